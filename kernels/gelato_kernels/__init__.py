@@ -1,0 +1,32 @@
+"""Entropy, sampling and speculative verification on logits, for any JAX project; depends on jax alone.
+
+Every op takes `implementation=None`: the best one that serves the inputs on the platform the
+program is lowered for. A name picks one (`"xla"`, `"reference"`). All arithmetic is float32, logits
+of -inf are legal, no epsilon bends a law, and no op offers a gradient.
+"""
+
+from gelato_kernels.coupling.api import gumbel_argmax
+from gelato_kernels.noise import gumbel_noise, uniforms
+from gelato_kernels.sampling.api import sample
+from gelato_kernels.token_stats.api import TokenStats, entropy
+from gelato_kernels.truncation.api import top_k_logits, top_p_logits
+from gelato_kernels.verification.api import accept, match, sample_residual, speculative_verify
+from gelato_kernels.verification.records import ResidualSample, Verification, VerifyUniforms
+
+__all__ = [
+    "ResidualSample",
+    "TokenStats",
+    "Verification",
+    "VerifyUniforms",
+    "accept",
+    "entropy",
+    "gumbel_argmax",
+    "gumbel_noise",
+    "match",
+    "sample",
+    "sample_residual",
+    "speculative_verify",
+    "top_k_logits",
+    "top_p_logits",
+    "uniforms",
+]

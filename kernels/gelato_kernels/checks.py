@@ -1,0 +1,64 @@
+"""Trace-time checks of what callers pass in, and the refusal of gradients."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+_KINDS = {"floating": jnp.floating, "integer": jnp.integer, "bool": jnp.bool_}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _identity(op: str, x: Array) -> Array:
+    return x
+
+
+@_identity.defjvp
+def _refuse_gradient(op: str, primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        f"gelato_kernels offers no gradient of {op}; wrap its inputs in jax.lax.stop_gradient to hold them constant"
+    )
+
+
+def expect(op: str, name: str, x: ArrayLike, kind: str, shape: tuple[int | None, ...] | None, letters: str) -> Array:
+    """Check one argument's dtype and shape.
+
+    Args:
+        op: public name of the op, for the message.
+        name: the argument's name.
+        x: the argument.
+        kind: `floating`, `integer` or `bool`.
+        shape: expected sizes, None where any size will do; or None for any shape.
+        letters: the documented shape, for the message.
+
+    Returns:
+        The argument as an array; floating ones in float32 and refusing gradients.
+
+    Raises:
+        ValueError: another dtype kind or another shape.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, _KINDS[kind]):
+        raise ValueError(f"{op}: {name} has dtype {x.dtype}, expected {kind}")
+    if shape is not None and (
+        x.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, x.shape, strict=True))
+    ):
+        sizes = ["any" if n is None else str(n) for n in shape]
+        wanted = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+        raise ValueError(f"{op}: {name} has shape {x.shape}, expected {wanted} = {letters}")
+    return _identity(op, x).astype(jnp.float32) if kind == "floating" else x
+
+
+def expect_logits(op: str, name: str, x: ArrayLike, shape: tuple[int | None, ...] | None, letters: str) -> Array:
+    """`expect` for floating logits with at least one token along the last axis.
+
+    Raises:
+        ValueError: as `expect`, or no vocabulary axis, or an empty one.
+    """
+    x = expect(op, name, x, "floating", shape, letters)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least one token = {letters}")
+    return x

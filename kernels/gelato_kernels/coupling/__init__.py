@@ -1,0 +1,1 @@
+"""Draws that draft and target share through common noise."""

@@ -1,0 +1,57 @@
+"""Which implementation serves a call; shared by every op.
+
+An op lists its backends in order of preference. A backend for an accelerator names its platforms
+and says which inputs it refuses; one without platforms runs everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jax import lax
+
+
+class Backend(NamedTuple):
+    """One implementation of an op."""
+
+    name: str
+    run: Callable[..., Any]
+    platforms: tuple[str, ...] = ()  # names of jax's platforms ("cpu", "cuda", "rocm", "tpu"); empty: all of them
+    refuses: Callable[..., str | None] | None = None  # called with the op's arrays; why it cannot serve them, or None
+
+
+def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *arrays: Any) -> Any:
+    """Run `op` by the named backend, or by the first that serves the inputs on each platform.
+
+    The platform is the one the program is lowered for, not the process's default, so a function
+    jitted for the CPU of a GPU machine gets the CPU's backend.
+
+    Args:
+        op: public name of the op, for messages.
+        backends: in order of preference; at least one serves every platform and every input.
+        implementation: a backend's name, or None.
+        *arrays: the op's arrays (pytrees, None allowed), positionally.
+
+    Returns:
+        What the backend returns.
+
+    Raises:
+        ValueError: no backend of that name, or it cannot serve these inputs.
+    """
+    if implementation is not None:
+        named = {backend.name: backend for backend in backends}
+        if implementation not in named:
+            raise ValueError(f"{op}: no implementation {implementation!r}, there are {sorted(named)}")
+        backend = named[implementation]
+        reason = backend.refuses(*arrays) if backend.refuses else None
+        if reason is not None:
+            raise ValueError(f"{op}: implementation {implementation!r} cannot serve these inputs: {reason}")
+        return backend.run(*arrays)
+    able = [backend for backend in backends if backend.refuses is None or backend.refuses(*arrays) is None]
+    everywhere = next(i for i, backend in enumerate(able) if not backend.platforms)
+    special: dict[str, Callable[..., Any]] = {}
+    for backend in able[:everywhere]:
+        for platform in backend.platforms:
+            special.setdefault(platform, backend.run)
+    if not special:
+        return able[everywhere].run(*arrays)
+    return lax.platform_dependent(*arrays, default=able[everywhere].run, **special)

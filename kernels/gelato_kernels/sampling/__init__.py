@@ -1,0 +1,1 @@
+"""A draw from a softmax by inverse CDF."""

@@ -1,0 +1,1 @@
+"""Statistics of a softmax in one sweep, with a draw from it."""

@@ -1,0 +1,1 @@
+"""Top-p and top-k truncation of logits by bisection."""

@@ -1,0 +1,28 @@
+"""What goes into a verification and what comes out."""
+
+from typing import NamedTuple
+
+from jax import Array
+
+
+class VerifyUniforms(NamedTuple):
+    """Noise of one verification; no uniform serves two purposes, or the law breaks."""
+
+    accept: Array  # [B, K] float32, one per draft token
+    token: Array  # [B, 2] float32, for the next token: block, then token
+
+
+class ResidualSample(NamedTuple):
+    """A token drawn from the residual law."""
+
+    token: Array  # [B] int32
+    mass: Array  # [B] float32, sum max(p - q, 0) = 1 - acceptance probability of the position; 1 for a bonus
+
+
+class Verification(NamedTuple):
+    """What the target made of a draft: `num_accepted` draft tokens stand and `next_token` follows them."""
+
+    num_accepted: Array  # [B] int32, 0..draft_length
+    next_token: Array  # [B] int32
+    is_bonus: Array  # [B] bool, True where every draft token was accepted
+    residual_mass: Array  # [B] float32, mass of the law next_token was drawn from, before it is normalised
