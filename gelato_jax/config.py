@@ -1,0 +1,88 @@
+"""Frozen, hashable settings: what a compiled program depends on, and what a user sets.
+
+Arrays never live here. A number that may change without recompiling is turned into an array at
+the boundary (`decoding.generate`), never kept static.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Frequency scaling of Llama 3's rotary embedding (`rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of a decoder of the Llama, Qwen2 or Qwen3 family.
+
+    Attributes:
+        family: `llama`, `qwen2` or `qwen3`; provenance, the other fields decide the computation.
+        vocab_size: rows of the input embedding (V); may exceed the tokenizer's ids (padding).
+        hidden_size: D.
+        mlp_size: F.
+        num_layers: L.
+        num_heads: N query heads.
+        num_kv_heads: K key/value heads; N is a multiple of K.
+        head_dim: H; N * H need not equal D (Qwen3).
+        rope_theta: base of the rotary embedding.
+        rope_scaling: Llama 3 frequency scaling, or None.
+        norm_eps: epsilon of every RMS norm.
+        qkv_bias: biases on the query, key and value projections (Qwen2).
+        qk_norm: RMS norm on each query and key head (Qwen3).
+        tied_head: the output head is the input embedding.
+        max_positions: longest context the checkpoint was trained for.
+        exits: layer counts after which logits may be read, ascending; the last is `num_layers`.
+        exit_probes: early exits have a linear probe that predicts their entropy.
+        head_vocab_size: rows of the output head when it covers a subset of the vocabulary
+            (U; a draft's head), or None for all of it.
+        known_vocab_size: ids that the tokenizer has, when the model pads its vocabulary beyond
+            them; padding logits are left out. None: no padding.
+    """
+
+    family: Literal["llama", "qwen2", "qwen3"]
+    vocab_size: int
+    hidden_size: int
+    mlp_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    norm_eps: float
+    max_positions: int
+    rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tied_head: bool = True
+    exits: tuple[int, ...] = ()
+    exit_probes: bool = False
+    head_vocab_size: int | None = None
+    known_vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Fill the default exit and refuse shapes that cannot run."""
+        if not self.exits:
+            object.__setattr__(self, "exits", (self.num_layers,))
+        if self.exits[-1] != self.num_layers or list(self.exits) != sorted(set(self.exits)) or self.exits[0] < 1:
+            raise ValueError(f"exits {self.exits} must ascend from 1 and end at num_layers {self.num_layers}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even for rotary embedding")
+
+    @property
+    def output_size(self) -> int:
+        """Width of the logits: the head's rows."""
+        return self.head_vocab_size or self.vocab_size
+
+    @property
+    def valid_outputs(self) -> int:
+        """Logits that stand for a token; the rest is padding."""
+        return self.head_vocab_size or self.known_vocab_size or self.vocab_size

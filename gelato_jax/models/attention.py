@@ -1,0 +1,115 @@
+"""Grouped-query attention of a window of new tokens over a row's cache and over itself.
+
+The cache is only read: a layer returns its fresh keys and values, and one write follows the whole
+forward pass. (Caches that pass through a `switch` inside a loop are copied on every trip.)
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from gelato_jax.config import ModelConfig
+from gelato_jax.models.cache import SLOT_BLOCK, KeyValue
+from gelato_jax.models.layers import Linear, RMSNorm, rotate
+
+_MASKED = -1e30  # finite: an all-masked block must not turn into exp(-inf + inf)
+
+
+class Attention(nnx.Module):
+    """Self-attention with rotary embedding, optional biases (Qwen2) and head norms (Qwen3)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.qkv = Linear(config.hidden_size, width, bias=config.qkv_bias, rngs=rngs)
+        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, rngs=rngs)
+        self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+
+    def __call__(self, x: Array, angles: Array, cached: KeyValue, lengths: Array) -> tuple[Array, KeyValue]:
+        """Attend from `x [B, T, D]` to the first `lengths [B]` cached slots and to the window's past.
+
+        Args:
+            x: normed hidden states `[B, T, D]`.
+            angles: rotary angles of the window's positions, `[B, T, H/2]`.
+            cached: this layer's keys and values, `[B, K, S, H]` each.
+            lengths: valid slots of each row, `[B]` int32.
+
+        Returns:
+            The attention output `[B, T, D]` and the window's keys and values `[B, K, T, H]`.
+        """
+        query, key, value = self._project(x, angles)
+        attended = attend(query, cached, lengths, (key, value))
+        return self.out(attended), (key, value)
+
+    def keys_values(self, x: Array, angles: Array) -> KeyValue:
+        """Keys and values alone, `[B, K, T, H]`: what a skipped layer must leave in the cache."""
+        _, key, value = self._project(x, angles)
+        return key, value
+
+    def _project(self, x: Array, angles: Array) -> tuple[Array, Array, Array]:
+        num_heads, num_kv_heads, head_dim = self.heads
+        batch, window, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, window, num_heads + 2 * num_kv_heads, head_dim)
+        query, key, value = jnp.split(qkv, [num_heads, num_heads + num_kv_heads], axis=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = rotate(query, angles), rotate(key, angles)
+        return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+
+def attend(query: Array, cached: KeyValue, lengths: Array, fresh: KeyValue) -> Array:
+    """Softmax attention over cached and fresh keys, `[B, T, N, H]` -> `[B, T, N * H]` float32.
+
+    On a CPU only a prefix of the cache is read, the shortest of a few sizes that holds every row:
+    time follows the text, not the buffer. The choice is a `switch` whose branches only read (a loop
+    over blocks would carry the cache, and XLA copies what a loop carries). Elsewhere one pass reads
+    the whole buffer, since an accelerator's `switch` waits for the host, at every layer.
+    """
+    batch, window, num_heads, head_dim = query.shape
+    num_kv_heads = fresh[0].shape[1]
+    groups = num_heads // num_kv_heads
+    folded = query.transpose(0, 2, 1, 3).reshape(batch, num_kv_heads, groups * window, head_dim)
+    folded = folded * head_dim**-0.5
+    causal = jnp.arange(window) <= jnp.tile(jnp.arange(window), groups)[:, None]
+    state = _absorb(_empty(folded), folded, fresh, causal)
+    state = lax.platform_dependent(state, folded, cached, lengths, cpu=_absorb_prefix, default=_absorb_all)
+    _, total, weighted = state
+    output = (weighted / total).reshape(batch, num_heads, window, head_dim)
+    return output.transpose(0, 2, 1, 3).reshape(batch, window, num_heads * head_dim)
+
+
+def _empty(query: Array) -> tuple[Array, Array, Array]:
+    """The running softmax before any key: maximum, total weight, weighted values."""
+    zero = jnp.zeros((*query.shape[:3], 1), jnp.float32)
+    return zero + _MASKED, zero, jnp.zeros(query.shape, jnp.float32)
+
+
+def _absorb(state: tuple[Array, Array, Array], query: Array, keys_values: KeyValue, mask: Array):
+    """Take a set of keys into the running softmax; `mask` is broadcast to `[B, K, Q, keys]`."""
+    maximum, total, weighted = state
+    key, value = keys_values
+    query = query.astype(key.dtype)
+    scores = jnp.einsum("bkqh,bksh->bkqs", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores, _MASKED)
+    new_maximum = jnp.maximum(maximum, scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - new_maximum)
+    rescale = jnp.exp(maximum - new_maximum)
+    values = jnp.einsum("bkqs,bksh->bkqh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return new_maximum, total * rescale + weights.sum(axis=-1, keepdims=True), weighted * rescale + values
+
+
+def _absorb_all(state, query: Array, cached: KeyValue, lengths: Array):
+    mask = jnp.arange(cached[0].shape[2]) < lengths[:, None, None, None]
+    return _absorb(state, query, cached, mask)
+
+
+def _absorb_prefix(state, query: Array, cached: KeyValue, lengths: Array):
+    def branch(slots: int):
+        return lambda: _absorb_all(state, query, (cached[0][:, :, :slots], cached[1][:, :, :slots]), lengths)
+
+    slots = cached[0].shape[2]
+    # Each size costs compile time in every layer: steps of four, not of two.
+    prefixes = [size for size in (SLOT_BLOCK * 4**step for step in range(8)) if size < slots] + [slots]
+    index = sum((lengths.max() > size).astype(jnp.int32) for size in prefixes[:-1])
+    return lax.switch(index, [branch(size) for size in prefixes])

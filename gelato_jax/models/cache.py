@@ -1,0 +1,57 @@
+"""The key/value cache: one pair of arrays per layer, one length per row.
+
+A row's valid slots are those below its length, so rolling back rejected tokens is setting a length;
+slots at or above it hold garbage that the next write covers.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from gelato_jax.config import ModelConfig
+
+KeyValue = tuple[Array, Array]
+"""Keys and values of one layer: `[B, K, S, H]` in a cache, `[B, K, T, H]` fresh from a window."""
+
+Cache = tuple[KeyValue, ...]
+
+SLOT_BLOCK = 256
+"""Shortest prefix of a cache that attention reads on a CPU; a cache holds a multiple of it."""
+
+
+def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
+    """An empty cache of `slots` (rounded up to whole blocks) for `rows` rows.
+
+    Layers are separate arrays: a stacked cache is copied slice by slice by XLA on a CPU.
+    """
+    slots = -(-slots // SLOT_BLOCK) * SLOT_BLOCK
+    shape = (rows, config.num_kv_heads, slots, config.head_dim)
+    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
+
+
+def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
+    """Write a window's keys and values behind each row's `lengths [B]`, in place when donated.
+
+    A slot beyond the cache's end is dropped, never wrapped or clamped onto live entries.
+
+    Args:
+        cache: what the window attended to.
+        fresh: the window's keys and values, a pair `[B, K, T, H]` per layer.
+        lengths: valid slots of each row before the window, `[B]` int32.
+        after: the window's last hidden states. A write that does not depend on the last read lets
+            XLA run it before that read, and pay with a copy of every cache in every step.
+    """
+    never = (after.max() == jnp.inf).astype(jnp.int32)
+    return tuple(
+        (_write(old_k, new_k, lengths + never), _write(old_v, new_v, lengths + never))
+        for (old_k, old_v), (new_k, new_v) in zip(cache, fresh, strict=True)
+    )
+
+
+def _write(old: Array, new: Array, lengths: Array) -> Array:
+    rows, _, window, _ = new.shape
+    new = new.astype(old.dtype)
+    if rows == 1 and window == 1:
+        return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=2)
+    slots = lengths[:, None] + jnp.arange(window)
+    return old.at[jnp.arange(rows)[:, None], :, slots].set(new.transpose(0, 2, 1, 3), mode="drop")

@@ -1,0 +1,173 @@
+"""A decoder-only transformer with exits, and the record that carries its weights.
+
+Layers are separate modules, unrolled, never a stacked array indexed in a loop (XLA copies every
+slice on a CPU). All methods only read the cache; `cache.write` follows.
+"""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from gelato_jax.config import ModelConfig
+from gelato_jax.models.attention import Attention
+from gelato_jax.models.cache import Cache, KeyValue
+from gelato_jax.models.layers import GatedMLP, RMSNorm, rope_frequencies
+from gelato_jax.types import record, static
+
+
+class Layer(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.input_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = GatedMLP(config, rngs=rngs)
+
+    def __call__(self, x: Array, angles: Array, cached: KeyValue, lengths: Array) -> tuple[Array, KeyValue]:
+        """Map `x [B, T, D]` to `[B, T, D]` and the window's keys and values."""
+        attended, fresh = self.attention(self.input_norm(x), angles, cached, lengths)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), fresh
+
+    def keys_values(self, x: Array, angles: Array) -> KeyValue:
+        """What this layer would cache for `x`, without computing the layer."""
+        return self.attention.keys_values(self.input_norm(x), angles)
+
+
+class Embedding(nnx.Module):
+    """A table of token vectors `[rows, D]`; tied, it is the output head too."""
+
+    def __init__(self, rows: int, size: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (rows, size)) * size**-0.5)
+
+
+class Head(nnx.Module):
+    """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        shape = (config.output_size, config.hidden_size)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5)
+
+
+class Decoder(nnx.Module):
+    """A Llama, Qwen2 or Qwen3 decoder whose logits may be read after any of `config.exits`.
+
+    An early exit has a norm of its own and shares the head. With `config.exit_probes`, a linear
+    probe of an early exit's state predicts the entropy that the head would show, so that asking
+    whether to go deeper costs a dot product instead of an unembedding; without, the head is asked.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
+        early = len(config.exits) - 1
+        self.exit_norms = nnx.List([RMSNorm(config.hidden_size, eps=config.norm_eps) for _ in range(early)])
+        probes = early if config.exit_probes else 0
+        self.exit_probes = nnx.List([ExitProbe(config) for _ in range(probes)])
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.head = None if config.tied_head else Head(config, rngs=rngs)
+
+    def angles(self, lengths: Array, window: int) -> Array:
+        """Rotary angles `[B, T, H/2]` of a window of `window` tokens behind `lengths [B]`."""
+        positions = lengths[:, None] + jnp.arange(window)
+        return positions[..., None].astype(jnp.float32) * rope_frequencies(self.config)
+
+    def embed_tokens(self, tokens: Array) -> Array:
+        """`[B, T]` int32 -> `[B, T, D]` float32."""
+        return jnp.take(self.embed.embedding[...], tokens, axis=0).astype(jnp.float32)
+
+    def run(
+        self, x: Array, angles: Array, cache: Cache, lengths: Array, start: int, stop: int, moving: Array | None = None
+    ) -> tuple[Array, Cache]:
+        """Run layers `start` to `stop` over `x [B, T, D]`; also returns their fresh keys and values.
+
+        Rows outside `moving [B]` have left at an earlier exit: their state stays, and every layer
+        caches what it projects from that state, as `skip` does.
+        """
+        fresh = []
+        for index in range(start, stop):
+            deeper, keys_values = self.layers[index](x, angles, cache[index], lengths)
+            x = deeper if moving is None else jnp.where(moving[:, None, None], deeper, x)
+            fresh.append(keys_values)
+        return x, tuple(fresh)
+
+    def skip(self, x: Array, angles: Array, start: int, stop: int) -> Cache:
+        """Keys and values of skipped layers, projected from the exit's state (CALM, arXiv 2207.07061)."""
+        return tuple(self.layers[index].keys_values(x, angles) for index in range(start, stop))
+
+    def unembed(self, x: Array, exit_index: int = -1) -> Array:
+        """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit."""
+        return self.head_logits(self.exit_norm(exit_index)(x))
+
+    def exit_norm(self, exit_index: int) -> RMSNorm:
+        """The norm ahead of the head at an exit; -1 is the deepest."""
+        return [*self.exit_norms, self.norm][exit_index]
+
+    def head_logits(self, normed: Array) -> Array:
+        """Logits `[..., U]` float32 of states that an exit's norm has already been through.
+
+        Padding rows of the head, ids that the tokenizer does not have, are left out.
+        """
+        kernel = self.embed.embedding[...] if self.head is None else self.head.kernel[...]
+        logits = jnp.einsum("...d,vd->...v", normed.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+        return logits[..., : self.config.valid_outputs]
+
+    def forward(self, tokens: Array, cache: Cache, lengths: Array) -> tuple[Array, Cache]:
+        """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values."""
+        angles = self.angles(lengths, tokens.shape[1])
+        return self.run(self.embed_tokens(tokens), angles, cache, lengths, 0, self.config.num_layers)
+
+
+class ExitProbe(nnx.Module):
+    """Predicts the entropy (nats) of an exit's distribution from its normed state."""
+
+    def __init__(self, config: ModelConfig):
+        self.weight = nnx.Param(jnp.zeros((config.hidden_size,)))
+        self.bias = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, normed: Array) -> Array:
+        """`[..., D]` -> `[...]` nats, never negative."""
+        return jax.nn.relu(normed @ self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32))
+
+
+@record
+class Model:
+    """A decoder's shape and its weights, keyed by path: what a jitted function takes."""
+
+    config: ModelConfig = static()
+    params: dict[str, Array]
+
+    def bind(self) -> Decoder:
+        """The module over these weights. Only at trace time: it costs nothing in the program."""
+        graphdef, treedef, paths = _structure(self.config)
+        return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in paths]))
+
+
+@lru_cache(maxsize=32)
+def _structure(config: ModelConfig):
+    abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
+    return graphdef, treedef, tuple(_dotted(path) for path, _ in leaves)
+
+
+def _dotted(path) -> str:
+    keys = (getattr(entry, "key", getattr(entry, "name", None)) for entry in path)
+    return ".".join(str(key) for key in keys if key not in (None, "value"))
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every weight of a decoder: the contract between checkpoints and models."""
+    state = nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    return {_dotted(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Model:
+    """A decoder with random weights: for tests, and for shapes when no checkpoint is at hand."""
+    state = nnx.state(Decoder(config, rngs=nnx.Rngs(seed)))
+    return Model(config=config, params={_dotted(p): v for p, v in jax.tree_util.tree_flatten_with_path(state)[0]})

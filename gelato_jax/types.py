@@ -1,0 +1,179 @@
+"""Records that carry arrays between the floors of a decode round.
+
+Every record is a frozen dataclass registered as a JAX pytree. One *row* is one device with one
+request; the records of `control` and `system` describe one row (scalars) and are `vmap`-ed over
+rows by `decoding` and `simulation`.
+
+Dimension letters, used in every docstring of the project:
+
+    B  rows (devices)            S  cache slots              T  tokens of one forward window
+    G  max_draft_length          V  target vocabulary        U  draft vocabulary (U <= V)
+    D  hidden size               N  query heads              K  key/value heads
+    H  head dimension            F  MLP size                 L  layers
+    X  exits of a draft          C  entropy classes of a calibration
+
+This module stays out of jaxtyping's import hook: JAX rebuilds records with non-array leaves.
+"""
+
+import dataclasses
+import math
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[_T]) -> type[_T]:
+    """Make `cls` a frozen keyword-only dataclass and a JAX pytree.
+
+    A field marked `static()` becomes part of the tree's structure (it must be hashable, and
+    changing it recompiles); every other field is data.
+    """
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of a record's structure, not of its data."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def number(
+    name: str, value: ArrayLike, *, low: float = -math.inf, high: float = math.inf, dtype: Any = jnp.float32
+) -> Array:
+    """Turn a setting into an array, so that changing it never recompiles.
+
+    Args:
+        name: what the user calls it; for the error.
+        value: a Python number (checked) or an array of any shape, traced or not (taken as it is).
+        low: smallest legal value.
+        high: largest legal value.
+        dtype: type of the result.
+
+    Returns:
+        `value` as an array.
+
+    Raises:
+        ValueError: a Python number is NaN or outside [low, high].
+    """
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ValueError(f"{name} is {value}, must lie in [{low:g}, {high:g}]")
+    return jnp.asarray(value, dtype)
+
+
+@record
+class Compensated:
+    """A running sum in two float32: a total whose rounding errors do not accumulate.
+
+    In plain float32 the sums of a long run drift by joules after 3e5 rounds. Terms must be finite.
+    """
+
+    high: Array  # [] the sum, rounded
+    low: Array  # [] what `high` misses
+
+    @classmethod
+    def zero(cls) -> "Compensated":
+        """The empty sum."""
+        return cls(high=jnp.zeros((), jnp.float32), low=jnp.zeros((), jnp.float32))
+
+    def add(self, term: Array) -> "Compensated":
+        """The sum after one more term (Knuth's two-sum, then renormalised)."""
+        total = self.high + term
+        shift = total - self.high
+        low = self.low + ((self.high - (total - shift)) + (term - shift))
+        high = total + low
+        return Compensated(high=high, low=low - (high - total))
+
+    @property
+    def value(self) -> Array:
+        """The sum as one float32."""
+        return self.high
+
+
+@record
+class Calibration:
+    """What a draft's entropy says about its acceptance; kept with the draft's checkpoint.
+
+    The parametric form is alpha(H) = scale * exp(-decay * H), H in nats
+    (arXiv 2605.10124 as reported: scale 1, decay 0.35 for the Qwen2.5 pair).
+    """
+
+    scale: Array  # [] a, acceptance at zero entropy
+    decay: Array  # [] -b, 1/nat, >= 0
+    mean_acceptance: Array  # [] acceptance averaged over tokens, the estimator's prior mean
+    class_edges: Array  # [C-1] nats, ascending: class of H = number of edges below H
+    next_acceptance: Array  # [C] E[alpha(H_next) | class of H]
+    deeper_acceptance: Array  # [X, C, X] E[acceptance at exit e' | class of H at exit e]
+
+
+@record
+class Outlook:
+    """What a round would cost, as known at its start: the expectation for every draft length.
+
+    Index g of the tables is the number of drafted tokens, 0..G.
+    """
+
+    time_s: Array  # [G+1] expected seconds of a round, waiting included
+    energy_j: Array  # [G+1] expected device joules of a round, idle included
+    uplink_bps: Array  # [] channel state this round
+    rtt_s: Array  # []
+
+
+@record
+class RoundPlan:
+    """A controller's decision for one round of one row, and the prices behind it."""
+
+    draft_budget: Array  # [] int32, 0..G
+    token_value: Array  # [] worth of one expected token (V in `ratio`)
+    energy_price: Array  # [] worth of one joule (Q)
+    time_price: Array  # [] worth of one second (V*theta - Q*power_budget in `ratio`)
+    acceptance_rate: Array  # [] the row's current estimate of per-token acceptance
+
+
+@record
+class RoundOutcome:
+    """What one round of one row did: all that a controller may learn from."""
+
+    drafted: Array  # [] int32 tokens sent to the edge
+    accepted: Array  # [] int32 draft tokens accepted
+    tokens: Array  # [] int32 tokens emitted: accepted + 1 (0 for a finished row)
+    time_s: Array  # [] seconds of the round
+    energy_j: Array  # [] device joules of the round
+    active: Array  # [] bool; False for a finished row: a controller's state must not move
+
+
+@record
+class RoundCost:
+    """Seconds and device joules of one round of one row, by cause."""
+
+    draft_s: Array
+    catch_up_s: Array  # feeding the draft's cache the tokens it has not seen
+    uplink_s: Array
+    edge_s: Array
+    downlink_s: Array
+    propagation_s: Array  # two-way
+    draft_j: Array
+    catch_up_j: Array
+    transmit_j: Array
+    receive_j: Array
+    idle_j: Array  # the device waits: uplink, edge, downlink, propagation
+
+    @property
+    def time_s(self) -> Array:
+        """Seconds of the round: its parts follow one another."""
+        parts = (self.draft_s, self.catch_up_s, self.uplink_s, self.edge_s, self.downlink_s)
+        return sum(parts, start=self.propagation_s)
+
+    @property
+    def energy_j(self) -> Array:
+        """Device joules of the round."""
+        parts = (self.draft_j, self.catch_up_j, self.transmit_j, self.receive_j)
+        return sum(parts, start=self.idle_j)
