@@ -1,0 +1,48 @@
+"""Refusing a power cap that no policy can keep."""
+
+from gelato_jax.system import Payload, System
+
+
+def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float:
+    """Mean device power of a round that drafts nothing, on the mean channel: idle, and receiving the answer.
+
+    Args:
+        system: of one row.
+        payload: the scheme.
+        vocab_size: target ids.
+
+    Returns:
+        Watts.
+    """
+    outlook = system.outlook(
+        system.link.channel(),
+        payload,
+        max_draft_length=0,
+        vocab_size=vocab_size,
+        draft_vocab_size=vocab_size,
+        work=1.0,
+        lag=0.0,
+        acceptance=1.0,
+        support=0.0,
+    )
+    return float(outlook.energy_j[0] / outlook.time_s[0])
+
+
+def check_power_budget(power_budget_w: float, system: System, payload: Payload, *, vocab_size: int) -> None:
+    """Refuse a cap under the power of a round that drafts nothing. On the host, before compiling.
+
+    Args:
+        power_budget_w: the cap; inf for none.
+        system: of one row.
+        payload: the scheme.
+        vocab_size: target ids.
+
+    Raises:
+        ValueError: no policy can keep the cap; names the cap and the floor.
+    """
+    floor = power_floor_w(system, payload, vocab_size=vocab_size)
+    if power_budget_w < floor:
+        raise ValueError(
+            f"power_budget_w {power_budget_w:g} is under the {floor:.3g} W that the device draws "
+            f"without drafting at all: raise it above {floor:.3g} W"
+        )

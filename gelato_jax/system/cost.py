@@ -1,0 +1,182 @@
+"""Seconds and joules of a round: what it cost, and what it would cost.
+
+The parts of a round follow one another: catch up, draft, send, verify, receive. The device pays
+for its own work, for its radio, and idle power for all the time that it waits.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gelato_jax.system.device import Device
+from gelato_jax.system.edge import Edge
+from gelato_jax.system.link import Channel, Link
+from gelato_jax.system.payload import Payload, id_bits
+from gelato_jax.types import Outlook, RoundCost, record
+
+
+@record
+class System:
+    """The physical world of one row: a device, its link, and the edge."""
+
+    device: Device
+    link: Link
+    edge: Edge
+
+    def round_cost(
+        self,
+        channel: Channel,
+        *,
+        draft_work: Array,
+        catch_up_tokens: Array,
+        uplink_bits: Array,
+        downlink_bits: Array,
+        window: Array,
+        round_trips: Array | float = 1.0,
+    ) -> RoundCost:
+        """Seconds and joules of a round, by cause. Element-wise: every argument may be [...].
+
+        Args:
+            channel: the link during this round.
+            draft_work: work summed over the drafted tokens, 1 for each at full depth.
+            catch_up_tokens: committed tokens fed to the draft's cache before drafting.
+            uplink_bits: bits sent.
+            downlink_bits: bits received.
+            window: int32 tokens verified, drafts and one more.
+            round_trips: two-way delays paid: 2 where `candidates` asked for the row, else 1.
+
+        Returns:
+            The costs, each [...] float32.
+        """
+        device, link = self.device, self.link
+        uplink_s = uplink_bits / channel.uplink_bps
+        downlink_s = downlink_bits / channel.downlink_bps
+        edge_s = self.edge.verify_s(jnp.asarray(window, jnp.int32))
+        propagation_s = round_trips * channel.rtt_s * jnp.ones_like(edge_s)
+        catch_up_tokens = jnp.asarray(catch_up_tokens, jnp.float32)
+        return RoundCost(
+            draft_s=draft_work * device.token_s,
+            catch_up_s=catch_up_tokens * device.prefill_s,
+            uplink_s=uplink_s,
+            edge_s=edge_s,
+            downlink_s=downlink_s,
+            propagation_s=propagation_s,
+            draft_j=draft_work * device.token_j,
+            catch_up_j=catch_up_tokens * device.prefill_j,
+            transmit_j=link.transmit_w * uplink_s,
+            receive_j=link.receive_w * downlink_s,
+            idle_j=device.idle_w * (uplink_s + edge_s + downlink_s + propagation_s),
+        )
+
+    def outlook(
+        self,
+        channel: Channel,
+        payload: Payload,
+        *,
+        max_draft_length: int,
+        vocab_size: int,
+        draft_vocab_size: int,
+        work: Array | float,
+        lag: Array | float,
+        acceptance: Array | float,
+        support: Array | float,
+        pending_ids: Array | int = 0,
+    ) -> Outlook:
+        """Expected seconds and joules of a round of this row, for every draft length.
+
+        A round without drafts feeds nothing to the draft's cache, but still pays edge, delay and idle power.
+
+        Args:
+            channel: the link as observed at the round's start.
+            payload: the scheme.
+            max_draft_length: G, static.
+            vocab_size: target ids.
+            draft_vocab_size: entries of q.
+            work: [] expected work of a drafted token, 1 at full depth.
+            lag: [] committed tokens that the draft's cache has not seen.
+            acceptance: [] the row's estimated per-token acceptance.
+            support: [] expected support of q after top-p or top-k.
+            pending_ids: [] ids drawn on the device that the edge has not seen.
+
+        Returns:
+            The tables of length G + 1.
+        """
+        drafted = jnp.arange(max_draft_length + 1)
+        count = drafted.astype(jnp.float32)
+        rejected = 1.0 - acceptance**count
+        rows = payload.row_probability(rejected, acceptance)
+        asked_again = rows if payload.scheme == "candidates" else 0.0
+        cost = self.round_cost(
+            channel,
+            draft_work=work * count,
+            catch_up_tokens=jnp.where(drafted > 0, jnp.asarray(lag, jnp.float32), 0.0),
+            uplink_bits=payload.uplink_bits(
+                drafted=count,
+                support_sum=support * count,
+                vocab_size=vocab_size,
+                draft_vocab_size=draft_vocab_size,
+                pending_ids=pending_ids,
+            ),
+            downlink_bits=payload.downlink_bits(rejected=rejected, rows_sent=rows, vocab_size=vocab_size),
+            window=drafted + 1,
+            round_trips=1.0 + asked_again,
+        )
+        return Outlook(time_s=cost.time_s, energy_j=cost.energy_j, uplink_bps=channel.uplink_bps, rtt_s=channel.rtt_s)
+
+    def token_cost(
+        self,
+        channel: Channel,
+        payload: Payload,
+        *,
+        work: Array | float,
+        support: Array | float,
+        window: Array,
+        vocab_size: int,
+        draft_vocab_size: int,
+    ) -> tuple[Array, Array]:
+        """What one more draft token adds to the round: drafting, upload, the wider window, the waiting.
+
+        Args:
+            channel: the link during this round.
+            payload: the scheme.
+            work: [] work of the token, 1 at full depth.
+            support: [] support of its q after top-p or top-k.
+            window: [] int32 window without it: tokens drafted so far and one more.
+            vocab_size: target ids.
+            draft_vocab_size: entries of q.
+
+        Returns:
+            [] seconds and [] joules.
+        """
+        bits = payload.uplink_bits(
+            drafted=jnp.ones((), jnp.float32),
+            support_sum=support,
+            vocab_size=vocab_size,
+            draft_vocab_size=draft_vocab_size,
+        )
+        uplink_s = bits / channel.uplink_bps
+        waiting_s = uplink_s + self.edge.verify_s(window + 1) - self.edge.verify_s(window)
+        seconds = work * self.device.token_s + waiting_s
+        joules = work * self.device.token_j + self.link.transmit_w * uplink_s + self.device.idle_w * waiting_s
+        return seconds, joules
+
+    def prefill_cost(self, channel: Channel, *, prompt_tokens: Array, vocab_size: int) -> RoundCost:
+        """Cost of a prompt: the draft reads it (as catch-up), its ids go up, the edge reads it, one id comes down.
+
+        Args:
+            channel: the link at that time.
+            prompt_tokens: [] int32.
+            vocab_size: target ids.
+
+        Returns:
+            The costs; no drafting.
+        """
+        prompt_tokens = jnp.asarray(prompt_tokens, jnp.int32)
+        count = prompt_tokens.astype(jnp.float32)
+        return self.round_cost(
+            channel,
+            draft_work=jnp.zeros((), jnp.float32),
+            catch_up_tokens=count,
+            uplink_bits=count * float(id_bits(vocab_size)),
+            downlink_bits=jnp.asarray(id_bits(vocab_size), jnp.float32),
+            window=prompt_tokens,
+        )

@@ -1,0 +1,280 @@
+"""The guarantees of the drift-plus-penalty rules, on paths; and mutants that the same checks refuse."""
+
+import dataclasses
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gelato_jax.control import Estimator, default_calibration, gelato, ratio
+from gelato_jax.types import Compensated, Outlook, RoundOutcome
+
+G = 6
+ROUNDS = 3_000
+CAP_W = 1.2
+# Three channel states: a round of g drafts takes WAIT_S + 15 ms g, at 5.3 W drafting and 0.4 W waiting.
+WAIT_S = np.array([0.05, 0.1, 0.25], np.float32)
+_g = np.arange(G + 1, dtype=np.float32)
+TIME_S = WAIT_S[:, None] + 0.015 * _g
+ENERGY_J = 0.4 * WAIT_S[:, None] + 0.08 * _g
+
+
+def _simulate(controller, seed, *, rounds=ROUNDS, alpha=0.75, mean_acceptance=0.6, channels=3, update=None):
+    """Closed loop: drafts as planned, accepts i.i.d. with probability alpha; rows [rounds] of T, E, N, gamma, Q."""
+    update = update or type(controller).update
+
+    def one_round(state, key):
+        state_key, accept_key = jax.random.split(key)
+        channel = jax.random.randint(state_key, (), 0, channels)
+        time_s, energy_j = jnp.asarray(TIME_S)[channel], jnp.asarray(ENERGY_J)[channel]
+        outlook = Outlook(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
+        drafted = controller.plan(state, outlook).draft_budget
+        kept = jnp.cumprod(jax.random.uniform(accept_key, (G,)) < alpha)
+        accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
+        outcome = RoundOutcome(
+            drafted=drafted,
+            accepted=accepted,
+            tokens=accepted + 1,
+            time_s=time_s[drafted],
+            energy_j=energy_j[drafted],
+            active=jnp.array(True),
+        )
+        state = update(controller, state, outcome)
+        return state, (outcome.time_s, outcome.energy_j, outcome.tokens, drafted, controller.queue(state))
+
+    start = controller.init(default_calibration(mean_acceptance=mean_acceptance))
+    keys = jax.random.split(jax.random.key(seed), rounds)
+    _, path = jax.jit(lambda: jax.lax.scan(one_round, start, keys))()
+    return [np.asarray(column, np.float64) for column in path]
+
+
+def _keeps_the_cap(time_s, energy_j, queue, cap_w):
+    """Path inequality to 1e-6 of sum(E), and a queue that stays small beside what was spent."""
+    slack = 1e-6 * energy_j.sum()
+    within = energy_j.sum() <= np.float64(np.float32(cap_w)) * time_s.sum() + queue[-1] + slack
+    return bool(within and queue[-1] <= 0.25 * energy_j.sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("rule", [ratio, gelato])
+def test_power_cap_is_kept_on_the_path_and_binds(rule, seed):
+    time_s, energy_j, tokens, drafted, queue = _simulate(rule(power_budget_w=CAP_W, penalty_weight=1.0), seed)
+    assert _keeps_the_cap(time_s, energy_j, queue, CAP_W)
+    assert queue.min() >= 0
+    assert energy_j.sum() / time_s.sum() > 0.9 * CAP_W  # the cap binds, so the inequality was tested
+    assert len(set(drafted)) > 1
+    assert tokens.sum() > ROUNDS
+
+
+def _without_queue(controller, state, outcome):
+    moved = type(controller).update(controller, state, outcome)
+    return dataclasses.replace(moved, rule=dataclasses.replace(moved.rule, queue=Compensated.zero()))
+
+
+def _without_time(controller, state, outcome):
+    free = dataclasses.replace(controller.params, power_budget_w=jnp.float32(0.0))
+    return type(controller).update(dataclasses.replace(controller, params=free), state, outcome)
+
+
+def _per_round(controller, state, outcome):
+    whole_second = dataclasses.replace(outcome, time_s=jnp.ones_like(outcome.time_s))
+    return type(controller).update(controller, state, whole_second)
+
+
+@pytest.mark.parametrize("mutant", [_without_queue, _without_time, _per_round])
+def test_the_check_refuses_mutants_of_the_queue(mutant):
+    time_s, energy_j, _, _, queue = _simulate(ratio(power_budget_w=CAP_W, penalty_weight=1.0), 0, update=mutant)
+    assert not _keeps_the_cap(time_s, energy_j, queue, CAP_W)
+
+
+@pytest.mark.parametrize(("channels", "budget_j"), [(1, 0.025), (3, 0.11)])
+def test_energy_budget_per_round_keeps_the_path_inequality_and_the_queue_cap(channels, budget_j):
+    """gelato.md 4.1: where E(0) <= Ebar, Q <= V (r_max - r(0)) / E_min + E_max after every round.
+
+    In the sharper form: no drafting once Q exceeds V (r(g) - r(0)) / (E(g) - E(0)) for every g and state.
+    """
+    weight, alpha = 0.5, 0.75
+    sure = Estimator.create(discount=0.0, prior_strength=1e6)  # the estimate stays at the prior
+    controller = gelato(energy_budget_j=budget_j, penalty_weight=weight, estimator=sure)
+    _, energy_j, _, drafted, queue = _simulate(controller, 3, alpha=alpha, mean_acceptance=alpha, channels=channels)
+    time_table, energy_table = TIME_S[:channels], ENERGY_J[:channels]
+    assert energy_table[:, 0].max() <= budget_j  # the condition
+    spent = np.float64(np.float32(budget_j)) * ROUNDS + queue[-1]
+    assert energy_j.sum() <= spent + 1e-6 * energy_j.sum()
+    rate = (1 - alpha ** (_g + 1)) / (1 - alpha) / time_table
+    price = weight * (rate[:, 1:] - rate[:, :1]) / (energy_table[:, 1:] - energy_table[:, :1])
+    cap = price.max() + energy_table.max()
+    assert queue.max() <= cap
+    assert queue.max() > (0.95 if channels == 1 else 0.3) * cap  # the queue gets to where the cap is about to bind
+    assert drafted.max() > 0
+
+
+def test_path_inequality_over_a_million_rounds():
+    """Two-float32 queue against float64 sums of the same rounds; the queue steers the energy, so the cap binds."""
+    rounds, block = 1_000_000, 1_000
+    controller = ratio(power_budget_w=CAP_W, penalty_weight=1.0)
+
+    def one_round(state, draw):
+        drafts = controller.queue(state) < 300.0  # a queue far above one round's joules, where float32 is coarse
+        time_s = 0.1 + 0.1 * draw
+        energy_j = jnp.where(drafts, 0.5, 0.05) * (0.5 + draw)
+        outcome = RoundOutcome(
+            drafted=jnp.int32(4),
+            accepted=jnp.int32(2),
+            tokens=jnp.int32(3),
+            time_s=time_s,
+            energy_j=energy_j,
+            active=jnp.array(True),
+        )
+        return controller.update(state, outcome), (time_s, energy_j)
+
+    @jax.jit
+    def run(key):
+        def some_rounds(state, key):
+            return jax.lax.scan(one_round, state, jax.random.uniform(key, (block,)))
+
+        return jax.lax.scan(some_rounds, controller.init(default_calibration()), jax.random.split(key, rounds // block))
+
+    end, (time_s, energy_j) = run(jax.random.key(0))
+    time_s, energy_j = np.asarray(time_s, np.float64), np.asarray(energy_j, np.float64)
+    allowed = np.float64(np.float32(CAP_W)) * time_s.sum()
+    queue = float(end.rule.queue.high) + float(end.rule.queue.low)
+    assert energy_j.sum() <= allowed + queue + 1e-6 * energy_j.sum()
+    assert queue > 250  # the cap binds
+    seconds = float(end.rule.seconds.high) + float(end.rule.seconds.low)
+    assert seconds == pytest.approx(time_s.sum(), rel=1e-9)
+    assert float(end.rule.tokens.value) == 3 * rounds
+
+
+def test_plain_float32_would_drift():
+    terms = jnp.full((300_000,), 0.1, jnp.float32)
+    exact = np.asarray(terms, np.float64).sum()
+
+    @jax.jit
+    def sums(terms):
+        zero = (Compensated.zero(), jnp.float32(0.0))
+        return jax.lax.scan(lambda c, x: ((c[0].add(x), c[1] + x), None), zero, terms)[0]
+
+    compensated, plain = sums(terms)
+    assert abs(float(compensated.high) + float(compensated.low) - exact) < 1e-6 * exact * 1e-3
+    assert abs(float(plain) - exact) > 1.0
+
+
+def _outlook(time_s, energy_j):
+    return Outlook(
+        time_s=jnp.asarray(time_s, jnp.float32),
+        energy_j=jnp.asarray(energy_j, jnp.float32),
+        uplink_bps=jnp.float32(1e6),
+        rtt_s=jnp.float32(0.02),
+    )
+
+
+def _state(controller, queue, tokens, seconds, mean_acceptance):
+    state = controller.init(default_calibration(mean_acceptance=mean_acceptance))
+    totals = [Compensated(high=jnp.float32(x), low=jnp.float32(0.0)) for x in (queue, tokens, seconds)]
+    rule = dataclasses.replace(state.rule, queue=totals[0], tokens=totals[1], seconds=totals[2])
+    return dataclasses.replace(state, rule=rule)
+
+
+positive = st.floats(0.01, 20.0)
+_planned = jax.jit(lambda controller, state, outlook: controller.plan(state, outlook))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), positive, positive, st.floats(0.05, 0.95), st.booleans(), st.sampled_from(["r", "g"]))
+def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, which):
+    rng = np.random.default_rng(seed)
+    time_s = 0.02 + np.cumsum(rng.uniform(0.001, 0.05, G + 1))
+    energy_j = 0.01 + np.cumsum(rng.uniform(0.001, 0.3, G + 1))
+    tokens = (1 - alpha ** np.arange(1, G + 2)) / (1 - alpha)
+    theta = 123.0 / 4.5 if started else (tokens / time_s).max()
+    if which == "r":
+        controller = ratio(power_budget_w=CAP_W, penalty_weight=weight)
+        score = weight * (tokens - theta * time_s) - queue * (energy_j - CAP_W * time_s)
+    else:
+        controller = gelato(power_budget_w=CAP_W, penalty_weight=weight)
+        score = weight * tokens / time_s - queue * energy_j
+    state = _state(controller, queue, 123.0 if started else 0.0, 4.5 if started else 0.0, alpha)
+    plan = _planned(controller, state, _outlook(time_s, energy_j))
+    best = int(plan.draft_budget)
+    assert score[best] >= score.max() - 1e-4 * np.abs(score).max()
+    if which == "r":
+        prices = weight, queue, weight * theta - queue * CAP_W
+    else:
+        prices = weight / time_s[best], queue, weight * tokens[best] / time_s[best] ** 2
+    np.testing.assert_allclose((plan.token_value, plan.energy_price, plan.time_price), prices, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(plan.acceptance_rate, alpha, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "controller", [ratio(), gelato(power_budget_w=math.inf), gelato(energy_budget_j=math.inf)], ids=["r", "gw", "gj"]
+)
+def test_no_cap_means_no_queue_and_no_nan(controller):
+    time_s, _, _, drafted, queue = _simulate(controller, 0, rounds=200)
+    assert np.all(queue == 0)
+    assert np.all(np.isfinite(time_s))
+    assert drafted.max() > 0
+    plan = controller.plan(controller.init(default_calibration()), _outlook(TIME_S[0], ENERGY_J[0]))
+    chex.assert_tree_all_finite(plan)
+
+
+def test_dear_energy_stops_drafting_and_a_cap_above_every_round_does_not_matter():
+    outlook = _outlook(TIME_S[1], ENERGY_J[1])
+    controller = ratio(power_budget_w=CAP_W, penalty_weight=1.0)
+    assert int(controller.plan(_state(controller, 1e4, 50.0, 2.0, 0.8), outlook).draft_budget) == 0
+    capped, free = (_simulate(ratio(power_budget_w=cap), 0, rounds=200) for cap in (50.0, math.inf))
+    np.testing.assert_array_equal(capped[3], free[3])
+
+
+def test_under_a_full_queue_a_longer_round_below_the_cap_earns():
+    """E - Pbar*T falls with g although E rises: `ratio` drafts all it may, the paper's form nothing."""
+    outlook = _outlook(0.1 + 0.05 * _g, 0.3 + 0.03 * _g)
+    for rule, draft_budget in ((ratio, G), (gelato, 0)):
+        controller = rule(power_budget_w=CAP_W, penalty_weight=1e-3)
+        plan = controller.plan(_state(controller, 1e3, 50.0, 2.0, 0.6), outlook)
+        assert int(plan.draft_budget) == draft_budget
+
+
+@pytest.mark.parametrize("rule", [ratio, gelato])
+def test_a_finished_row_does_not_move(rule):
+    controller = rule(power_budget_w=CAP_W)
+    state = _state(controller, 3.0, 5.0, 2.0, 0.6)
+    outcome = RoundOutcome(
+        drafted=jnp.int32(0),
+        accepted=jnp.int32(0),
+        tokens=jnp.int32(0),
+        time_s=jnp.float32(1.0),
+        energy_j=jnp.float32(9.0),
+        active=jnp.array(False),
+    )
+    chex.assert_trees_all_equal(controller.update(state, outcome), state)
+
+
+def test_changing_numbers_compiles_nothing_and_rows_are_vmapped():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def budgets(weights, caps):
+        def row(weight, cap):
+            controller = ratio(penalty_weight=weight, power_budget_w=cap)
+            return controller.plan(controller.init(default_calibration()), _outlook(TIME_S[2], ENERGY_J[2]))
+
+        return jax.vmap(row)(weights, caps).draft_budget
+
+    assert budgets(jnp.array([1.0, 2.0]), jnp.array([0.5, jnp.inf])).shape == (2,)
+    budgets(jnp.array([3.0, 4.0]), jnp.array([1.5, 2.5]))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{}, {"energy_budget_j": 1.0, "power_budget_w": 1.0}, {"power_budget_w": -1.0}, {"energy_budget_j": math.nan}],
+)
+def test_gelato_refuses_unclear_budgets(bad):
+    with pytest.raises(ValueError, match=r"energy_budget_j|power_budget_w"):
+        gelato(**bad)

@@ -1,0 +1,89 @@
+"""Calibration, names, refusals, and an import that starts no backend."""
+
+import math
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gelato_jax import control, system
+from gelato_jax.control import acceptance_at, default_calibration, next_acceptance
+from gelato_jax.control.calibration import deeper_gain
+
+V = 151_936
+
+
+def test_default_calibration_is_consistent():
+    """Under the assumed exponential entropies, by Monte Carlo: class means, overall mean, next-token table."""
+    calibration = default_calibration(num_exits=4, mean_acceptance=0.6)
+    entropy = np.random.default_rng(0).exponential((1 / 0.6 - 1) / 0.35, 400_000)
+    alpha = np.exp(-0.35 * entropy)
+    assert alpha.mean() == pytest.approx(0.6, abs=0.003)
+    classes = np.searchsorted(np.asarray(calibration.class_edges), entropy)
+    means = np.array([alpha[classes == c].mean() for c in range(8)])
+    np.testing.assert_allclose(np.asarray(calibration.deeper_acceptance)[0, :, 0], means, atol=0.01)
+    table = np.asarray(calibration.next_acceptance)
+    np.testing.assert_allclose(table, 0.25 * means + 0.75 * 0.6, atol=0.01)
+    assert table[classes].mean() == pytest.approx(0.6, abs=0.003)
+    deeper = np.asarray(calibration.deeper_acceptance)
+    assert np.all(np.diff(deeper, axis=2) >= 0)
+    assert np.all((deeper > 0) & (deeper <= 1))
+
+
+@pytest.mark.parametrize("bad", [{"mean_acceptance": 1.0}, {"num_exits": 0}])
+def test_default_calibration_refuses(bad):
+    with pytest.raises(ValueError, match="mean_acceptance"):
+        default_calibration(**bad)
+
+
+def test_acceptance_has_the_calibrations_shape_and_the_rows_level():
+    calibration = default_calibration(num_exits=2, mean_acceptance=0.6)
+    entropy, rate = jnp.float32(1.2), jnp.float32(0.3)
+    np.testing.assert_allclose(acceptance_at(calibration, entropy, rate), 0.5 * np.exp(-0.35 * 1.2), rtol=1e-5)
+    np.testing.assert_allclose(
+        next_acceptance(calibration, entropy, rate), 0.5 * float(calibration.next_acceptance[3]), rtol=1e-5
+    )
+    assert float(acceptance_at(calibration, jnp.float32(0.0), jnp.float32(0.9))) == 1.0
+    row = np.asarray(calibration.deeper_acceptance)[0, 3]
+    np.testing.assert_allclose(
+        deeper_gain(calibration, entropy, jnp.int32(0), rate), 0.5 * (row[1] - row[0]), rtol=1e-4
+    )
+    assert float(deeper_gain(calibration, entropy, jnp.int32(1), rate)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "registry", [control.CONTROLLERS, control.LENGTH_EXITS, control.DEPTH_EXITS, control.DRAFT_SAMPLINGS]
+)
+def test_every_name_builds_from_one_set_of_options(registry):
+    for name in registry:
+        control.create(registry, name, power_budget_w=1.5, penalty_weight=3.0, draft_length=2, threshold=None)
+
+
+def test_create_passes_the_options_on():
+    controller = control.create(control.CONTROLLERS, "ratio", power_budget_w=1.5, draft_length=2)
+    assert float(controller.params.power_budget_w) == 1.5
+
+
+def test_unknown_rule_lists_the_known():
+    with pytest.raises(ValueError, match=r"'rato'.*ratio, gelato, static"):
+        control.create(control.CONTROLLERS, "rato")
+
+
+def test_a_cap_under_the_idle_floor_is_refused_with_both_numbers():
+    orin = system.preset("orin-nano-15w", "5mhz-500m", "h100-7b")
+    scheme = system.payload.scalar()
+    floor = control.power_floor_w(orin, scheme, vocab_size=V)
+    assert floor == pytest.approx(0.4, abs=0.001)  # idle; the verdict's 26 bits take a microsecond
+    with pytest.raises(ValueError, match=r"power_budget_w 0\.25 .* 0\.4 W"):
+        control.check_power_budget(0.25, orin, scheme, vocab_size=V)
+    for enough in (0.5, math.inf):
+        control.check_power_budget(enough, orin, scheme, vocab_size=V)
+
+
+def test_import_starts_no_backend():
+    code = (
+        "import gelato_jax.control, gelato_jax.system; from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,114 @@
+"""Round, outlook and marginal costs against sums in plain Python, and against one another."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gelato_jax.system import Channel, Device, Edge, Link, System, payload
+
+V, U, G = 1_000, 500, 6
+DEVICE = {"token_s": 0.015, "token_j": 0.08, "idle_w": 0.4, "prefill_s": 0.002, "prefill_j": 0.01}
+LINK = {"bandwidth_hz": 1e6, "snr": 3.0, "rtt_s": 0.02, "transmit_w": 1.2, "receive_w": 0.8}
+STEP_S, TOKEN_S = 0.0064, 0.0002
+UP_BPS, DOWN_BPS, RTT_S = 2e5, 5e5, 0.06
+SIZES = {"max_draft_length": G, "vocab_size": V, "draft_vocab_size": U}
+
+
+@pytest.fixture(scope="module")
+def system():
+    return System(device=Device.create(**DEVICE), link=Link.create(**LINK), edge=Edge.line(STEP_S, token_s=TOKEN_S))
+
+
+@pytest.fixture(scope="module")
+def channel():
+    return Channel(uplink_bps=jnp.float32(UP_BPS), downlink_bps=jnp.float32(DOWN_BPS), rtt_s=jnp.float32(RTT_S))
+
+
+def _round(work, catch_up, up_bits, down_bits, window, trips):
+    """The same round in plain Python: seconds and joules."""
+    up_s, down_s, edge_s = up_bits / UP_BPS, down_bits / DOWN_BPS, STEP_S + TOKEN_S * (window - 1)
+    waiting_s = up_s + down_s + edge_s + trips * RTT_S
+    seconds = work * 0.015 + catch_up * 0.002 + waiting_s
+    joules = work * 0.08 + catch_up * 0.01 + 1.2 * up_s + 0.8 * down_s + 0.4 * waiting_s
+    return seconds, joules
+
+
+@pytest.mark.parametrize("trips", [1.0, 2.0])
+def test_round_is_the_sum_of_its_parts(system, channel, trips):
+    cost = system.round_cost(
+        channel,
+        draft_work=jnp.float32(2.5),
+        catch_up_tokens=jnp.int32(3),
+        uplink_bits=jnp.float32(4_000),
+        downlink_bits=jnp.float32(9_000),
+        window=jnp.int32(5),
+        round_trips=trips,
+    )
+    np.testing.assert_allclose((cost.time_s, cost.energy_j), _round(2.5, 3, 4_000, 9_000, 5, trips), rtol=1e-5)
+
+
+def _outlook(system, channel, scheme, **changes):
+    numbers = {"work": 0.7, "lag": 2.0, "acceptance": jnp.float32(0.6), "support": 9.0, "pending_ids": 1}
+    return system.outlook(channel, scheme, **SIZES, **{**numbers, **changes})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits"), [(payload.full(), 10 + 32 * U), (payload.top_p(0.9), 42 * 9), (payload.seeded(), 10)]
+)
+def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel, scheme, bits):
+    outlook = _outlook(system, channel, scheme)
+    expected = [_round(0.7 * g, 2 * (g > 0), bits * g + 10, 18, g + 1, 1) for g in range(G + 1)]
+    np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_outlook_expects_over_the_verdict(system, channel, count):
+    scheme = payload.candidates(count) if count else payload.scalar()
+    outlook = _outlook(system, channel, scheme)
+    expected = []
+    for g in range(G + 1):
+        kept = 0.6**g
+        asks = (1 - kept) * 0.6**count if count else 1 - kept
+        down = 8 + kept * 10 + (1 - kept) * count * 42 + asks * 32 * V
+        expected.append(_round(0.7 * g, 2 * (g > 0), 42 * g + 10, down, g + 1, 1 + (asks if count else 0)))
+    np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
+
+
+def test_no_draft_feeds_nothing_but_still_waits(system, channel):
+    outlook = _outlook(system, channel, payload.scalar(), lag=50.0, pending_ids=0)
+    np.testing.assert_allclose((outlook.time_s[0], outlook.energy_j[0]), _round(0, 0, 0, 18, 1, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", [payload.full(), payload.top_k(9), payload.seeded()])
+def test_marginal_cost_is_the_slope_of_the_outlook(system, channel, scheme):
+    outlook = _outlook(system, channel, scheme, lag=0.0)
+    for g in range(G):
+        marginal = system.token_cost(
+            channel, scheme, work=0.7, support=9.0, window=jnp.int32(g + 1), vocab_size=V, draft_vocab_size=U
+        )
+        slope = outlook.time_s[g + 1] - outlook.time_s[g], outlook.energy_j[g + 1] - outlook.energy_j[g]
+        np.testing.assert_allclose(marginal, slope, rtol=1e-4)
+
+
+def test_prefill_reads_the_prompt_twice_and_sends_its_ids(system, channel):
+    cost = system.prefill_cost(channel, prompt_tokens=jnp.int32(100), vocab_size=V)
+    np.testing.assert_allclose((cost.time_s, cost.energy_j), _round(0, 100, 1_000, 10, 100, 1), rtol=1e-4)
+    assert float(cost.draft_j) == 0
+
+
+def test_rows_and_numbers_share_one_program(system, channel):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def tables(idle_w, mass):
+        device = Device.create(**{**DEVICE, "idle_w": idle_w})
+        varied = System(device=device, link=system.link, edge=system.edge)
+        return _outlook(varied, channel, payload.top_p(mass)).energy_j
+
+    rows = jax.vmap(tables)(jnp.array([0.4, 0.8]), jnp.array([0.9, 0.5]))
+    assert rows.shape == (2, G + 1)
+    assert np.all(rows[1] > rows[0])
+    jax.vmap(tables)(jnp.array([0.1, 0.2]), jnp.array([0.3, 0.4]))

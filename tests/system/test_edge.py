@@ -1,0 +1,31 @@
+"""One table for formulas and measurements."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gelato_jax.system import Edge
+
+
+def test_line():
+    edge = Edge.line(10e-3, token_s=1e-3, rows=3, row_s=2e-3)
+    windows = np.array([1, 2, 9, 33, 34, 200])
+    np.testing.assert_allclose(edge.verify_s(jnp.asarray(windows)), 10e-3 + 1e-3 * (windows - 1) + 4e-3, rtol=1e-4)
+
+
+def test_measured_windows_are_padded_up_and_continued():
+    edge = Edge.measured({1: 1.0, 3: 2.0, 5: 3.0})
+    windows = jnp.array([1, 2, 3, 4, 5, 6, 40])
+    np.testing.assert_allclose(edge.verify_s(windows), [1.0, 2.0, 2.0, 3.0, 3.0, 3.5, 20.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("windows", [{}, {2: 1.0}, {1: 1.0, 99: 2.0}, {1: 0.0}])
+def test_refuses_bad_measurements(windows):
+    with pytest.raises(ValueError, match="measured window"):
+        Edge.measured(windows)
+
+
+@pytest.mark.parametrize("bad", [{"step_s": 0.0}, {"step_s": 1.0, "rows": 0}])
+def test_refuses_bad_lines(bad):
+    with pytest.raises(ValueError, match="step_s"):
+        Edge.line(**bad)

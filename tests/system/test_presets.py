@@ -1,0 +1,81 @@
+"""Every name builds; the numbers are the published ones; unknown names say what is known."""
+
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from gelato_jax import system
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens_per_s", "watts"),
+    [
+        ("orin-nano-15w", 68.3, 5.34),
+        ("orin-nano-7w:smollm2-135m", 53.9, 1.99),
+        ("orin-nano-maxn:llama-3.2-1b", 51.9, 10.54),
+    ],
+)
+def test_orin(name, tokens_per_s, watts):
+    device = system.device_preset(name)
+    assert 1 / float(device.token_s) == pytest.approx(tokens_per_s, rel=1e-5)
+    assert float(device.token_j) * tokens_per_s == pytest.approx(watts, rel=1e-5)
+
+
+def test_raspberry_pi_joules_per_token():
+    assert float(system.device_preset("raspberry-pi-4").token_j) == pytest.approx(2.6, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "ms"), [("h100-7b", 6.4), ("vllm-7b", 14.3), ("rtx3090-7b", 23), ("a40-7b", 29.6)])
+def test_edges(name, ms):
+    assert float(system.edge_preset(name).verify_s(jnp.int32(1))) * 1e3 == pytest.approx(ms, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "ms"), [("5mhz-500m", 20), ("5mhz-500m-140ms", 140), ("wifi-5ms", 5), ("perfect", 0)])
+def test_delay_suffix(name, ms):
+    assert float(system.link_preset(name).rtt_s) * 1e3 == pytest.approx(ms)
+
+
+def test_every_name_builds_and_has_a_source():
+    for table, build in (
+        (system.DEVICES, system.device_preset),
+        (system.LINKS, system.link_preset),
+        (system.EDGES, system.edge_preset),
+    ):
+        for name, entry in table.items():
+            assert entry.source
+            build(name)
+
+
+@pytest.mark.parametrize("kind", ["device", "link", "edge"])
+def test_unknown_name_lists_the_known(kind):
+    known = {"device": "orin-nano-15w", "link": "5mhz-500m", "edge": "h100-7b"}[kind]
+    with pytest.raises(ValueError, match=f"unknown {kind} 'toaster'.*{known}"):
+        system.preset(**{kind: "toaster"})
+
+
+def test_local_costs_only_measured_time():
+    machine = system.local(draft_token_s=0.01, window_s={1: 0.02, 5: 0.03})
+    channel = machine.link.channel()
+    assert math.isinf(float(channel.uplink_bps))
+    outlook = machine.outlook(
+        channel,
+        system.payload.full(),
+        max_draft_length=4,
+        vocab_size=49_152,
+        draft_vocab_size=49_152,
+        work=1.0,
+        lag=0.0,
+        acceptance=jnp.float32(0.5),
+        support=0.0,
+    )
+    assert outlook.time_s.tolist() == pytest.approx([0.02, 0.04, 0.05, 0.06, 0.07])
+    assert outlook.energy_j.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize(
+    "bad", [{"draft_token_s": 0.0, "window_s": {1: 1.0}}, {"draft_token_s": 1.0, "window_s": {3: 1.0}}]
+)
+def test_local_refuses_missing_measurements(bad):
+    with pytest.raises(ValueError, match=r"draft_token_s|measured windows"):
+        system.local(**bad)
