@@ -1,0 +1,33 @@
+"""Checkpoints: known models by name, conversion from Hugging Face folders and GGUF files, loading.
+
+from gelato_checkpoints import load_checkpoint
+checkpoint = load_checkpoint("smollm2-135m")
+"""
+
+from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec
+from gelato_checkpoints.catalog import CATALOG, DEFAULT_MODEL, cache_directory, resolve
+from gelato_checkpoints.convert import convert
+from gelato_checkpoints.load import Checkpoint, load_checkpoint
+from gelato_checkpoints.pair import DEFAULT_DRAFT, load_model, load_pair
+from gelato_checkpoints.store import save_checkpoint
+from gelato_checkpoints.tokenizer import IncrementalDecoder, Message, Tokenizer
+
+__all__ = [
+    "CATALOG",
+    "DEFAULT_DRAFT",
+    "DEFAULT_MODEL",
+    "Checkpoint",
+    "CheckpointError",
+    "IncrementalDecoder",
+    "Message",
+    "Progress",
+    "Tokenizer",
+    "TokenizerSpec",
+    "cache_directory",
+    "convert",
+    "load_checkpoint",
+    "load_model",
+    "load_pair",
+    "resolve",
+    "save_checkpoint",
+]

@@ -1,0 +1,69 @@
+"""Loading: a name or a folder in, configuration, parameters and tokenizer out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gelato_checkpoints import store
+from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.huggingface import read_json
+from gelato_checkpoints.tokenizer import Tokenizer
+from gelato_jax.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: its folder.
+        config: the model.
+        parameters: parameter path -> array, as `gelato_jax.models.parameter_shapes` lists them.
+        tokenizer: its tokenizer.
+        provenance: where the parameters come from.
+    """
+
+    path: Path
+    config: ModelConfig
+    parameters: Mapping[str, np.ndarray] = field(repr=False)
+    tokenizer: Tokenizer
+    provenance: Mapping[str, Any]
+
+
+def load_checkpoint(name: str | Path, *, progress: Progress = silent) -> Checkpoint:
+    """Load a checkpoint, fetching and converting it first where that has not been done.
+
+    Args:
+        name: a catalog name, `hf:OWNER/NAME`, a checkpoint folder, a Hugging Face folder or a .gguf file.
+        progress: told of download, conversion and loading.
+
+    Raises:
+        CheckpointError: one line with the fix.
+    """
+    from gelato_checkpoints.catalog import resolve
+
+    folder = resolve(name, progress=progress)
+    store.check_complete(folder)
+    config = store.read_config(folder)
+    tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
+    parameters = store.read_parameters(folder, progress)
+    _check_shapes(folder, config, parameters)
+    provenance = read_json(folder / "provenance.json")
+    return Checkpoint(path=folder, config=config, parameters=parameters, tokenizer=tokenizer, provenance=provenance)
+
+
+def _check_shapes(folder: Path, config: ModelConfig, parameters: Mapping[str, np.ndarray]) -> None:
+    """Refuse parameters that are not exactly those of `config`."""
+    from gelato_jax.models import parameter_shapes
+
+    expected = parameter_shapes(config)
+    for path in sorted(expected.keys() ^ parameters.keys()):
+        state = "missing" if path in expected else "not part of the model"
+        raise CheckpointError(f"{folder}: parameter {path!r} is {state}; convert the checkpoint again")
+    for path, shape in expected.items():
+        if parameters[path].shape != tuple(shape):
+            found = parameters[path].shape
+            raise CheckpointError(f"{folder}: parameter {path!r} has shape {found}, config.json says {tuple(shape)}")
