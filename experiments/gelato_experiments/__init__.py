@@ -1,0 +1,1 @@
+"""Studies of gelato_jax."""

@@ -1,0 +1,28 @@
+"""A decode: rounds of drafting and verification, compiled end to end."""
+
+from gelato_jax.decoding.generate import Generation, Stream, autoregressive, generate, stream
+from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
+from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
+from gelato_jax.decoding.records import DraftModel, Job, Policy, RoundInfo, Sampling, Shapes, Totals
+
+__all__ = [
+    "DecodeSettings",
+    "DraftModel",
+    "Generation",
+    "Job",
+    "Pair",
+    "Policy",
+    "RoundInfo",
+    "Sampling",
+    "Shapes",
+    "Stream",
+    "Tokenizer",
+    "Totals",
+    "autoregressive",
+    "encode_prompts",
+    "first_layers",
+    "generate",
+    "make_draft",
+    "make_job",
+    "stream",
+]

@@ -1,0 +1,66 @@
+"""Random numbers of a decode. Two rules, and mixing them up bends the law.
+
+Rejection payloads: a uniform belongs to (row, the row's own round, use) and is never seen twice,
+because past draws steer the controller and with it where a round begins. `seeded`: noise belongs to
+(row, absolute position), and both models must see the same.
+"""
+
+from enum import IntEnum
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+import gelato_kernels
+
+
+class Stream(IntEnum):
+    """Independent streams under a row's key."""
+
+    ROUND = 0
+    POSITION = 1
+    LINK = 2
+
+
+class Use(IntEnum):
+    """What a round's uniforms are for. `DRAFT + i` draws draft token i, so it comes last."""
+
+    ACCEPT = 0
+    NEXT_TOKEN = 1
+    CANDIDATES = 2
+    DRAFT = 3
+
+
+def row_keys(seed: Array, rows: int) -> Array:
+    """One key per row, `[B]`: a row's draws do not depend on its batch mates.
+
+    Args:
+        seed: [] integer, traced.
+        rows: B.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
+
+
+def link_keys(keys: Array) -> Array:
+    """The key of each row's radio link, `[B]`."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, Stream.LINK))(keys)
+
+
+def round_uniforms(keys: Array, rounds: Array, use: int | Array, shape: tuple[int, ...]) -> Array:
+    """Uniforms `[B, *shape]` of one use in each row's round `[B]`."""
+
+    def draw(key: Array, number: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, Stream.ROUND), number)
+        return gelato_kernels.uniforms(jax.random.fold_in(key, use), shape)
+
+    return jax.vmap(draw)(keys, rounds)
+
+
+def position_noise(keys: Array, positions: Array, vocab_size: int) -> Array:
+    """Gumbel noise `[B, T, V]` of the tokens at absolute `positions [B, T]`, by target id."""
+
+    def draw(key: Array, position: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, Stream.POSITION), position)
+        return gelato_kernels.gumbel_noise(key, (vocab_size,))
+
+    return jax.vmap(jax.vmap(draw, (None, 0)))(keys, positions)
