@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gelato_jax import control, models, system, testing
-    from gelato_jax.decoding import DecodeSettings, Generation, Pair, Stream, autoregressive, generate, stream
+    from gelato_jax.decoding import DecodeSettings, Generation, Pair, Stream, autoregressive, generate, report, stream
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,7 @@ __all__ = [
     "control",
     "generate",
     "models",
+    "report",
     "stream",
     "system",
     "testing",

@@ -1,7 +1,6 @@
 """Checkpoints: known models by name, conversion from Hugging Face folders and GGUF files, loading.
 
-from gelato_checkpoints import load_checkpoint
-checkpoint = load_checkpoint("smollm2-135m")
+`load_pair("smollm2-135m")` gives what `gelato_jax.generate` decodes with; `load_checkpoint` gives the bare parts.
 """
 
 from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec

@@ -1,6 +1,5 @@
 """A target and its draft by name: what `gelato_jax.generate` decodes with."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -24,11 +23,8 @@ def load_model(checkpoint: Checkpoint) -> Model:
     (XLA widens bfloat16 weights on a CPU at every step: slower than float32, for half the memory.)
     """
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    known = checkpoint.tokenizer.vocab_size
-    config = checkpoint.config
-    if known < config.output_size:
-        config = dataclasses.replace(config, known_vocab_size=known)
-    return Model(config=config, params={p: jnp.asarray(v, dtype) for p, v in checkpoint.parameters.items()})
+    params = {path: jnp.asarray(array, dtype) for path, array in checkpoint.parameters.items()}
+    return Model(config=checkpoint.config, params=params)
 
 
 def load_pair(

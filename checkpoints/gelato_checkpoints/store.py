@@ -1,10 +1,11 @@
 """The checkpoint folder of this project: written whole or not at all.
 
-config.json        the ModelConfig, with the version of this layout
-parameters/        Orbax: parameter path -> array
-tokenizer.json     the `tokenizers` model
-prompting.json     chat template and special ids
-provenance.json    where the parameters come from
+- `manifest.json`: version of this layout and the size of every other file
+- `config.json`: the ModelConfig
+- `parameters/`: Orbax, parameter path -> array
+- `tokenizer.json`: the `tokenizers` model
+- `prompting.json`: chat template and special ids
+- `provenance.json`: where the parameters come from
 """
 
 import dataclasses

@@ -77,11 +77,11 @@ class Tokenizer:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
-    def chat_prompt(self, messages: str | Sequence[Message]) -> list[int]:
+    def chat_prompt(self, text: str | Sequence[Message]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
 
         Args:
-            messages: the turns so far, or the text of a single user turn.
+            text: a single user turn, or all the turns so far.
 
         Returns:
             Ids of the rendered chat template; of the bare text where the checkpoint has no template.
@@ -89,7 +89,7 @@ class Tokenizer:
         Raises:
             CheckpointError: the template cannot render these messages, or there is none for several turns.
         """
-        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(m) for m in messages]
+        turns = [{"role": "user", "content": text}] if isinstance(text, str) else [dict(turn) for turn in text]
         if self.spec.chat_template is None:
             if len(turns) != 1:
                 raise CheckpointError(f"{len(turns)} messages, but this model has no chat template: pass one text")

@@ -1,1 +1,1 @@
-"""Studies of gelato_jax."""
+"""Benchmarks and studies of gelato_jax."""

@@ -4,6 +4,7 @@ from gelato_jax.decoding.generate import Generation, Stream, autoregressive, gen
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
 from gelato_jax.decoding.records import DraftModel, Job, Policy, RoundInfo, Sampling, Shapes, Totals
+from gelato_jax.decoding.report import report
 
 __all__ = [
     "DecodeSettings",
@@ -24,5 +25,6 @@ __all__ = [
     "generate",
     "make_draft",
     "make_job",
+    "report",
     "stream",
 ]

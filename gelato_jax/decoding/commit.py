@@ -1,15 +1,15 @@
 """Step 5 of a round: tokens and lengths forward, caches back by length, end of sequence."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.decoding.records import DecodeState, Draft
+from gelato_jax.types import record
 from gelato_kernels import Verification
 
 
-class Commit(NamedTuple):
+@record
+class Commit:
     """What a round adds to the text."""
 
     tokens: Array  # [B, S] the buffer with the new tokens
@@ -39,7 +39,13 @@ def commit(state: DecodeState, draft: Draft, verification: Verification, eos_ids
     count = jnp.where(state.done, 0, count)
     length = state.length + count
     done = state.done | (ends.any(axis=1) & (count == until_end)) | (length >= state.limit)
-    return Commit(append(state.tokens, new_tokens, state.length, count), new_tokens, count, length, done)
+    return Commit(
+        tokens=append(state.tokens, new_tokens, state.length, count),
+        new_tokens=new_tokens,
+        count=count,
+        length=length,
+        done=done,
+    )
 
 
 def append(tokens: Array, new_tokens: Array, length: Array, count: Array) -> Array:

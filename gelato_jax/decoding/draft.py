@@ -6,8 +6,6 @@ layers; the length exit looks at the token's entropy and stops drafting. A compu
 sent: whether a token is sent never depends on what its draw showed.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -19,13 +17,14 @@ from gelato_jax.decoding.records import DecodeState, Draft, Job, Shapes
 from gelato_jax.decoding.sampling import next_token, shape_logits, shape_payload
 from gelato_jax.models import Cache, Decoder, write
 from gelato_jax.system import Channel
-from gelato_jax.types import RoundPlan
+from gelato_jax.types import RoundPlan, record
 
 CATCH_UP_WINDOW = 16
 """Tokens fed at a time to a draft's cache that lags by more than one."""
 
 
-class _Loop(NamedTuple):
+@record
+class _Loop:
     """What the drafting loop carries."""
 
     index: Array  # [] int32 tokens drafted so far by the rows still drafting
@@ -55,7 +54,10 @@ def draft(
     """
     decoder, exit_rule = job.draft.model.bind(), job.policy.length_exit
     size = shapes.max_draft_length
-    exit_state = jax.vmap(exit_rule.start)(state.length_exit, plan)
+    exit_state = jax.vmap(exit_rule.start)(state.memory.length_exit, plan)
+    if size == 0:
+        nothing = _empty_draft(state, decoder, size, jnp.zeros_like(state.length))
+        return nothing, state.draft_cache, state.draft_length, exit_state
     limit = jax.vmap(lambda row_plan: exit_rule.limit(row_plan, size))(plan)
     limit = jnp.minimum(jnp.where(state.done, 0, limit), jnp.maximum(state.limit - state.length - 1, 0))
     drafting = limit > 0
@@ -211,13 +213,14 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
     for index, (start, stop) in enumerate(zip(config.exits, config.exits[1:], strict=False)):
         moving = moving & _wants_deeper(index, normed, loop, plan, decoder, job)
 
-        def deeper(x=x, moving=moving, start=start, stop=stop):
+        def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
             return decoder.run(x, angles, loop.cache, loop.length, start, stop, moving)
 
-        def stay(x=x, start=start, stop=stop):
+        def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
+            del moving
             return x, decoder.skip(x, angles, start, stop)
 
-        x, segment = lax.cond(moving.any(), deeper, stay)
+        x, segment = lax.cond(moving.any(), compute, skip, x, moving)
         fresh = (*fresh, *segment)
         normed = jnp.where(moving[:, None, None], decoder.exit_norm(index + 1)(x), normed)
         exits = exits + moving

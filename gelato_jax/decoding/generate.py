@@ -1,12 +1,15 @@
 """Generation: a whole decode in one compiled program, or the same rounds one by one.
 
-generate  prompt -> `while_loop` of rounds -> text, in one program: no host between
-stream    the same round, compiled alone; one packed integer array a round goes to the host
+`generate` is prompt, `while_loop` of rounds, text, with no host between. `stream` runs the same
+round, compiled alone, and hands one packed integer array a round to the host.
 """
 
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +19,8 @@ from jax import Array, lax
 from gelato_jax.decoding.baseline import Text, decode_alone
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
-from gelato_jax.decoding.prefill import prefill
-from gelato_jax.decoding.records import DecodeState, Job, RoundInfo, Shapes, Totals
+from gelato_jax.decoding.prefill import fresh_memory, prefill
+from gelato_jax.decoding.records import DecodeState, Job, Memory, RoundInfo, Shapes, Totals
 from gelato_jax.decoding.round import decode_round
 
 
@@ -28,32 +31,50 @@ class Generation:
     Attributes:
         tokens: generated ids of each prompt, the end-of-sequence token included.
         totals: sums over rounds, leaves `[B]` NumPy.
+        memory: what the rows keep for their next request; pass it to the next `generate`.
         final_queue_j: `[B]` energy queue after the last round.
     """
 
     tokens: list[list[int]]
     totals: Totals
+    memory: Memory
     final_queue_j: np.ndarray
 
 
 @partial(jax.jit, static_argnames="shapes")
 def decode(
-    job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: Array, *, shapes: Shapes
-) -> tuple[Array, Array, Totals, Array]:
+    job: Job,
+    tokens: Array,
+    prompt_length: Array,
+    limit: Array,
+    seed: Array,
+    memory: Memory | None = None,
+    *,
+    shapes: Shapes,
+) -> tuple[Text, Totals, Memory]:
     """A whole decode in one program. Arguments as `prefill`.
 
     Returns:
-        Tokens `[B, S]`, lengths `[B]`, totals and final queue, leaves `[B]`.
+        Tokens and lengths, totals, and what the rows keep.
     """
-    state = prefill(job, tokens, prompt_length, limit, seed, shapes)
+    state = prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
     state = lax.while_loop(lambda s: ~s.done.all(), lambda s: decode_round(s, job, shapes)[0], state)
-    return state.tokens, state.length, state.totals, jax.vmap(job.policy.controller.queue)(state.controller)
+    return Text(state.tokens, state.length), state.totals, state.memory
 
 
 @partial(jax.jit, static_argnames="shapes")
-def start(job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: Array, *, shapes: Shapes) -> DecodeState:
+def start(
+    job: Job,
+    tokens: Array,
+    prompt_length: Array,
+    limit: Array,
+    seed: Array,
+    memory: Memory | None = None,
+    *,
+    shapes: Shapes,
+) -> DecodeState:
     """`prefill`, compiled."""
-    return prefill(job, tokens, prompt_length, limit, seed, shapes)
+    return prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
 
 
 @partial(jax.jit, static_argnames="shapes", donate_argnames="state")
@@ -86,7 +107,7 @@ def unpack(packed: np.ndarray) -> RoundInfo:
     """Undo `pack`, on the host."""
     names = [field.name for field in dataclasses.fields(RoundInfo)]
     emitted = packed.shape[1] - (len(names) - 1)
-    values: dict[str, np.ndarray] = {"tokens": packed[:, :emitted]}
+    values: dict[str, Any] = {"tokens": packed[:, :emitted]}
     floats = ("mean_exit", "acceptance_rate", "queue_j", "time_s", "energy_j")
     for name, column in zip(names[1:], packed[:, emitted:].T, strict=True):
         values[name] = column.view(np.float32) if name in floats else column
@@ -99,6 +120,7 @@ def generate(
     *,
     settings: DecodeSettings | None = None,
     raw: bool = False,
+    memory: Memory | None = None,
     **choices,
 ) -> Generation:
     """Decode a batch of prompts speculatively, as one compiled program.
@@ -108,6 +130,7 @@ def generate(
         prompts: texts (chat turns unless `raw`) or token ids, of any lengths.
         settings: lengths and law.
         raw: continue texts as they are, without the chat template.
+        memory: `Generation.memory` of the rows' last request, so that queue and estimates go on.
         **choices: `controller`, `system`, `payload`, `length_exit`, `depth_exit`, `draft_sampling`; see `make_job`.
 
     Returns:
@@ -119,8 +142,9 @@ def generate(
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    tokens, length, totals, queue = jax.device_get(decode(job, **batch, shapes=settings.shapes))
-    return Generation(tokens=_rows(tokens, batch["prompt_length"], length), totals=totals, final_queue_j=queue)
+    memory = fresh_memory(job, len(prompts)) if memory is None else memory
+    text, totals, kept = decode(job, **batch, memory=memory, shapes=settings.shapes)
+    return _generation(job, text, batch["prompt_length"], totals, kept)
 
 
 def autoregressive(
@@ -143,6 +167,12 @@ def autoregressive(
     return _rows(text.tokens, batch["prompt_length"], text.length)
 
 
+def _generation(job: Job, text: Text, prompt_length: Any, totals: Totals, memory: Memory) -> Generation:
+    text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(memory.controller)))
+    tokens = _rows(text.tokens, prompt_length, text.length)
+    return Generation(tokens=tokens, totals=totals, memory=memory, final_queue_j=queue)
+
+
 def _rows(tokens, begin, end) -> list[list[int]]:
     """The generated part of each row."""
     bounds = zip(tokens, np.asarray(begin), np.asarray(end), strict=True)
@@ -155,17 +185,26 @@ class Stream:
 
     Iterate for each round's `RoundInfo` (NumPy, rows first); `first` holds the tokens that the
     prefill already gave; `generation()` sums up at any time.
+
+    The round's program is made in a thread of its own while the prompts are read; `wait()` returns
+    when it is ready.
     """
 
     state: DecodeState
     job: Job
     shapes: Shapes
     first: np.ndarray
-    prompt_length: np.ndarray
+    prompt_length: Array
+    preparation: threading.Thread
+
+    def wait(self) -> None:
+        """Wait for the round's program, so that what follows is decoding alone; iterating does so by itself."""
+        self.preparation.join()
 
     def __iter__(self) -> Iterator[RoundInfo]:
         """Run rounds until every row is done."""
-        finished = bool(self.state.done.all())
+        self.wait()
+        finished = bool(np.asarray(self.state.done).all())
         while not finished:
             self.state, packed = advance(self.state, self.job, shapes=self.shapes)
             info = unpack(np.asarray(packed))
@@ -174,10 +213,8 @@ class Stream:
 
     def generation(self) -> Generation:
         """What has been decoded so far."""
-        keep = (self.state.tokens, self.state.length, self.state.totals)
-        tokens, length, totals = jax.device_get(keep)
-        queue = np.asarray(jax.vmap(self.job.policy.controller.queue)(self.state.controller))
-        return Generation(tokens=_rows(tokens, self.prompt_length, length), totals=totals, final_queue_j=queue)
+        text = Text(self.state.tokens, self.state.length)
+        return _generation(self.job, text, self.prompt_length, self.state.totals, self.state.memory)
 
 
 def stream(
@@ -186,13 +223,32 @@ def stream(
     *,
     settings: DecodeSettings | None = None,
     raw: bool = False,
+    memory: Memory | None = None,
     **choices,
 ) -> Stream:
     """As `generate`, but round by round: returns when the prompts are read."""
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    state = start(job, **batch, shapes=settings.shapes)
-    prompt_length = np.asarray(batch["prompt_length"])
-    first = np.asarray(jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1))
-    return Stream(state=state, job=job, shapes=settings.shapes, first=first, prompt_length=prompt_length)
+    memory = fresh_memory(job, len(prompts)) if memory is None else memory
+    reading = start.lower(job, **batch, memory=memory, shapes=settings.shapes)
+    preparation = threading.Thread(target=_prepare_round, args=(reading.out_info, job, settings.shapes), daemon=True)
+    preparation.start()
+    state = start(job, **batch, memory=memory, shapes=settings.shapes)
+    return Stream(
+        state=state,
+        job=job,
+        shapes=settings.shapes,
+        first=np.take_along_axis(np.asarray(state.tokens), np.asarray(state.length)[:, None] - 1, axis=1),
+        prompt_length=batch["prompt_length"],
+        preparation=preparation,
+    )
+
+
+def _prepare_round(state: Any, job: Job, shapes: Shapes) -> None:
+    """Trace and compile the round for a state known by shapes alone.
+
+    JAX keeps tracings, lowerings and their executables: the call that follows finds them all.
+    """
+    with suppress(Exception):  # the call itself meets the same fault, where it can be raised
+        advance.lower(state, job, shapes=shapes).compile()

@@ -17,7 +17,7 @@ class Tokenizer(Protocol):
     """What decoding asks of a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
+        """Token ids of a text to be continued; a beginning-of-sequence token where the model has one."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -10,12 +10,20 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax.decoding import keys
 from gelato_jax.decoding.commit import append
-from gelato_jax.decoding.records import DecodeState, Job, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Job, Memory, Shapes, Totals
 from gelato_jax.decoding.sampling import next_token, shape_logits
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
 
 
-def prefill(job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: Array, shapes: Shapes) -> DecodeState:
+def prefill(
+    job: Job,
+    tokens: Array,
+    prompt_length: Array,
+    limit: Array,
+    seed: Array,
+    shapes: Shapes,
+    memory: Memory | None = None,
+) -> DecodeState:
     """Read the prompts and commit each row's first token.
 
     Args:
@@ -25,6 +33,7 @@ def prefill(job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: A
         limit: `[B]` int32 length at which a row ends: prompt and new tokens, at most S less the widest window.
         seed: [] integer.
         shapes: static sizes.
+        memory: what the rows kept from their last request; a fresh one if not given.
 
     Returns:
         The state before round 1.
@@ -40,8 +49,6 @@ def prefill(job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: A
     cost = jax.vmap(lambda c, n: job.system.prefill_cost(c, prompt_tokens=n, vocab_size=vocab_size))(
         channel, prompt_length
     )
-    controller, length_exit = job.policy.controller.init(job.draft.calibration), job.policy.length_exit.init()
-    repeat = lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf)))  # noqa: E731
     exits = job.draft.work.shape[0]
     return DecodeState(
         tokens=append(tokens, first[:, None], prompt_length, jnp.ones_like(prompt_length)),
@@ -55,10 +62,17 @@ def prefill(job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: A
         round=jnp.ones((rows,), jnp.int32),  # the first token took the uniforms of round 0
         pending_id=jnp.zeros((rows,), jnp.int32),
         link=jax.vmap(job.system.link.advance)(link, cost.time_s),
-        controller=jax.tree.map(repeat, controller),
-        length_exit=jax.tree.map(repeat, length_exit),
+        memory=fresh_memory(job, rows) if memory is None else memory,
         totals=jax.vmap(lambda row_cost: Totals.zero(exits, row_cost))(cost),
     )
+
+
+def fresh_memory(job: Job, rows: int) -> Memory:
+    """The memory of rows that never asked before."""
+    memory = Memory(
+        controller=job.policy.controller.init(job.draft.calibration), length_exit=job.policy.length_exit.init()
+    )
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), memory)
 
 
 def read_prompt(model: Model, tokens: Array, prompt_length: Array, shapes: Shapes, slots: int) -> tuple[Cache, Array]:

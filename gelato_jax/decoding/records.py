@@ -1,11 +1,12 @@
 """The records of a decode: what is asked for, what is carried from round to round, what is reported."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from gelato_jax.control import Controller, DepthExit, DraftSampling, LengthExit
+from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
 from gelato_jax.models import Cache, Model
 from gelato_jax.system import LinkState, Payload, System
 from gelato_jax.types import Calibration, Compensated, RoundCost, number, record
@@ -154,6 +155,18 @@ class Totals:
 
 
 @record
+class Memory:
+    """What rows keep from one request to the next: queue, estimates, adapted thresholds; leaves `[B]`.
+
+    Answers are short, some tens of rounds: a queue that starts anew with each of them would let
+    every request overspend by its start-up.
+    """
+
+    controller: ControllerState
+    length_exit: Any
+
+
+@record
 class DecodeState:
     """What a decode carries from round to round; every leaf but the caches' layers has rows first.
 
@@ -172,8 +185,7 @@ class DecodeState:
     round: Array  # [B] int32 the row's own round counter
     pending_id: Array  # [B] int32 1 where the edge has not seen the last token (drawn on the device)
     link: LinkState
-    controller: object
-    length_exit: object
+    memory: Memory
     totals: Totals
 
 

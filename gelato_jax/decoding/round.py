@@ -10,7 +10,7 @@ from jax import Array
 import gelato_kernels
 from gelato_jax.decoding.commit import Commit, commit
 from gelato_jax.decoding.draft import draft
-from gelato_jax.decoding.records import DecodeState, Draft, Job, RoundInfo, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Draft, Job, Memory, RoundInfo, Shapes, Totals
 from gelato_jax.decoding.verify import verify
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundCost, RoundOutcome, RoundPlan
@@ -43,7 +43,7 @@ def decode_round(state: DecodeState, job: Job, shapes: Shapes) -> tuple[DecodeSt
         energy_j=jnp.where(active, cost.energy_j, 0.0),
         active=active,
     )
-    controller = jax.vmap(job.policy.controller.update)(state.controller, outcome)
+    controller = jax.vmap(job.policy.controller.update)(state.memory.controller, outcome)
     queue = jax.vmap(job.policy.controller.queue)(controller)
     totals = jax.vmap(_add)(state.totals, outcome, drafted, _exit_counts(drafted, job), bits, queue)
     draws_on_device = job.policy.payload.draws_on_device
@@ -59,8 +59,7 @@ def decode_round(state: DecodeState, job: Job, shapes: Shapes) -> tuple[DecodeSt
         round=state.round + active,
         pending_id=(active & ~verification.is_bonus & draws_on_device).astype(jnp.int32),
         link=jax.vmap(job.system.link.advance)(state.link, outcome.time_s),
-        controller=controller,
-        length_exit=jax.vmap(job.policy.length_exit.update)(length_exit, outcome),
+        memory=Memory(controller=controller, length_exit=jax.vmap(job.policy.length_exit.update)(length_exit, outcome)),
         totals=totals,
     )
     return next_state, _info(committed, drafted, outcome, plan, queue)
@@ -89,7 +88,7 @@ def _plan(state: DecodeState, channel: Channel, job: Job, shapes: Shapes) -> Rou
         return job.policy.controller.plan(controller, outlook)
 
     lag = state.length - 1 - state.draft_length
-    return jax.vmap(plan_row)(state.controller, channel, lag, state.pending_id, support, work)
+    return jax.vmap(plan_row)(state.memory.controller, channel, lag, state.pending_id, support, work)
 
 
 def _cost(

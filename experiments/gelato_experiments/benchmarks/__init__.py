@@ -1,0 +1,1 @@
+"""Benchmarks: what the decode loop costs, and that it keeps its promises on real models."""

@@ -1,0 +1,1 @@
+"""The command `gelato`. One thin file per subcommand; everything heavy is imported when it runs."""

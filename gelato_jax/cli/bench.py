@@ -1,0 +1,120 @@
+"""`gelato bench`: what the decode loop costs, and that its text is the target's."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure on this machine: `decode` times the loop against its parts, `lossless` checks the text."""
+
+    what: Annotated[Positional[Literal["decode", "lossless"]], arg(metavar="WHAT")]
+    """decode: bare step, baseline loop, round against its parts, overhead. lossless: greedy text, or --law."""
+    model: str = "smollm2-135m"
+    """The target, as in `gelato generate`."""
+    draft: str | None = None
+    """The draft, as in `gelato generate`."""
+    draft_length: int = 4
+    """Tokens drafted in every timed round (decode)."""
+    prompts: Path | None = None
+    """Prompt file, .jsonl or a prompt a line (lossless); the set that ships with the package if not given."""
+    limit: int = 40
+    """Prompts at most, spread over the file (lossless)."""
+    max_new_tokens: int = 64
+    """Tokens of each prompt (lossless)."""
+    law: bool = False
+    """Check the law of sampled text on a tiny pair instead: every payload and controller, 200,000 texts each."""
+    json: str | None = None
+    """Write the figures to this file; - is standard output."""
+
+    def run(self) -> int:
+        """Measure; exit code 1 where text or law is not the target's."""
+        from gelato_jax.cli.output import JsonFile
+
+        if self.law and self.what != "lossless":
+            raise ValueError(f"--law has no effect with bench {self.what}; take bench lossless --law")
+        with JsonFile(self.json) as file:
+            run = _law if self.law else _decode if self.what == "decode" else _lossless
+            lines, figures, sound = run(self)
+            file.write(figures)
+        if self.json != "-":
+            print("\n".join(lines))
+        return 0 if sound else 1
+
+
+def _pair(options: Bench):
+    """The pair, compiled programs kept as `gelato generate` keeps them."""
+    from gelato_checkpoints import load_pair
+    from gelato_jax.cli.cache import keep_programs
+    from gelato_jax.cli.progress import Progress
+
+    keep_programs()
+    with Progress() as progress:
+        return load_pair(options.model, options.draft, progress=progress.stage)
+
+
+def _decode(options: Bench) -> tuple[list[str], Any, bool]:
+    from gelato_experiments.benchmarks import decode
+
+    say = lambda stage: print(f"gelato: timing {stage}", file=sys.stderr)  # noqa: E731
+    result = decode.run(_pair(options), draft_length=options.draft_length, progress=say)
+    lines = [
+        f"bare step                      {result.bare_step_s * 1e3:8.2f} ms",
+        f"autoregressive step            {result.autoregressive_step_s * 1e3:8.2f} ms   "
+        f"{result.autoregressive_tokens_per_s:.1f} tokens/s",
+        f"  over the bare step           {result.autoregressive_over_bare:8.3f}",
+        f"draft step                     {result.draft_step_s * 1e3:8.2f} ms",
+        f"window of {options.draft_length + 1:<3}                  {result.window_s * 1e3:8.2f} ms",
+        f"round                          {result.round_s * 1e3:8.2f} ms",
+        f"  over the sum of its parts    {result.round_over_parts:8.3f}",
+    ]
+    for law, share in result.overhead_share.items():
+        lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {law}")
+    return lines, dataclasses.asdict(result), True
+
+
+def _lossless(options: Bench) -> tuple[list[str], Any, bool]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from gelato_experiments.benchmarks import lossless
+    from gelato_experiments.prompts import read_prompts
+    from gelato_jax.decoding import DecodeSettings
+
+    prompts = read_prompts(options.prompts, options.limit)
+    settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
+    verdicts = []
+    steps = track(
+        lossless.run(_pair(options), prompts, settings=settings),
+        total=len(prompts),
+        description="decoding",
+        console=Console(stderr=True),
+    )
+    for some in steps:
+        verdicts += some
+    lines = [f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, greedy, against autoregressive decoding"]
+    for name in lossless.controllers():
+        outcomes = [verdict.outcome for verdict in verdicts if verdict.controller == name]
+        lines.append(f"{name:12s} " + "  ".join(f"{word} {outcomes.count(word)}" for word in lossless.OUTCOMES))
+    for verdict in verdicts:
+        if verdict.outcome != "equal":
+            lines.append(json.dumps(dataclasses.asdict(verdict)))
+    sound = all(verdict.outcome != "different" for verdict in verdicts)
+    return lines, [dataclasses.asdict(verdict) for verdict in verdicts], sound
+
+
+def _law(options: Bench) -> tuple[list[str], Any, bool]:
+    from gelato_experiments.benchmarks import law
+
+    del options
+    lines, rows = [f"z of a chi-square over the joint law of 3 tokens; a sound decoder stays under {law.LIMIT_Z:g}"], []
+    for row in law.run():
+        rows.append(row)
+        lines.append(f"{row.payload:12s} {row.controller:12s} z {row.z:6.2f}  {row.texts} texts")
+        print(f"gelato: {lines[-1]}", file=sys.stderr)
+    return lines, [dataclasses.asdict(row) for row in rows], all(row.z < law.LIMIT_Z for row in rows)

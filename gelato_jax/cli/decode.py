@@ -1,0 +1,162 @@
+"""The decode behind `gelato generate`: load, stream, watch, and stop where asked."""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gelato_jax.cli.clock import CompileClock
+from gelato_jax.cli.screen import Figures, Screen
+from gelato_jax.cli.text import TextStream
+from gelato_jax.decoding import Generation, Pair, RoundInfo, Stream
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A decoded prompt with its wall-clock figures.
+
+    Attributes:
+        text: what was shown.
+        end: why the text ends: `eos`, `length`, `stop` or `interrupted`.
+        generation: ids and modelled figures.
+        prompt_tokens: ids of the prompt, the chat template included.
+        first_token_s: from the start of the command to the first token.
+        wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
+        compile_s: seconds in which programs were traced, compiled or fetched from the cache.
+    """
+
+    text: str
+    end: str
+    generation: Generation
+    prompt_tokens: int
+    first_token_s: float
+    wall_s: float
+    compile_s: float
+
+
+def decode(
+    pair: Pair,
+    start: Callable[[], Stream],
+    screen: Screen,
+    *,
+    stops: tuple[str, ...],
+    clock: CompileClock,
+    began: float,
+) -> Answer:
+    """Stream one prompt to a screen.
+
+    Args:
+        pair: what decodes.
+        start: makes the stream; may take long.
+        screen: shows the text.
+        stops: the text ends before any of these.
+        clock: of compilation.
+        began: `time.perf_counter()` at the start of the command.
+
+    Returns:
+        The answer, also where Ctrl-C ended it.
+    """
+    stream = interruptible(start)
+    first_token_s = time.perf_counter() - began
+    text = TextStream(pair.tokenizer, stops)
+    watch = _Watch(pair.draft.model.config.exits)
+    with screen:
+        screen.text(text.feed(stream.first[0].tolist()))
+        end = _rounds(stream, text, screen, watch)
+        screen.text(text.finish())
+    generation = stream.generation()
+    if end is None:
+        last = generation.tokens[0][-1]
+        end = "stop" if text.stopped else "eos" if last in pair.eos_ids else "length"
+    return Answer(
+        text=text.text,
+        end=end,
+        generation=generation,
+        prompt_tokens=int(np.asarray(stream.prompt_length)[0]),
+        first_token_s=first_token_s,
+        wall_s=watch.wall_s,
+        compile_s=clock.seconds,
+    )
+
+
+def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -> str | None:
+    """Show round after round; "interrupted" where Ctrl-C ended them."""
+    try:
+        stream.wait()
+    except KeyboardInterrupt:
+        return "interrupted"
+    with _held_interrupts() as interrupted:
+        began = time.perf_counter()
+        for info in () if text.stopped else stream:
+            screen.text(text.feed(info.tokens[0, : info.count[0]].tolist()))
+            screen.figures(watch.see(info, time.perf_counter() - began))
+            if interrupted.is_set():
+                return "interrupted"
+            if text.stopped:
+                break
+    return None
+
+
+class _Watch:
+    """Running figures of the rounds seen so far."""
+
+    def __init__(self, exits: tuple[int, ...]) -> None:
+        self._exits = exits
+        self._tokens = self._drafted = self._accepted = 0
+        self._energy_j = 0.0
+        self.wall_s = 0.0
+
+    def see(self, info: RoundInfo, wall_s: float) -> Figures:
+        """Add a round that ended `wall_s` after the first began."""
+        self.wall_s = wall_s
+        self._tokens += int(info.count[0])
+        self._drafted += int(info.drafted[0])
+        self._accepted += int(info.accepted[0])
+        self._energy_j += float(info.energy_j[0])
+        return Figures(
+            tokens_per_s=self._tokens / wall_s,
+            energy_per_token_j=self._energy_j / self._tokens,
+            acceptance_rate=self._accepted / self._drafted if self._drafted else None,
+            drafted=int(info.drafted[0]),
+            budget=int(info.budget[0]),
+            depth=float(np.interp(info.mean_exit[0], range(len(self._exits)), self._exits)),
+            layers=self._exits[-1],
+            queue_j=float(info.queue_j[0]),
+        )
+
+
+def interruptible(work: Callable[[], _T]) -> _T:
+    """Do `work` in a thread, so that Ctrl-C need not wait for compiled code to return to Python."""
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[threading.Event]:
+    """Note Ctrl-C instead of raising it: a round is short, and its state is donated until it returns."""
+    interrupted = threading.Event()
+    before: Any = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

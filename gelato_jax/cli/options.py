@@ -1,0 +1,210 @@
+"""The options of `gelato generate`, in groups: what they are called, what they mean, what they may be.
+
+Only dataclasses: this file is imported to print help, so it imports nothing heavy. The lists of
+names repeat the registries of `control` and `system`; a test holds them together.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal, get_type_hints
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Legal values of a number, ends included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def check(self, option: str, value: Any) -> None:
+        """Refuse a value outside the range, or NaN."""
+        if not self.low <= value <= self.high:
+            bound = f"in {self.low:g}..{self.high:g}" if math.isfinite(self.high) else f"at least {self.low:g}"
+            raise ValueError(f"{option} is {value}, must be {bound}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: annotations must be hashable
+class OnlyWith:
+    """An option that means something only where another has one of some values, and its default beside each of them."""
+
+    option: str
+    defaults: dict[str, Any]
+
+    def settle(self, option: str, value: Any, chosen: str) -> Any:
+        """The value in force; refuses one beside a choice that ignores it."""
+        if value is None:
+            return self.defaults.get(chosen)
+        if chosen not in self.defaults:
+            other = flag(self.option)
+            choices = " or ".join(self.defaults)
+            raise ValueError(f"{option} has no effect with {other} {chosen}; leave it out, or take {other} {choices}")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What is asked, and of whom."""
+
+    prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="")] = None
+    """The prompt; one user turn in the model's chat template."""
+    prompt_file: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Read the prompt from a UTF-8 file, all of it one prompt; FILE may be - for standard input."""
+    raw: Annotated[bool, arg(help_behavior_hint="(default: chat template)")] = False
+    """Continue the prompt as it is, without the chat template."""
+    model: Annotated[str, arg(metavar="MODEL")] = "smollm2-135m"
+    """The target, whose text you get: a name from `gelato models`, hf:OWNER/NAME, a folder or a .gguf file."""
+    draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: the target's own)")] = None
+    """The draft, which proposes tokens: as --model, or layers:K for the target's first K layers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How long the text is and which law it follows."""
+
+    max_new_tokens: Annotated[int, arg(metavar="N"), Range(1)] = 128
+    """Tokens generated at most; 1 or more."""
+    stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
+    """End the text before this string."""
+    temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
+    """Temperature of the target's law: 0 always takes the likeliest token, 1 is the model's own law."""
+    top_p: Annotated[float, arg(metavar="P"), Range(1e-6, 1.0)] = 1.0
+    """Sample from the likeliest tokens that together have probability P, in (0, 1]; 1 keeps all."""
+    top_k: Annotated[int, arg(metavar="K"), Range(0, 2**31 - 1)] = 0
+    """Sample from the K likeliest tokens; 0 keeps all."""
+    seed: Annotated[int, arg(metavar="N"), Range(0, 2**32 - 1)] = 0
+    """Random numbers: the same seed and options give the same text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlOptions:
+    """How much is drafted. Changes speed and energy, never the law of the text."""
+
+    controller: Literal["ratio", "gelato", "static", "hf_schedule"] = "ratio"
+    """Sets each round's draft length: best (ratio), the paper's (gelato), fixed (static), by success (hf_schedule)."""
+    power_budget_w: Annotated[
+        float | None,
+        arg(metavar="W", help_behavior_hint="(default: no cap)"),
+        Range(0.0),
+        OnlyWith("controller", {"ratio": None, "gelato": None}),
+    ] = None
+    """Cap on the device's mean power in watts, idle included. gelato needs one."""
+    penalty_weight: Annotated[
+        float | None,
+        arg(metavar="V", help_behavior_hint="(default: 10)"),
+        Range(0.0),
+        OnlyWith("controller", {"ratio": 10.0, "gelato": 10.0}),
+    ] = None
+    """Worth of speed against the energy queue, 0 or more: larger is faster and lets the queue grow longer."""
+    draft_length: Annotated[
+        int | None,
+        arg(metavar="N", help_behavior_hint="(default: 4, at first 5)"),
+        Range(0, 32),
+        OnlyWith("controller", {"static": 4, "hf_schedule": 5}),
+    ] = None
+    """Tokens drafted a round by static, at first by hf_schedule; 0..32, cut at --max-draft-length."""
+    max_draft_length: Annotated[int, arg(metavar="G"), Range(0, 32)] = 4
+    """Most tokens drafted in a round, 0..32. A new value compiles once; 0 decodes by the target alone."""
+    length_exit: Literal["priced", "none", "bucket", "adaedl", "svip", "confidence"] = "priced"
+    """Ends a round's drafting early by the draft's entropy; priced weighs a token's worth against its cost."""
+    depth_exit: Literal["fixed", "entropy", "priced"] = "fixed"
+    """Ends a drafted token's computing at an early exit; fixed always takes the deepest."""
+    draft_sampling: Literal["fixed", "entropy"] = "fixed"
+    """The draft's temperature: the target's (fixed), or lower where the draft is uncertain (entropy)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PayloadOptions:
+    """What travels between device and edge. The law of the text stays the same."""
+
+    payload: Literal["candidates", "full", "top_p", "top_k", "quantized", "scalar", "seeded"] = "candidates"
+    """With a token go: its probability (scalar, candidates), the draft's law (full), part of it, nothing (seeded)."""
+    payload_top_p: Annotated[
+        float | None,
+        arg(metavar="P", help_behavior_hint="(default: 0.9)"),
+        Range(1e-6, 1.0),
+        OnlyWith("payload", {"top_p": 0.9}),
+    ] = None
+    """Probability that a top_p payload keeps of the draft's law, in (0, 1]."""
+    payload_top_k: Annotated[
+        int | None,
+        arg(metavar="K", help_behavior_hint="(default: 64)"),
+        Range(1, 2**31 - 1),
+        OnlyWith("payload", {"top_k": 64}),
+    ] = None
+    """Tokens that a top_k payload keeps; 1 or more."""
+    payload_bits: Annotated[
+        int | None,
+        arg(metavar="BITS", help_behavior_hint="(default: 8)"),
+        Range(2, 16),
+        OnlyWith("payload", {"quantized": 8}),
+    ] = None
+    """Bits of each probability in a quantized payload; 2..16."""
+    payload_candidates: Annotated[
+        int | None,
+        arg(metavar="M", help_behavior_hint="(default: 32)"),
+        Range(0, 2**31 - 1),
+        OnlyWith("payload", {"candidates": 32}),
+    ] = None
+    """Fresh tokens that the edge sends after a rejection, for the device to choose from; 0 or more."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SystemOptions:
+    """The device, link and edge whose time and energy are modelled; names from `gelato presets`."""
+
+    system: Literal["modelled", "local"] = "modelled"
+    """modelled: the three presets below. local: this machine's own measured times, no link, no energy."""
+    device: Annotated[
+        str | None,
+        arg(metavar="NAME", help_behavior_hint="(default: orin-nano-15w)"),
+        OnlyWith("system", {"modelled": "orin-nano-15w"}),
+    ] = None
+    """The device that drafts."""
+    link: Annotated[
+        str | None,
+        arg(metavar="NAME", help_behavior_hint="(default: 5mhz-500m-60ms)"),
+        OnlyWith("system", {"modelled": "5mhz-500m-60ms"}),
+    ] = None
+    """The radio link; -NNms at the end sets the two-way delay."""
+    edge: Annotated[
+        str | None,
+        arg(metavar="NAME", help_behavior_hint="(default: rtx3090-7b)"),
+        OnlyWith("system", {"modelled": "rtx3090-7b"}),
+    ] = None
+    """The edge server that verifies."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written where. Text goes to standard output, all else to standard error."""
+
+    json: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write text, token ids and all figures as JSON; - writes them to standard output in its place."""
+    quiet: Annotated[bool, arg(help_behavior_hint="(default: shown)")] = False
+    """Neither panel nor progress nor summary: only the text."""
+
+
+def flag(field: str) -> str:
+    """What a field is called on the command line."""
+    return "--" + field.replace("_", "-")
+
+
+def settle(*groups: Any) -> dict[str, Any]:
+    """All options of some groups by field name, checked, with the defaults that depend on other choices.
+
+    Raises:
+        ValueError: a value out of range, or an option that the other choices ignore; names option, value and fix.
+    """
+    hints = {name: hint for group in groups for name, hint in get_type_hints(type(group), include_extras=True).items()}
+    values = {name: getattr(group, name) for group in groups for name in get_type_hints(type(group))}
+    settled = {}
+    for name, value in values.items():
+        for rule in getattr(hints[name], "__metadata__", ()):
+            if isinstance(rule, Range) and value is not None:
+                rule.check(flag(name), value)
+            elif isinstance(rule, OnlyWith):
+                value = rule.settle(flag(name), value, values[rule.option])
+        settled[name] = value
+    return settled

@@ -1,0 +1,81 @@
+"""The end of `gelato generate`: everything as a report, and the few figures a reader wants as text."""
+
+import platform
+from typing import Any
+
+from gelato_jax.cli.choices import world_name
+from gelato_jax.cli.decode import Answer
+
+
+def full_report(answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
+    """All that `--json` writes.
+
+    Args:
+        answer: the decoded prompt.
+        settings: options by field name.
+
+    Returns:
+        Wall-clock figures are named `wall_`, `first_token_s` and `compile_s`; times, energies and
+        traffic otherwise are modelled. Per-token figures count the tokens of rounds, without the
+        one that the prefill gives.
+    """
+    import flax
+    import jax
+
+    import gelato_jax
+
+    figures = gelato_jax.report(answer.generation)
+    round_tokens = figures["new_tokens"] - 1
+    return {
+        "text": answer.text,
+        "end": answer.end,
+        "token_ids": answer.generation.tokens[0],
+        "prompt_tokens": answer.prompt_tokens,
+        **figures,
+        "wall_s": answer.wall_s,
+        "wall_tokens_per_s": round_tokens / answer.wall_s if answer.wall_s else None,
+        "first_token_s": answer.first_token_s,
+        "compile_s": answer.compile_s,
+        "controller": settings["controller"],
+        "settings": settings,
+        "versions": {
+            "gelato_jax": gelato_jax.__version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def summary(report: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The few figures that matter, wall clock and model in blocks of their own."""
+    rounds, drafted = report["rounds"], report["drafted"]
+    shown = _Shown(report)
+    here = [
+        f"{shown('wall_tokens_per_s', '.1f')} tokens/s: {report['new_tokens']} tokens, {rounds} rounds in "
+        f"{shown('wall_s', '.2f')} s",
+        f"first token after {shown('first_token_s', '.1f')} s; compiling, or loading compiled programs, took "
+        f"{shown('compile_s', '.1f')} s",
+    ]
+    modelled = [
+        f"{shown('modelled_tokens_per_s', '.1f')} tokens/s, {shown('energy_per_token_j', '.3g')} J/token, "
+        f"{shown('mean_power_w', '.3g')} W; before that the prompt: {shown('prefill_s', '.2f')} s, "
+        f"{shown('prefill_j', '.2f')} J",
+        f"{shown('uplink_bits_per_token', '.0f')} bits/token up, {shown('downlink_bits_per_token', '.0f')} down",
+        f"{report['accepted']} of {drafted} drafted tokens accepted ({shown('acceptance_rate', '.0%')}), "
+        f"{shown('tokens_per_round', '.2f')} tokens a round; mean queue {shown('mean_queue_j', '.3g')} J",
+    ]
+    lines = ["", "measured on this machine", *(f"  {line}" for line in here)]
+    lines += ["", f"modelled: {world_name(settings)}", *(f"  {line}" for line in modelled)]
+    return "\n".join(lines)
+
+
+class _Shown:
+    """A report's numbers as text; "-" where there was nothing to divide by."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        self._report = report
+
+    def __call__(self, name: str, form: str) -> str:
+        value = self._report[name]
+        return "-" if value is None else format(value, form)

@@ -1,0 +1,127 @@
+"""The parts under `gelato generate` that stand alone: text, report file, screen, clock."""
+
+import io
+import itertools
+import os
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gelato_jax.cli.clock import CompileClock
+from gelato_jax.cli.output import JsonFile
+from gelato_jax.cli.screen import Figures, Panel
+from gelato_jax.cli.text import TextStream
+
+
+class Bytes:
+    """A tokenizer whose ids are bytes."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf-8", errors="replace")
+
+
+def pieces(text: str, cuts: list[int]) -> list[bytes]:
+    raw = text.encode()
+    edges = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
+    return [raw[a:b] for a, b in itertools.pairwise(edges)]
+
+
+@given(text=st.text("ab\u00e9\u20ac\U0001f600", max_size=20), cuts=st.lists(st.integers(0, 80), max_size=8))
+def test_characters_come_whole_and_none_is_lost(text, cuts):
+    stream = TextStream(Bytes())
+    shown = [stream.feed(list(piece)) for piece in pieces(text, cuts)]
+    assert "\ufffd" not in "".join(shown)
+    assert "".join([*shown, stream.finish()]) == text == stream.text
+
+
+@given(
+    text=st.text("ab", max_size=24),
+    cuts=st.lists(st.integers(0, 80), max_size=8),
+    stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=3),
+)
+def test_stop_cuts_wherever_rounds_end(text, cuts, stops):
+    stream, shown = TextStream(Bytes(), stops), ""
+    for piece in pieces(text, cuts):
+        shown += stream.feed(list(piece))
+        assert text.startswith(shown)
+        assert not any(stop in shown for stop in stops)
+    shown += stream.finish()
+    ends = [text.index(stop) for stop in stops if stop in text]
+    assert stream.stopped == bool(ends)
+    # Of stop strings that overlap, the one complete first ends the text.
+    assert shown == stream.text == text[: len(shown)]
+    if not ends:
+        assert shown == text
+    elif len(set(stops)) == 1:
+        assert shown == text[: ends[0]]
+
+
+def test_text_is_shown_as_soon_as_it_cannot_be_a_stop():
+    stream = TextStream(Bytes(), ["\n\nQ:"])
+    assert stream.feed(b"one\n") == [*"one"] or stream.text == "one"
+    assert stream.feed(b"two\n\nQ") == "\ntwo"
+    assert stream.feed(b" is a letter") == "\n\nQ is a letter"
+
+
+def test_report_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), JsonFile(str(path)):
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with JsonFile(str(path)) as file:
+        assert path.read_text() == "old"
+        file.write({"text": "caf\u00e9", "cap": float("inf"), "list": [float("nan")]})
+    assert (
+        path.read_text(encoding="utf-8") == '{\n  "text": "caf\u00e9",\n  "cap": null,\n  "list": [\n    null\n  ]\n}\n'
+    )
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_report_to_a_device_file():
+    with JsonFile("/dev/null") as file:
+        file.write({"a": 1})
+    assert not os.path.isfile("/dev/null")
+
+
+def test_report_follows_a_link_and_keeps_it(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    with JsonFile(str(tmp_path / "link.json")) as file:
+        file.write({})
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "{}\n"
+
+
+def test_panel_keeps_text_and_removes_itself(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "90")
+    figures = Figures(
+        tokens_per_s=12.5,
+        energy_per_token_j=None,
+        acceptance_rate=0.25,
+        drafted=3,
+        budget=4,
+        depth=5.5,
+        layers=6,
+        queue_j=1.25,
+    )
+    with Panel("title") as panel:
+        panel.text("a [red]line[/red] :smile:\nand half")
+        panel.figures(figures)
+        panel._live.refresh()
+        panel.text(" a line")
+    out = stream.getvalue()
+    assert "a [red]line[/red] :smile:\n" in out
+    assert all(cell in out for cell in ("12.5", "25%", "3 of 4", "5.5 of 6", "1.25 J"))
+    assert out.rstrip().endswith("and half a line")
+
+
+def test_clock_counts_overlapping_spans_once(monkeypatch):
+    clock = CompileClock()
+    clock._spans += [(0.0, 2.0), (1.0, 3.0), (1.5, 1.6), (5.0, 6.0)]
+    assert clock.seconds == pytest.approx(4.0)
