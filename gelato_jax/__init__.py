@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gelato_jax import control, models, system, testing
-    from gelato_jax.decoding import DecodeSettings, Generation, Pair, Stream, autoregressive, generate, report, stream
+    from gelato_jax.decoding import (
+        DecodeSettings,
+        Generation,
+        Pair,
+        Stream,
+        autoregressive,
+        generate,
+        prepare,
+        report,
+        stream,
+    )
 
 __version__ = "0.1.0"
 
@@ -21,6 +31,7 @@ __all__ = [
     "control",
     "generate",
     "models",
+    "prepare",
     "report",
     "stream",
     "system",

@@ -1,7 +1,7 @@
 """Frozen, hashable settings: what a compiled program depends on, and what a user sets.
 
 Arrays never live here. A number that may change without recompiling is turned into an array at
-the boundary (`decoding.generate`), never kept static.
+the boundary (`decoding.make_job`), never kept static.
 """
 
 from dataclasses import dataclass

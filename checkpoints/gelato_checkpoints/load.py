@@ -33,11 +33,12 @@ class Checkpoint:
     provenance: Mapping[str, Any]
 
 
-def load_checkpoint(name: str | Path, *, progress: Progress = silent) -> Checkpoint:
+def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progress = silent) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 
     Args:
         name: a catalog name, `hf:OWNER/NAME`, a checkpoint folder, a Hugging Face folder or a .gguf file.
+        outline: leave the weights on the disk; parameters are `jax.ShapeDtypeStruct`, enough to compile for.
         progress: told of download, conversion and loading.
 
     Raises:
@@ -49,10 +50,19 @@ def load_checkpoint(name: str | Path, *, progress: Progress = silent) -> Checkpo
     store.check_complete(folder)
     config = store.read_config(folder)
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
-    parameters = store.read_parameters(folder, progress)
+    parameters = _outlines(config) if outline else store.read_parameters(folder, progress)
     _check_shapes(folder, config, parameters)
     provenance = read_json(folder / "provenance.json")
     return Checkpoint(path=folder, config=config, parameters=parameters, tokenizer=tokenizer, provenance=provenance)
+
+
+def _outlines(config: ModelConfig) -> dict[str, Any]:
+    """Parameters without numbers."""
+    import jax
+
+    from gelato_jax.models import parameter_shapes
+
+    return {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in parameter_shapes(config).items()}
 
 
 def _check_shapes(folder: Path, config: ModelConfig, parameters: Mapping[str, np.ndarray]) -> None:

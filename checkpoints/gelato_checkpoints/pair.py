@@ -1,9 +1,12 @@
 """A target and its draft by name: what `gelato_jax.generate` decodes with."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.catalog import DEFAULT_MODEL
@@ -23,18 +26,29 @@ def load_model(checkpoint: Checkpoint) -> Model:
     (XLA widens bfloat16 weights on a CPU at every step: slower than float32, for half the memory.)
     """
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    params = {path: jnp.asarray(array, dtype) for path, array in checkpoint.parameters.items()}
+    params = {path: _place(array, dtype) for path, array in checkpoint.parameters.items()}
     return Model(config=checkpoint.config, params=params)
 
 
+def _place(array: np.ndarray | jax.ShapeDtypeStruct, dtype: DTypeLike) -> Any:
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype)
+    return jnp.asarray(array, dtype)
+
+
 def load_pair(
-    target: str | Path = DEFAULT_MODEL, draft: str | Path | None = None, *, progress: Progress = silent
+    target: str | Path = DEFAULT_MODEL,
+    draft: str | Path | None = None,
+    *,
+    outline: bool = False,
+    progress: Progress = silent,
 ) -> Pair:
     """Load a target and its draft, fetching and converting them first where that has not been done.
 
     Args:
         target: a catalog name, `hf:OWNER/NAME`, a folder or a .gguf file.
         draft: the same, or `layers:K` for the target's first K layers; None is the target's default draft.
+        outline: leave the weights on the disk; such a pair can be compiled for (`gelato_jax.prepare`), not run.
         progress: told of download, conversion and loading.
 
     Returns:
@@ -43,13 +57,13 @@ def load_pair(
     Raises:
         CheckpointError: a name is unknown, a step failed, or the two models speak different vocabularies.
     """
-    checkpoint = load_checkpoint(target, progress=progress)
+    checkpoint = load_checkpoint(target, outline=outline, progress=progress)
     model = load_model(checkpoint)
     choice = str(DEFAULT_DRAFT if draft is None else draft)
     if choice.startswith(_LAYERS):
         draft_model = _first_layers(model, choice)
     else:
-        draft_model = _other_model(checkpoint, load_checkpoint(choice, progress=progress))
+        draft_model = _other_model(checkpoint, load_checkpoint(choice, outline=outline, progress=progress))
     return Pair(
         name=str(target),
         target=model,

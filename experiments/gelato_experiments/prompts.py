@@ -17,7 +17,7 @@ def read_prompts(path: Path | None = None, limit: int | None = None) -> list[str
         ValueError: the file has no prompt, or a line cannot be read; names file and line.
         OSError: the file cannot be opened.
     """
-    source = resources.files(__package__).joinpath("prompts.jsonl") if path is None else path
+    source = resources.files("gelato_experiments").joinpath("prompts.jsonl") if path is None else path
     lines = [(number, line) for number, line in enumerate(source.read_text("utf-8").splitlines(), 1) if line.strip()]
     as_json = str(source).endswith(".jsonl")
     prompts = [_prompt(source, number, line) if as_json else line for number, line in lines]

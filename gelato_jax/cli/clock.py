@@ -21,11 +21,11 @@ class CompileClock:
         self._lock = threading.Lock()
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
-    def _hear(self, event: str, duration: float, **_: Any) -> None:
+    def _hear(self, event: str, duration_secs: float, **kwargs: Any) -> None:
         if event.startswith(_PREFIX):
             now = time.perf_counter()
             with self._lock:
-                self._spans.append((now - duration, now))
+                self._spans.append((now - duration_secs, now))
 
     @property
     def seconds(self) -> float:

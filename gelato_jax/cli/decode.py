@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -42,19 +42,13 @@ class Answer:
 
 
 def decode(
-    pair: Pair,
-    start: Callable[[], Stream],
-    screen: Screen,
-    *,
-    stops: tuple[str, ...],
-    clock: CompileClock,
-    began: float,
+    pair: Pair, stream: Stream, screen: Screen, *, stops: tuple[str, ...], clock: CompileClock, began: float
 ) -> Answer:
-    """Stream one prompt to a screen.
+    """Show a stream on a screen to its end.
 
     Args:
         pair: what decodes.
-        start: makes the stream; may take long.
+        stream: of one prompt, which is read.
         screen: shows the text.
         stops: the text ends before any of these.
         clock: of compilation.
@@ -63,7 +57,6 @@ def decode(
     Returns:
         The answer, also where Ctrl-C ended it.
     """
-    stream = interruptible(start)
     first_token_s = time.perf_counter() - began
     text = TextStream(pair.tokenizer, stops)
     watch = _Watch(pair.draft.model.config.exits)
@@ -117,38 +110,44 @@ class _Watch:
         """Add a round that ended `wall_s` after the first began."""
         self.wall_s = wall_s
         self._tokens += int(info.count[0])
-        self._drafted += int(info.drafted[0])
+        drafted = int(info.drafted[0])
+        self._drafted += drafted
         self._accepted += int(info.accepted[0])
         self._energy_j += float(info.energy_j[0])
         return Figures(
             tokens_per_s=self._tokens / wall_s,
             energy_per_token_j=self._energy_j / self._tokens,
             acceptance_rate=self._accepted / self._drafted if self._drafted else None,
-            drafted=int(info.drafted[0]),
+            drafted=drafted,
             budget=int(info.budget[0]),
-            depth=float(np.interp(info.mean_exit[0], range(len(self._exits)), self._exits)),
+            depth=float(np.interp(info.mean_exit[0], range(len(self._exits)), self._exits)) if drafted else None,
             layers=self._exits[-1],
             queue_j=float(info.queue_j[0]),
         )
 
 
-def interruptible(work: Callable[[], _T]) -> _T:
-    """Do `work` in a thread, so that Ctrl-C need not wait for compiled code to return to Python."""
-    results: list[_T] = []
-    errors: list[BaseException] = []
+class Background(Generic[_T]):
+    """Work in a thread of its own; `result` waits for it and raises what it raised."""
 
-    def run() -> None:
+    def __init__(self, work: Callable[[], _T]) -> None:
+        """Begin."""
+        self._results: list[_T] = []
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], _T]) -> None:
         try:
-            results.append(work())
+            self._results.append(work())
         except BaseException as error:
-            errors.append(error)
+            self._errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    def result(self) -> _T:
+        """What `work` returned."""
+        self._thread.join()
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
 
 
 @contextmanager

@@ -55,18 +55,18 @@ class Generate:
 
 def _prompt(options: InputOptions) -> str:
     """The prompt, from wherever it comes."""
-    if (options.prompt is None) == (options.prompt_file is None):
-        fault = "both a PROMPT and --prompt-file are given" if options.prompt else "there is no prompt"
-        raise ValueError(f'{fault}; give one of them, as in: gelato generate "Explain why the sky is blue."')
-    if options.prompt is not None:
-        text, name = options.prompt, "PROMPT"
-    else:
-        name = f"--prompt-file {options.prompt_file}"
-        raw = sys.stdin.buffer.read() if options.prompt_file == "-" else Path(options.prompt_file).read_bytes()
+    text, file = options.prompt, options.prompt_file
+    if text is not None and file is not None:
+        raise ValueError(f"--prompt-file is {file}, beside a PROMPT; leave one of them out")
+    name = "PROMPT" if file is None else f"--prompt-file {file}"
+    if file is not None:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    if text is None:
+        raise ValueError('there is no PROMPT; give one, as in: gelato generate "Explain why the sky is blue."')
     if not text.strip():
         raise ValueError(f"{name} is empty; give it some text")
     return text
@@ -78,36 +78,38 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
 
     settings, choices = build(values)
 
-    import jax
-
     import gelato_checkpoints
     import gelato_jax
     from gelato_jax.cli import screen as screens
+    from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.clock import CompileClock
-    from gelato_jax.cli.decode import decode, interruptible
+    from gelato_jax.cli.decode import Background, decode
     from gelato_jax.cli.progress import Progress
+    from gelato_jax.decoding.local import measure_local_system
 
-    jax.config.update("jax_compilation_cache_dir", str(gelato_checkpoints.cache_directory() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    keep_programs()
     clock = CompileClock()
     with Progress(quiet=values["quiet"]) as progress:
 
-        def load():
-            return gelato_checkpoints.load_pair(values["model"], values["draft"], progress=progress.stage)
-
-        pair = interruptible(load)
+        def load(outline: bool = False):
+            return gelato_checkpoints.load_pair(
+                values["model"], values["draft"], progress=progress.stage, outline=outline
+            )
 
         def start():
+            # The weights are read while the programs that need only their shapes are made.
+            weights = Background(load)
+            outline = load(outline=True)
             if choices["system"] is None:
-                from gelato_jax.decoding.local import measure_local_system
-
-                choices["system"] = measure_local_system(
-                    pair, settings.shapes, gelato_checkpoints.cache_directory() / "local-times"
-                )
+                cache = gelato_checkpoints.cache_directory() / "local-times"
+                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache)
             progress.stage("compile", 0, 0)
-            stream = gelato_jax.stream(pair, [prompt], settings=settings, raw=values["raw"], **choices)
+            request = {"prompts": [prompt], "settings": settings, "raw": values["raw"], **choices}
+            preparation = gelato_jax.prepare(outline, **request)
+            pair = weights.result()
+            stream = gelato_jax.stream(pair, **request, preparation=preparation)
             progress.stop()
-            return stream
+            return pair, stream
 
         if values["json"] == "-":
             screen = screens.Silence()
@@ -115,4 +117,6 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
             screen = screens.Plain()
         else:
             screen = screens.Panel(f"gelato · {values['controller']}")
-        return decode(pair, start, screen, stops=values["stop"], clock=clock, began=began)
+        # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
+        pair, stream = Background(start).result()
+        return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)

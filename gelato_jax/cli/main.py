@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 
 import tyro
 
+from gelato_jax.cli.bench import Bench
 from gelato_jax.cli.convert import Convert
 from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "models": Models,
     "presets": Presets,
     "convert": Convert,
+    "bench": Bench,
 }
 """Name -> options; a new subcommand is one line here."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _PANEL_ROWS = 4
+_ECHO = 3  # columns left free on the right: a terminal's echo of Ctrl-C must not wrap and move the panel
 _FRAMES_PER_S = 10  # assumed: steady to the eye, and free beside a round
 
 
@@ -17,7 +18,7 @@ class Figures:
     acceptance_rate: float | None  # of all drafts so far
     drafted: int  # in the last round
     budget: int  # allowed in the last round
-    depth: float  # mean layers of the last round's drafted tokens
+    depth: float | None  # mean layers of the last round's drafted tokens
     layers: int  # of the draft
     queue_j: float
 
@@ -99,17 +100,16 @@ class Panel:
 
     def __exit__(self, *exception: object) -> None:
         """Leave the text, remove the panel."""
-        self._live.update("", refresh=True)
-        self._live.stop()
         if self._line:
-            self._print(self._line)
+            self.text("\n")
+        self._live.stop()
 
     def text(self, piece: str) -> None:
         """Add to the line that grows; print the lines that are full."""
         *whole, self._line = (self._line + piece).split("\n")
+        self._draw()
         for line in whole:
             self._print(line)
-        self._draw()
 
     def figures(self, figures: Figures) -> None:
         """Update the panel."""
@@ -129,7 +129,9 @@ class Panel:
         # What does not fit above the panel is out of sight until its line ends.
         rows = Text(self._line).wrap(self._console, self._console.width)
         shown = rows[-max(1, self._console.height - _PANEL_ROWS - 1) :]
-        self._live.update(Group(*shown, Frame(self._cells(), title=self._title, title_align="left", style="dim")))
+        width = self._console.width - _ECHO
+        frame = Frame(self._cells(), title=self._title, title_align="left", style="dim", width=width)
+        self._live.update(Group(*shown, frame))
 
     def _cells(self):
         from rich.table import Table
@@ -142,7 +144,7 @@ class Panel:
             "J/token modelled": _number(f.energy_per_token_j, ".3g"),
             "accepted": _number(f.acceptance_rate, ".0%"),
             "drafted": f"{f.drafted} of {f.budget}",
-            "layers": f"{f.depth:.1f} of {f.layers}",
+            "layers": f"{_number(f.depth, '.1f')} of {f.layers}",
             "queue": f"{f.queue_j:.2f} J",
         }
         table = Table.grid(expand=True)

@@ -1,8 +1,9 @@
 """From token ids to text that can be shown: whole characters, and nothing of a stop string."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from gelato_checkpoints import IncrementalDecoder, Tokenizer
+from gelato_checkpoints import IncrementalDecoder
 
 
 class TextStream:
@@ -11,11 +12,11 @@ class TextStream:
     What might be the beginning of a stop string is held back until it is known not to be.
 
     Args:
-        tokenizer: of the ids.
+        tokenizer: of the ids; only its `decode` is used.
         stops: the text ends before the first of these.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         """Start an empty text."""
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = tuple(stops)

@@ -1,10 +1,10 @@
 """A decode: rounds of drafting and verification, compiled end to end."""
 
-from gelato_jax.decoding.generate import Generation, Stream, autoregressive, generate, stream
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
 from gelato_jax.decoding.records import DraftModel, Job, Policy, RoundInfo, Sampling, Shapes, Totals
 from gelato_jax.decoding.report import report
+from gelato_jax.decoding.requests import Generation, Stream, autoregressive, generate, prepare, stream
 
 __all__ = [
     "DecodeSettings",
@@ -25,6 +25,7 @@ __all__ = [
     "generate",
     "make_draft",
     "make_job",
+    "prepare",
     "report",
     "stream",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gelato_jax.decoding.generate import Generation
+from gelato_jax.decoding.requests import Generation
 
 
 def report(generation: Generation, row: int = 0) -> dict[str, Any]:

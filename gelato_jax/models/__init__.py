@@ -1,11 +1,10 @@
 """Flax NNX decoders of the Llama, Qwen2 and Qwen3 families, with exits and per-row caches."""
 
-from gelato_jax.models.cache import SLOT_BLOCK, Cache, KeyValue, allocate, write
+from gelato_jax.models.cache import Cache, KeyValue, allocate, write
 from gelato_jax.models.decoder import Decoder, Model, parameter_shapes, random_model
 from gelato_jax.models.work import exit_work
 
 __all__ = [
-    "SLOT_BLOCK",
     "Cache",
     "Decoder",
     "KeyValue",

@@ -9,10 +9,12 @@ from flax import nnx
 from jax import Array, lax
 
 from gelato_jax.config import ModelConfig
-from gelato_jax.models.cache import SLOT_BLOCK, KeyValue
+from gelato_jax.models.cache import KeyValue
 from gelato_jax.models.layers import Linear, RMSNorm, rotate
 
-_MASKED = -1e30  # finite: an all-masked block must not turn into exp(-inf + inf)
+SHORTEST_PREFIX = 256
+"""Slots of a cache that a CPU reads at least."""
+_MASKED = -1e30  # finite: -inf less a maximum of -inf would be nan
 
 
 class Attention(nnx.Module):
@@ -72,44 +74,44 @@ def attend(query: Array, cached: KeyValue, lengths: Array, fresh: KeyValue) -> A
     folded = query.transpose(0, 2, 1, 3).reshape(batch, num_kv_heads, groups * window, head_dim)
     folded = folded * head_dim**-0.5
     causal = jnp.arange(window) <= jnp.tile(jnp.arange(window), groups)[:, None]
-    state = _absorb(_empty(folded), folded, fresh, causal)
-    state = lax.platform_dependent(state, folded, cached, lengths, cpu=_absorb_prefix, default=_absorb_all)
-    _, total, weighted = state
-    output = (weighted / total).reshape(batch, num_heads, window, head_dim)
+    own = _scores(folded, fresh[0], causal)
+    maximum, total, weighted = lax.platform_dependent(
+        folded, cached, lengths, own.max(axis=-1, keepdims=True), cpu=_read_prefix, default=_read_all
+    )
+    weights = jnp.exp(own - maximum)
+    output = (weighted + _mix(weights, fresh[1])) / (total + weights.sum(axis=-1, keepdims=True))
+    output = output.reshape(batch, num_heads, window, head_dim)
     return output.transpose(0, 2, 1, 3).reshape(batch, window, num_heads * head_dim)
 
 
-def _empty(query: Array) -> tuple[Array, Array, Array]:
-    """The running softmax before any key: maximum, total weight, weighted values."""
-    zero = jnp.zeros((*query.shape[:3], 1), jnp.float32)
-    return zero + _MASKED, zero, jnp.zeros(query.shape, jnp.float32)
+def _scores(query: Array, key: Array, mask: Array) -> Array:
+    """Scores `[B, K, Q, keys]` of folded queries `[B, K, Q, H]`; `mask` is broadcast to them."""
+    scores = jnp.einsum("bkqh,bksh->bkqs", query.astype(key.dtype), key, preferred_element_type=jnp.float32)
+    return jnp.where(mask, scores, _MASKED)
 
 
-def _absorb(state: tuple[Array, Array, Array], query: Array, keys_values: KeyValue, mask: Array):
-    """Take a set of keys into the running softmax; `mask` is broadcast to `[B, K, Q, keys]`."""
-    maximum, total, weighted = state
-    key, value = keys_values
-    query = query.astype(key.dtype)
-    scores = jnp.einsum("bkqh,bksh->bkqs", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, _MASKED)
-    new_maximum = jnp.maximum(maximum, scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - new_maximum)
-    rescale = jnp.exp(maximum - new_maximum)
-    values = jnp.einsum("bkqs,bksh->bkqh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return new_maximum, total * rescale + weights.sum(axis=-1, keepdims=True), weighted * rescale + values
+def _mix(weights: Array, value: Array) -> Array:
+    """Values `[B, K, Q, H]` summed with weights `[B, K, Q, keys]`."""
+    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
 
-def _absorb_all(state, query: Array, cached: KeyValue, lengths: Array):
+def _read_all(query: Array, cached: KeyValue, lengths: Array, maximum: Array) -> tuple[Array, Array, Array]:
+    """The cache's part of a softmax whose other scores have this `maximum`: new maximum, weight, weighted values."""
     mask = jnp.arange(cached[0].shape[2]) < lengths[:, None, None, None]
-    return _absorb(state, query, cached, mask)
+    scores = _scores(query, cached[0], mask)
+    maximum = jnp.maximum(maximum, scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - maximum)
+    return maximum, weights.sum(axis=-1, keepdims=True), _mix(weights, cached[1])
 
 
-def _absorb_prefix(state, query: Array, cached: KeyValue, lengths: Array):
+def _read_prefix(query: Array, cached: KeyValue, lengths: Array, maximum: Array) -> tuple[Array, Array, Array]:
+    """`_read_all` of the shortest of a few prefixes that holds every row."""
+
     def branch(slots: int):
-        return lambda: _absorb_all(state, query, (cached[0][:, :, :slots], cached[1][:, :, :slots]), lengths)
+        return lambda: _read_all(query, (cached[0][:, :, :slots], cached[1][:, :, :slots]), lengths, maximum)
 
     slots = cached[0].shape[2]
     # Each size costs compile time in every layer: steps of four, not of two.
-    prefixes = [size for size in (SLOT_BLOCK * 4**step for step in range(8)) if size < slots] + [slots]
-    index = sum((lengths.max() > size).astype(jnp.int32) for size in prefixes[:-1])
-    return lax.switch(index, [branch(size) for size in prefixes])
+    sizes = [size for size in (SHORTEST_PREFIX * 4**step for step in range(8)) if size < slots] + [slots]
+    index = sum((lengths.max() > size).astype(jnp.int32) for size in sizes[:-1])
+    return lax.switch(index, [branch(size) for size in sizes])

@@ -4,6 +4,7 @@ A row's valid slots are those below its length, so rolling back rejected tokens 
 slots at or above it hold garbage that the next write covers.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -15,16 +16,12 @@ KeyValue = tuple[Array, Array]
 
 Cache = tuple[KeyValue, ...]
 
-SLOT_BLOCK = 256
-"""Shortest prefix of a cache that attention reads on a CPU; a cache holds a multiple of it."""
-
 
 def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
-    """An empty cache of `slots` (rounded up to whole blocks) for `rows` rows.
+    """An empty cache of `slots` slots for `rows` rows.
 
     Layers are separate arrays: a stacked cache is copied slice by slice by XLA on a CPU.
     """
-    slots = -(-slots // SLOT_BLOCK) * SLOT_BLOCK
     shape = (rows, config.num_kv_heads, slots, config.head_dim)
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
 
@@ -32,7 +29,8 @@ def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.
 def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
     """Write a window's keys and values behind each row's `lengths [B]`, in place when donated.
 
-    A slot beyond the cache's end is dropped, never wrapped or clamped onto live entries.
+    A cache holds the longest text and the widest window behind it (`encode_prompts` sees to it): what
+    would pass the end is dropped, or, one token of one row, lands on the last slot.
 
     Args:
         cache: what the window attended to.
@@ -48,6 +46,7 @@ def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
     )
 
 
+@jax.jit  # so that all layers share one tracing and lowering; XLA inlines the calls
 def _write(old: Array, new: Array, lengths: Array) -> Array:
     rows, _, window, _ = new.shape
     new = new.astype(old.dtype)

@@ -4,7 +4,7 @@ Layers are separate modules, unrolled, never a stacked array indexed in a loop (
 slice on a CPU). All methods only read the cache; `cache.write` follows.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,14 @@ class Head(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5)
 
 
+@partial(jax.jit, static_argnums=0)
+def _run_layer(
+    graphdef: nnx.GraphDef, params: nnx.State, x: Array, angles: Array, cache: tuple[Array, Array], lengths: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """One layer. Jitted, so that layers alike are traced and lowered once; XLA inlines the calls."""
+    return nnx.merge(graphdef, params)(x, angles, cache, lengths)
+
+
 class Decoder(nnx.Module):
     """A Llama, Qwen2 or Qwen3 decoder whose logits may be read after any of `config.exits`.
 
@@ -91,7 +99,7 @@ class Decoder(nnx.Module):
         """
         fresh = []
         for index in range(start, stop):
-            deeper, keys_values = self.layers[index](x, angles, cache[index], lengths)
+            deeper, keys_values = _run_layer(*nnx.split(self.layers[index]), x, angles, cache[index], lengths)
             x = deeper if moving is None else jnp.where(moving[:, None, None], deeper, x)
             fresh.append(keys_values)
         return x, tuple(fresh)
@@ -144,8 +152,8 @@ class Model:
 
     def bind(self) -> Decoder:
         """The module over these weights. Only at trace time: it costs nothing in the program."""
-        graphdef, treedef, paths = _structure(self.config)
-        return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in paths]))
+        graphdef, treedef, shapes = _structure(self.config)
+        return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in shapes]))
 
 
 @lru_cache(maxsize=32)
@@ -153,7 +161,7 @@ def _structure(config: ModelConfig):
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
-    return graphdef, treedef, tuple(_dotted(path) for path, _ in leaves)
+    return graphdef, treedef, {_dotted(path): leaf.shape for path, leaf in leaves}
 
 
 def _dotted(path) -> str:
@@ -163,8 +171,7 @@ def _dotted(path) -> str:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path and shape of every weight of a decoder: the contract between checkpoints and models."""
-    state = nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
-    return {_dotted(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    return dict(_structure(config)[2])
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Model:

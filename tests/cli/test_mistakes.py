@@ -13,8 +13,8 @@ from gelato_jax.cli import options
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["no prompt", "gelato generate"]),
-        (["hi", "--prompt-file", "x"], ["both", "--prompt-file"]),
+        ([], ["no PROMPT", "gelato generate"]),
+        (["hi", "--prompt-file", "x"], ["PROMPT", "--prompt-file", "leave one"]),
         (["  "], ["PROMPT", "empty"]),
         (["hi", "--max-new-tokens", "0"], ["--max-new-tokens", "0", "at least 1"]),
         (["hi", "--max-new-tokens", "ten"], ["--max-new-tokens", "ten"]),

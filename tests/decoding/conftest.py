@@ -12,7 +12,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.decoding import DraftModel, job, make_draft
-from gelato_jax.models import Model, attention, cache
+from gelato_jax.models import Model, attention
 
 POWER_BUDGET_W = 1.5
 ENERGY_BUDGET_J = 0.2
@@ -43,10 +43,13 @@ DRAFT_SAMPLINGS = {
 }
 
 
-def policy(controller="static", length_exit="none", depth_exit="fixed", draft_sampling="fixed") -> dict:
-    """Choices for `make_job`, by name; whatever the names, the program is the same."""
+def policy(
+    controller="static", length_exit="none", depth_exit="fixed", draft_sampling="fixed", **changed_controllers
+) -> dict:
+    """Choices for `make_job`, by name; whatever the names and numbers, the program is the same."""
+    controllers = {**CONTROLLERS, **changed_controllers}
     return {
-        "controller": control.select_controller(list(CONTROLLERS.values()), list(CONTROLLERS).index(controller)),
+        "controller": control.select_controller(list(controllers.values()), list(controllers).index(controller)),
         "length_exit": control.select_length_exit(list(LENGTH_EXITS.values()), list(LENGTH_EXITS).index(length_exit)),
         "depth_exit": control.select_depth_exit(list(DEPTH_EXITS.values()), list(DEPTH_EXITS).index(depth_exit)),
         "draft_sampling": control.select_draft_sampling(
@@ -65,8 +68,7 @@ def small_buffers():
     """Buffers and attention blocks as small as the texts of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 64)
-        patch.setattr(cache, "SLOT_BLOCK", 64)
-        patch.setattr(attention, "SLOT_BLOCK", 64)
+        patch.setattr(attention, "SHORTEST_PREFIX", 64)
         yield
 
 
@@ -80,6 +82,27 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="session")
 def settings() -> gelato.DecodeSettings:
     return gelato.DecodeSettings(max_draft_length=4, max_new_tokens=24, prefill_chunk=16)
+
+
+@pytest.fixture(scope="session")
+def small_pairs() -> list[gelato.Pair]:
+    """Pairs of two layers that agree always, often and seldom: for what needs a program of its own."""
+    target = gelato.testing.tiny_model(gelato.testing.tiny_config(layers=2))
+    return [
+        gelato.Pair(
+            name=f"small {noise}",
+            target=target,
+            draft=gelato.testing.noisy_copy(target, noise, exits=(1,)),
+            tokenizer=gelato.testing.NumberTokenizer(),
+            eos_ids=(60,),
+        )
+        for noise in (0.0, 0.03, 0.1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> gelato.DecodeSettings:
+    return gelato.DecodeSettings(max_draft_length=2, max_new_tokens=24, prefill_chunk=16)
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,9 @@ from jax import lax
 from gelato_jax import control, system
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_draft, make_job
-from gelato_jax.decoding.generate import decode_autoregressive
 from gelato_jax.decoding.local import run_windows
 from gelato_jax.decoding.prefill import prefill
+from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.round import decode_round
 from gelato_jax.models import random_model

@@ -1,4 +1,4 @@
-"""Generation: a whole decode in one compiled program, or the same rounds one by one.
+"""What a user calls: `generate` for texts, `stream` to watch the rounds, `autoregressive` for the baseline.
 
 `generate` is prompt, `while_loop` of rounds, text, with no host between. `stream` runs the same
 round, compiled alone, and hands one packed integer array a round to the host.
@@ -8,20 +8,18 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from gelato_jax.decoding.baseline import Text, decode_alone
+from gelato_jax.decoding.baseline import Text
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
-from gelato_jax.decoding.prefill import fresh_memory, prefill
+from gelato_jax.decoding.prefill import fresh_memory
+from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, unpack
 from gelato_jax.decoding.records import DecodeState, Job, Memory, RoundInfo, Shapes, Totals
-from gelato_jax.decoding.round import decode_round
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,79 +37,6 @@ class Generation:
     totals: Totals
     memory: Memory
     final_queue_j: np.ndarray
-
-
-@partial(jax.jit, static_argnames="shapes")
-def decode(
-    job: Job,
-    tokens: Array,
-    prompt_length: Array,
-    limit: Array,
-    seed: Array,
-    memory: Memory | None = None,
-    *,
-    shapes: Shapes,
-) -> tuple[Text, Totals, Memory]:
-    """A whole decode in one program. Arguments as `prefill`.
-
-    Returns:
-        Tokens and lengths, totals, and what the rows keep.
-    """
-    state = prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
-    state = lax.while_loop(lambda s: ~s.done.all(), lambda s: decode_round(s, job, shapes)[0], state)
-    return Text(state.tokens, state.length), state.totals, state.memory
-
-
-@partial(jax.jit, static_argnames="shapes")
-def start(
-    job: Job,
-    tokens: Array,
-    prompt_length: Array,
-    limit: Array,
-    seed: Array,
-    memory: Memory | None = None,
-    *,
-    shapes: Shapes,
-) -> DecodeState:
-    """`prefill`, compiled."""
-    return prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
-
-
-@partial(jax.jit, static_argnames="shapes", donate_argnames="state")
-def advance(state: DecodeState, job: Job, *, shapes: Shapes) -> tuple[DecodeState, Array]:
-    """One round, compiled, its report packed into one integer array `[B, ...]` (see `unpack`)."""
-    state, info = decode_round(state, job, shapes)
-    return state, pack(info)
-
-
-@partial(jax.jit, static_argnames="shapes")
-def decode_autoregressive(
-    job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: Array, *, shapes: Shapes
-) -> Text:
-    """`decode_alone`, compiled."""
-    return decode_alone(job, tokens, prompt_length, limit, seed, shapes)
-
-
-def pack(info: RoundInfo) -> Array:
-    """A round's report as one int32 array `[B, columns]`, floats by their bits: one transfer a round."""
-
-    def columns(leaf: Array) -> Array:
-        leaf = leaf.reshape(leaf.shape[0], -1)
-        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return lax.bitcast_convert_type(leaf, jnp.int32) if is_float else leaf.astype(jnp.int32)
-
-    return jnp.concatenate([columns(leaf) for leaf in jax.tree.leaves(info)], axis=1)
-
-
-def unpack(packed: np.ndarray) -> RoundInfo:
-    """Undo `pack`, on the host."""
-    names = [field.name for field in dataclasses.fields(RoundInfo)]
-    emitted = packed.shape[1] - (len(names) - 1)
-    values: dict[str, Any] = {"tokens": packed[:, :emitted]}
-    floats = ("mean_exit", "acceptance_rate", "queue_j", "time_s", "energy_j")
-    for name, column in zip(names[1:], packed[:, emitted:].T, strict=True):
-        values[name] = column.view(np.float32) if name in floats else column
-    return RoundInfo(**{**values, "done": values["done"].astype(bool)})
 
 
 def generate(
@@ -224,16 +149,25 @@ def stream(
     settings: DecodeSettings | None = None,
     raw: bool = False,
     memory: Memory | None = None,
+    preparation: threading.Thread | None = None,
     **choices,
 ) -> Stream:
-    """As `generate`, but round by round: returns when the prompts are read."""
+    """As `generate`, but round by round: returns when the prompts are read.
+
+    Args:
+        pair: as `generate`, as are all others but the last.
+        prompts: see there.
+        settings: see there.
+        raw: see there.
+        memory: see there.
+        preparation: what `prepare` returned for the same arguments; the programs are made here if not given.
+        **choices: see there.
+    """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
     memory = fresh_memory(job, len(prompts)) if memory is None else memory
-    reading = start.lower(job, **batch, memory=memory, shapes=settings.shapes)
-    preparation = threading.Thread(target=_prepare_round, args=(reading.out_info, job, settings.shapes), daemon=True)
-    preparation.start()
+    preparation = _prepare(job, batch, memory, settings.shapes) if preparation is None else preparation
     state = start(job, **batch, memory=memory, shapes=settings.shapes)
     return Stream(
         state=state,
@@ -245,10 +179,45 @@ def stream(
     )
 
 
-def _prepare_round(state: Any, job: Job, shapes: Shapes) -> None:
-    """Trace and compile the round for a state known by shapes alone.
+def prepare(
+    pair: Pair,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    settings: DecodeSettings | None = None,
+    raw: bool = False,
+    **choices,
+) -> threading.Thread:
+    """Make the programs of `stream`, which may begin before the weights are there.
 
-    JAX keeps tracings, lowerings and their executables: the call that follows finds them all.
+    Args:
+        pair: whose weights may be `jax.ShapeDtypeStruct`; `load_pair(..., outline=True)` gives one.
+        prompts: as `stream`, as are all others; only their longest length counts, in powers of two.
+        settings: see there.
+        raw: see there.
+        **choices: see there.
+
+    Returns:
+        What `stream` takes as `preparation`: the prompts' program is ready, a thread still makes the round's.
     """
+    settings = settings or DecodeSettings()
+    job = make_job(pair, settings=settings, **choices)
+    batch = encode_prompts(pair, prompts, settings, raw=raw)
+    return _prepare(job, batch, fresh_memory(job, len(prompts)), settings.shapes)
+
+
+def _prepare(job: Job, batch: dict[str, Array], memory: Memory, shapes: Shapes) -> threading.Thread:
+    """Compile for arguments that may be known by shapes alone.
+
+    JAX keeps tracings, lowerings and their executables: the calls that follow find them all.
+    """
+    reading = start.lower(job, **batch, memory=memory, shapes=shapes)
+    thread = threading.Thread(target=_prepare_round, args=(reading.out_info, job, shapes), daemon=True)
+    thread.start()
+    reading.compile()
+    return thread
+
+
+def _prepare_round(state: Any, job: Job, shapes: Shapes) -> None:
+    """Compile the round for a state known by shapes alone."""
     with suppress(Exception):  # the call itself meets the same fault, where it can be raised
         advance.lower(state, job, shapes=shapes).compile()
