@@ -199,10 +199,10 @@ def check_complete(folder: Path) -> None:
 
 
 def _handler() -> Any:
-    """The Orbax handler of `parameters/`: a few large files, restored in parallel."""
+    """The Orbax handler of `parameters/`: a few large files, uncompressed, since every start waits for them."""
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
+    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
 
 
 def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:

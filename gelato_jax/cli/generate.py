@@ -36,7 +36,7 @@ class Generate:
 
     def run(self) -> int:
         """Decode, show, sum up; exit code 130 after Ctrl-C."""
-        from gelato_jax.cli.main import INTERRUPTED
+        from gelato_jax.cli.codes import INTERRUPTED
         from gelato_jax.cli.output import JsonFile
         from gelato_jax.cli.summary import full_report, summary
 

@@ -14,13 +14,11 @@ from typing import NoReturn, Protocol
 import tyro
 
 from gelato_jax.cli.bench import Bench
+from gelato_jax.cli.codes import BROKEN_PIPE, INTERRUPTED, MISTAKE
 from gelato_jax.cli.convert import Convert
 from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
 from gelato_jax.cli.presets import Presets
-
-MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
-"""Exit codes, as shells know them: usage, 128 + SIGINT, 128 + SIGPIPE."""
 
 
 class Command(Protocol):
