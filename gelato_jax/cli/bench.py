@@ -115,6 +115,9 @@ def _law(options: Bench) -> tuple[list[str], Any, bool]:
     lines, rows = [f"z of a chi-square over the joint law of 3 tokens; a sound decoder stays under {law.LIMIT_Z:g}"], []
     for row in law.run():
         rows.append(row)
-        lines.append(f"{row.payload:12s} {row.controller:12s} z {row.z:6.2f}  {row.texts} texts")
+        lines.append(
+            f"{row.payload:12s} {row.controller:12s} z {row.z:6.2f}  {row.texts} texts, "
+            f"{row.drafted:.2f} drafted a round, {row.accepted:.0%} of them accepted"
+        )
         print(f"gelato: {lines[-1]}", file=sys.stderr)
     return lines, [dataclasses.asdict(row) for row in rows], all(row.z < law.LIMIT_Z for row in rows)

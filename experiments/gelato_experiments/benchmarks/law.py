@@ -48,6 +48,7 @@ class Row:
     controller: str
     z: float
     texts: int
+    drafted: float  # tokens a round
     accepted: float  # share of the drafted tokens
 
 
@@ -68,9 +69,10 @@ def run() -> Iterator[Row]:
     controllers = (
         control.ratio(power_budget_w=1.5, penalty_weight=0.05),
         control.gelato(energy_budget_j=0.2, penalty_weight=0.05),
-        control.static(2),
+        control.static(1),
         control.hf_schedule(2),
     )
+    seeds = itertools.count(0, RUNS)  # every check draws texts of its own
     for payload in (make() for make in PAYLOADS):
         for index, name in enumerate(("ratio", "gelato", "static", "hf_schedule")):
             choices = {
@@ -81,9 +83,16 @@ def run() -> Iterator[Row]:
                 "draft_sampling": control.draft_sampling.entropy(1.5, 0.6, 1.0),
                 "payload": payload,
             }
-            counts, totals = count_texts(pair, choices, runs=RUNS)
-            accepted = int(totals.accepted.sum()) / max(int(totals.drafted.sum()), 1)
-            yield Row(payload.scheme, name, z_score(counts, law), int(counts.sum()), accepted)
+            counts, totals = count_texts(pair, choices, runs=RUNS, seed=next(seeds))
+            drafted, accepted = int(totals.drafted.sum()), int(totals.accepted.sum())
+            yield Row(
+                payload=payload.scheme,
+                controller=name,
+                z=z_score(counts, law),
+                texts=int(counts.sum()),
+                drafted=drafted / int(totals.rounds.sum()),
+                accepted=accepted / max(drafted, 1),
+            )
 
 
 def target_logits(pair: Pair) -> np.ndarray:
