@@ -58,9 +58,11 @@ def _pair(options: Bench):
         return load_pair(options.model, options.draft, progress=progress.stage)
 
 
-def _decode(options: Bench) -> tuple[list[str], Any, bool]:
+def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import decode
+    from gelato_jax.decoding import Shapes
 
+    Shapes(max_draft_length=options.draft_length)  # refused before anything is loaded
     say = lambda stage: print(f"gelato: timing {stage}", file=sys.stderr)  # noqa: E731
     result = decode.run(_pair(options), draft_length=options.draft_length, progress=say)
     lines = [
@@ -78,7 +80,7 @@ def _decode(options: Bench) -> tuple[list[str], Any, bool]:
     return lines, dataclasses.asdict(result), True
 
 
-def _lossless(options: Bench) -> tuple[list[str], Any, bool]:
+def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from rich.console import Console
     from rich.progress import track
 
@@ -86,6 +88,8 @@ def _lossless(options: Bench) -> tuple[list[str], Any, bool]:
     from gelato_experiments.prompts import read_prompts
     from gelato_jax.decoding import DecodeSettings
 
+    if options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}, must be at least 1")
     prompts = read_prompts(options.prompts, options.limit)
     settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
     verdicts = []
@@ -105,10 +109,10 @@ def _lossless(options: Bench) -> tuple[list[str], Any, bool]:
         if verdict.outcome != "equal":
             lines.append(json.dumps(dataclasses.asdict(verdict)))
     sound = all(verdict.outcome != "different" for verdict in verdicts)
-    return lines, [dataclasses.asdict(verdict) for verdict in verdicts], sound
+    return lines, {"verdicts": [dataclasses.asdict(verdict) for verdict in verdicts]}, sound
 
 
-def _law(options: Bench) -> tuple[list[str], Any, bool]:
+def _law(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import law
 
     del options
@@ -120,4 +124,4 @@ def _law(options: Bench) -> tuple[list[str], Any, bool]:
             f"{row.drafted:.2f} drafted a round, {row.accepted:.0%} of them accepted"
         )
         print(f"gelato: {lines[-1]}", file=sys.stderr)
-    return lines, [dataclasses.asdict(row) for row in rows], all(row.z < law.LIMIT_Z for row in rows)
+    return lines, {"checks": [dataclasses.asdict(row) for row in rows]}, all(row.z < law.LIMIT_Z for row in rows)

@@ -33,7 +33,8 @@ CALLS = 9
 """Timed calls of each program; medians are reported."""
 ROUNDS = 12
 """Rounds in a timed call."""
-PROMPT = "Explain in a few sentences how a rainbow forms, and why its colours always have the same order."
+PROMPT = tuple(range(1, 40))
+"""Token ids; what they say does not matter to a clock."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Call
         system=system.preset(),
         length_exit=control.length_exits.none(),
     )
-    batch = encode_prompts(endless, [list(range(1, 40))], settings)
+    batch = encode_prompts(endless, [PROMPT], settings)
     state = jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes)
     return lambda: _run_rounds(state, job, shapes=shapes)
 

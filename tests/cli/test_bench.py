@@ -1,0 +1,87 @@
+"""`gelato bench` on a tiny pair."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gelato_experiments.benchmarks import decode, law, lossless
+from gelato_experiments.prompts import read_prompts
+from gelato_jax import autoregressive
+from gelato_jax.decoding import DecodeSettings
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "3 1 4"}\n{"turns": ["1 5 9 2", "6"]}\n{"prompt": "7"}\n')
+    return path
+
+
+def test_lossless_compares_every_controller(gelato, prompt_file):
+    code, out, _ = gelato(
+        "bench", "lossless", "--prompts", str(prompt_file), "--max-new-tokens", "12", "--limit", "2", "--json", "-"
+    )
+    verdicts = json.loads(out)["verdicts"]
+    assert code == 0
+    assert [verdict["outcome"] for verdict in verdicts] == ["equal"] * 8
+    assert {verdict["controller"] for verdict in verdicts} == set(lossless.controllers())
+
+
+def test_a_wrong_text_is_told_from_a_tie(pair):
+    prompt = [3, 1, 4]
+    (text,) = autoregressive(pair, [prompt], settings=DecodeSettings(max_new_tokens=6))
+    assert lossless.compare(pair.target, prompt, text, text, "static", 0).outcome == "equal"
+    wrong = [*text[:2], (text[2] + 1) % 60, *text[3:]]
+    verdict = lossless.compare(pair.target, prompt, text, wrong, "static", 0)
+    assert (verdict.outcome, verdict.position) == ("different", 2)
+    assert verdict.gap > verdict.tolerance > 0
+    assert lossless.compare(pair.target, prompt, text, text[:-1], "static", 0).outcome == "different"
+    head = "head.kernel"
+    twin = pair.target.params[head].at[(text[2] + 1) % 60].set(pair.target.params[head][text[2]])
+    tied = dataclasses.replace(pair.target, params={**pair.target.params, head: twin})
+    assert lossless.compare(tied, prompt, text, wrong, "static", 0).outcome == "tie"
+
+
+def test_decode_reports_every_figure(gelato, monkeypatch):
+    monkeypatch.setattr(decode, "CALLS", 1)
+    code, out, _ = gelato("bench", "decode", "--draft-length", "2", "--json", "-")
+    figures = json.loads(out)
+    assert code == 0
+    assert set(figures) == {field.name for field in dataclasses.fields(decode.Result)}
+    assert min(value for value in figures.values() if isinstance(value, float)) > 0
+    assert set(figures["overhead_share"]) == {"greedy", "temperature", "top_p"}
+
+
+def test_the_law_runs_every_payload_and_fails_a_bent_one(gelato, monkeypatch):
+    monkeypatch.setattr(law, "PAYLOADS", law.PAYLOADS[:1])
+    monkeypatch.setattr(law, "RUNS", 1)
+    monkeypatch.setattr(law, "ROWS", 2_000)
+    code, out, _ = gelato("bench", "lossless", "--law", "--json", "-")
+    checks = json.loads(out)["checks"]
+    assert code == 0
+    assert [check["controller"] for check in checks] == ["ratio", "gelato", "static", "hf_schedule"]
+    assert all(check["texts"] == 2_000 and check["z"] < law.LIMIT_Z for check in checks)
+    monkeypatch.setattr(law, "LIMIT_Z", -100.0)
+    assert gelato("bench", "lossless", "--law", "--json", "-")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("", "holds no prompt"), ("{}\n", "line 1"), ('{"prompt": 3}\n', "not a text"), ("nonsense\n", "line 1")],
+)
+def test_a_bad_prompt_file_is_one_line(gelato, tmp_path, text, fault):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    code, _, error = gelato("bench", "lossless", "--prompts", str(path))
+    assert code == 2
+    assert fault in error
+    assert str(path) in error
+    assert error.count("\n") == 1
+
+
+def test_prompts_are_spread_over_a_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(f"prompt {number}" for number in range(10)))
+    assert read_prompts(path, 5) == [f"prompt {number}" for number in (0, 2, 4, 6, 8)]
+    assert len(read_prompts(path)) == 10
