@@ -19,8 +19,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from gelato_jax import control, system
-from gelato_jax.config import ModelConfig
+from gelato_jax import control, system, testing
 from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_draft, make_job
 from gelato_jax.decoding.local import run_windows
 from gelato_jax.decoding.prefill import prefill
@@ -156,19 +155,8 @@ def _overhead(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> float:
 
     An upper bound of what is not the models: the hollow layers and heads are still in it.
     """
-    config = ModelConfig(
-        family="llama",
-        vocab_size=pair.target.config.valid_outputs,
-        hidden_size=8,
-        mlp_size=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        rope_theta=1e4,
-        norm_eps=1e-5,
-        max_positions=4096,
-    )
+    vocab_size = pair.target.config.valid_outputs
+    config = testing.tiny_config(vocab_size, 1, hidden_size=8, mlp_size=8, num_heads=1, tied_head=True)
     target, draft = random_model(config, 0), random_model(config, 1)
     hollow = dataclasses.replace(pair, target=target, draft=make_draft(draft))
     (times,) = alternate(_round_program(hollow, shapes, settings))
