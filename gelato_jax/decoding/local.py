@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import gelato_kernels
+from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
 from gelato_jax.models import Model, allocate, write
@@ -35,7 +36,8 @@ _POSITION = 128
 def run_windows(model: Model, *, window: int, steps: int) -> Array:
     """Run `steps` windows of `window` tokens behind each other, each fed by the last: `[1, window]` int32."""
     decoder = model.bind()
-    slots = _POSITION + window * (steps + 1)
+    # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
+    slots = max(SMALLEST_BUFFER, _POSITION + window * (steps + 1))
     cache = allocate(decoder.config, 1, slots, decoder.embed.embedding.dtype)
 
     def step(index: Array, carry):

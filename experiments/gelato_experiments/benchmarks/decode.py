@@ -28,7 +28,7 @@ from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.round import decode_round
 from gelato_jax.models import random_model
 
-CALLS = 9
+CALLS = 15
 """Timed calls of each program; medians are reported."""
 ROUNDS = 12
 """Rounds in a timed call."""
