@@ -1,12 +1,13 @@
-"""Entropy, sampling and speculative verification on logits, for any JAX project; depends on jax alone.
+"""Entropy, sampling, speculative verification and 8-bit products, for any JAX project; depends on jax alone.
 
 Every op takes `implementation=None`: the best one that serves the inputs on the platform the
-program is lowered for. A name picks one (`"xla"`, `"reference"`). All arithmetic is float32, logits
-of -inf are legal, no epsilon bends a law, and no op offers a gradient.
+program is lowered for. A name picks one (`"xla"`, `"reference"`). All arithmetic on logits is
+float32, logits of -inf are legal, no epsilon bends a law, and no op offers a gradient.
 """
 
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
+from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
 from gelato_kernels.sampling.api import sample
 from gelato_kernels.token_stats.api import TokenStats, entropy
 from gelato_kernels.truncation.api import top_k_logits, top_p_logits
@@ -23,6 +24,8 @@ __all__ = [
     "gumbel_argmax",
     "gumbel_noise",
     "match",
+    "quantize_rows",
+    "quantized_matmul",
     "sample",
     "sample_residual",
     "speculative_verify",

@@ -15,6 +15,7 @@ ROW, U = LOGITS[:, 0], jnp.full((2, 2), 0.5)
 TOKENS, LENGTH = jnp.zeros((2, 2), jnp.int32), jnp.full(2, 2)
 NOISE = gk.VerifyUniforms(U, U)
 IS_BONUS = jnp.zeros(2, bool)
+WEIGHTS, SCALE = jnp.zeros((5, 8), jnp.int8), jnp.ones(5)
 
 FLOAT_OPS = {
     "entropy": lambda x: gk.entropy(x[:, 0]).entropy,
@@ -25,6 +26,8 @@ FLOAT_OPS = {
     "top_p_logits": lambda x: gk.top_p_logits(x, 0.9),
     "top_k_logits": lambda x: gk.top_k_logits(x, 3),
     "gumbel_argmax": lambda x: gk.gumbel_argmax(x, LOGITS) * 1.0,
+    "quantize_rows": lambda x: gk.quantize_rows(x[0])[1],
+    "quantized_matmul": lambda x: gk.quantized_matmul(x, WEIGHTS, SCALE),
 }
 
 
@@ -73,6 +76,9 @@ FAULTS = {
     "top_p": (lambda: gk.top_p_logits(ROW, jnp.ones(3)), "(3,), expected () or (2,)"),
     "float_k": (lambda: gk.top_k_logits(ROW, 2.0), "float32, expected integer"),
     "noise": (lambda: gk.gumbel_argmax(ROW, ROW[:1]), "(1, 8), expected (2, 8)"),
+    "inputs": (lambda: gk.quantized_matmul(ROW[:, :7], WEIGHTS, SCALE), "(2, 7), expected (..., 8)"),
+    "outputs": (lambda: gk.quantized_matmul(ROW, WEIGHTS, SCALE[:4]), "(4,), expected (5,)"),
+    "wide_weights": (lambda: gk.quantized_matmul(ROW, WEIGHTS.astype(jnp.int32), SCALE), "int32, expected int8"),
     "unknown": (lambda: gk.sample(ROW, U, implementation="cuda"), "'cuda', there are ['reference', 'xla']"),
 }
 
