@@ -44,6 +44,8 @@ class ModelConfig:
             (U; a draft's head), or None for all of it.
         known_vocab_size: ids that the tokenizer has, when the model pads its vocabulary beyond
             them; padding logits are left out. None: no padding.
+        weight_format: `float`, or `int8`: every matrix but the embedding has 8-bit weights and a
+            float32 scale per output (`models.quantize`).
     """
 
     family: Literal["llama", "qwen2", "qwen3"]
@@ -65,6 +67,7 @@ class ModelConfig:
     exit_probes: bool = False
     head_vocab_size: int | None = None
     known_vocab_size: int | None = None
+    weight_format: Literal["float", "int8"] = "float"
 
     def __post_init__(self) -> None:
         """Fill the default exit and refuse shapes that cannot run."""
@@ -76,6 +79,8 @@ class ModelConfig:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even for rotary embedding")
+        if self.weight_format == "int8" and self.tied_head:
+            raise ValueError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
 
     @property
     def output_size(self) -> int:

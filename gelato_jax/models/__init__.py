@@ -1,7 +1,8 @@
 """Flax NNX decoders of the Llama, Qwen2 and Qwen3 families, with exits and per-row caches."""
 
 from gelato_jax.models.cache import Cache, KeyValue, allocate, write
-from gelato_jax.models.decoder import Decoder, Model, parameter_shapes, random_model
+from gelato_jax.models.decoder import Decoder, Model, parameter_outlines, parameter_shapes, random_model
+from gelato_jax.models.quantize import quantize
 from gelato_jax.models.work import exit_work
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Model",
     "allocate",
     "exit_work",
+    "parameter_outlines",
     "parameter_shapes",
+    "quantize",
     "random_model",
     "write",
 ]

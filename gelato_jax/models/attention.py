@@ -23,18 +23,18 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = Linear(config.hidden_size, width, bias=config.qkv_bias, rngs=rngs)
-        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, rngs=rngs)
+        self.qkv = Linear(config.hidden_size, width, config, bias=config.qkv_bias, rngs=rngs)
+        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, config, rngs=rngs)
         self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
-    def __call__(self, x: Array, angles: Array, cached: KeyValue, lengths: Array) -> tuple[Array, KeyValue]:
+    def __call__(self, x: Array, angles: Array, cached: KeyValue | None, lengths: Array) -> tuple[Array, KeyValue]:
         """Attend from `x [B, T, D]` to the first `lengths [B]` cached slots and to the window's past.
 
         Args:
             x: normed hidden states `[B, T, D]`.
             angles: rotary angles of the window's positions, `[B, T, H/2]`.
-            cached: this layer's keys and values, `[B, K, S, H]` each.
+            cached: this layer's keys and values, `[B, K, S, H]` each; None: nothing is cached.
             lengths: valid slots of each row, `[B]` int32.
 
         Returns:
@@ -60,8 +60,10 @@ class Attention(nnx.Module):
         return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
 
-def attend(query: Array, cached: KeyValue, lengths: Array, fresh: KeyValue) -> Array:
+def attend(query: Array, cached: KeyValue | None, lengths: Array, fresh: KeyValue) -> Array:
     """Softmax attention over cached and fresh keys, `[B, T, N, H]` -> `[B, T, N * H]` float32.
+
+    With `cached` None the window attends to itself alone, as whole sequences do in training.
 
     On a CPU only a prefix of the cache is read, the shortest of a few sizes that holds every row:
     time follows the text, not the buffer. The choice is a `switch` whose branches only read (a loop
@@ -75,9 +77,12 @@ def attend(query: Array, cached: KeyValue, lengths: Array, fresh: KeyValue) -> A
     folded = folded * head_dim**-0.5
     causal = jnp.arange(window) <= jnp.tile(jnp.arange(window), groups)[:, None]
     own = _scores(folded, fresh[0], causal)
-    maximum, total, weighted = lax.platform_dependent(
-        folded, cached, lengths, own.max(axis=-1, keepdims=True), cpu=_read_prefix, default=_read_all
-    )
+    maximum = own.max(axis=-1, keepdims=True)
+    total = weighted = 0.0
+    if cached is not None:
+        maximum, total, weighted = lax.platform_dependent(
+            folded, cached, lengths, maximum, cpu=_read_prefix, default=_read_all
+        )
     weights = jnp.exp(own - maximum)
     output = (weighted + _mix(weights, fresh[1])) / (total + weights.sum(axis=-1, keepdims=True))
     output = output.reshape(batch, num_heads, window, head_dim)

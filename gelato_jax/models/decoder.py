@@ -14,7 +14,7 @@ from jax import Array
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.attention import Attention
 from gelato_jax.models.cache import Cache, KeyValue
-from gelato_jax.models.layers import GatedMLP, RMSNorm, rope_frequencies
+from gelato_jax.models.layers import GatedMLP, Head, RMSNorm, product, rope_frequencies
 from gelato_jax.types import record, static
 
 
@@ -27,7 +27,7 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GatedMLP(config, rngs=rngs)
 
-    def __call__(self, x: Array, angles: Array, cached: KeyValue, lengths: Array) -> tuple[Array, KeyValue]:
+    def __call__(self, x: Array, angles: Array, cached: KeyValue | None, lengths: Array) -> tuple[Array, KeyValue]:
         """Map `x [B, T, D]` to `[B, T, D]` and the window's keys and values."""
         attended, fresh = self.attention(self.input_norm(x), angles, cached, lengths)
         x = x + attended
@@ -45,20 +45,12 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (rows, size)) * size**-0.5)
 
 
-class Head(nnx.Module):
-    """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        shape = (config.output_size, config.hidden_size)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5)
-
-
 @partial(jax.jit, static_argnums=0)
 def _run_layer(
-    graphdef: nnx.GraphDef, params: nnx.State, x: Array, angles: Array, cache: tuple[Array, Array], lengths: Array
-) -> tuple[Array, tuple[Array, Array]]:
+    graphdef: nnx.GraphDef, params: nnx.State, x: Array, angles: Array, cached: KeyValue | None, lengths: Array
+) -> tuple[Array, KeyValue]:
     """One layer. Jitted, so that layers alike are traced and lowered once; XLA inlines the calls."""
-    return nnx.merge(graphdef, params)(x, angles, cache, lengths)
+    return nnx.merge(graphdef, params)(x, angles, cached, lengths)
 
 
 class Decoder(nnx.Module):
@@ -90,17 +82,26 @@ class Decoder(nnx.Module):
         return jnp.take(self.embed.embedding[...], tokens, axis=0).astype(jnp.float32)
 
     def run(
-        self, x: Array, angles: Array, cache: Cache, lengths: Array, start: int, stop: int, moving: Array | None = None
+        self,
+        x: Array,
+        angles: Array,
+        cache: Cache | None,
+        lengths: Array,
+        start: int,
+        stop: int,
+        moving: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Run layers `start` to `stop` over `x [B, T, D]`; also returns their fresh keys and values.
 
-        Rows outside `moving [B]` have left at an earlier exit: their state stays, and every layer
-        caches what it projects from that state, as `skip` does.
+        Tokens outside `moving [B, T]` have left at an earlier exit: their state stays, and every
+        layer caches what it projects from that state, as `skip` does. With `cache` None nothing is
+        cached, and `lengths` are not read.
         """
         fresh = []
         for index in range(start, stop):
-            deeper, keys_values = _run_layer(*nnx.split(self.layers[index]), x, angles, cache[index], lengths)
-            x = deeper if moving is None else jnp.where(moving[:, None, None], deeper, x)
+            cached = None if cache is None else cache[index]
+            deeper, keys_values = _run_layer(*nnx.split(self.layers[index]), x, angles, cached, lengths)
+            x = deeper if moving is None else jnp.where(moving[..., None], deeper, x)
             fresh.append(keys_values)
         return x, tuple(fresh)
 
@@ -121,11 +122,10 @@ class Decoder(nnx.Module):
 
         Padding rows of the head, ids that the tokenizer does not have, are left out.
         """
-        kernel = self.embed.embedding[...] if self.head is None else self.head.kernel[...]
-        logits = jnp.einsum("...d,vd->...v", normed.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+        logits: Array = product(normed, self.embed.embedding[...], 1) if self.head is None else self.head(normed)
         return logits[..., : self.config.valid_outputs]
 
-    def forward(self, tokens: Array, cache: Cache, lengths: Array) -> tuple[Array, Cache]:
+    def forward(self, tokens: Array, cache: Cache | None, lengths: Array) -> tuple[Array, Cache]:
         """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values."""
         angles = self.angles(lengths, tokens.shape[1])
         return self.run(self.embed_tokens(tokens), angles, cache, lengths, 0, self.config.num_layers)
@@ -152,8 +152,8 @@ class Model:
 
     def bind(self) -> Decoder:
         """The module over these weights. Only at trace time: it costs nothing in the program."""
-        graphdef, treedef, shapes = _structure(self.config)
-        return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in shapes]))
+        graphdef, treedef, outlines = _structure(self.config)
+        return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in outlines]))
 
 
 @lru_cache(maxsize=32)
@@ -161,7 +161,7 @@ def _structure(config: ModelConfig):
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
-    return graphdef, treedef, {_dotted(path): leaf.shape for path, leaf in leaves}
+    return graphdef, treedef, {_dotted(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves}
 
 
 def _dotted(path) -> str:
@@ -171,6 +171,11 @@ def _dotted(path) -> str:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path and shape of every weight of a decoder: the contract between checkpoints and models."""
+    return {path: outline.shape for path, outline in _structure(config)[2].items()}
+
+
+def parameter_outlines(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """`parameter_shapes` with dtypes: int8, or float32 for what may be of any floating dtype."""
     return dict(_structure(config)[2])
 
 

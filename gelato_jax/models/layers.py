@@ -1,29 +1,96 @@
-"""The pieces of a decoder layer: linear, RMS norm, rotary embedding, gated MLP.
+"""The pieces of a decoder: linear, head, RMS norm, rotary embedding, gated MLP.
 
 Numbers: the residual stream, norms and sums are float32 whatever the weights are; a product takes
-its input in the weights' dtype and accumulates in float32.
+its input in the weights' dtype (float32 for 8-bit weights) and accumulates in float32.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
+import gelato_kernels
 from gelato_jax.config import ModelConfig, RopeScaling
 
 
-class Linear(nnx.Module):
-    """`x @ kernel (+ bias)`, kernel `[in, out]`: the layout that float32 windows want on a CPU."""
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, axis: int) -> Array:
+    """`x [..., in]` float32 times a matrix whose `axis` is `in`: `[..., out]` float32.
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5)
+    Both directions multiply in the kernel's dtype and sum in float32. (Plain differentiation would
+    multiply the float32 cotangent with bfloat16 operands: a float32 product.) The gradient of `x` is
+    float32, that of the kernel has the kernel's dtype.
+    """
+    return _contract(x.astype(kernel.dtype), kernel, x.ndim - 1, axis)
+
+
+def _product_forward(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    narrow = x.astype(kernel.dtype)
+    return _contract(narrow, kernel, x.ndim - 1, axis), (narrow, kernel)
+
+
+def _product_backward(axis: int, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    narrow, kernel = kept
+    cotangent = cotangent.astype(kernel.dtype)
+    x_gradient = _contract(cotangent, kernel, cotangent.ndim - 1, 1 - axis)
+    rows, out_rows = narrow.reshape(-1, narrow.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    first, second = (rows, out_rows) if axis == 0 else (out_rows, rows)
+    return x_gradient, _contract(first, second, 0, 0).astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _contract(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
+    """Sum of products along one axis of each, in float32."""
+    dimensions = (((left_axis,), (right_axis,)), ((), ()))
+    return lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel (+ bias)`, kernel `[in, out]`: the layout that float32 windows want on a CPU.
+
+    With 8-bit weights the kernel is int8 `[out, in]`, with a `kernel_scale [out]`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs):
+        kernel = jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5
+        self.kernel, self.kernel_scale = _weights(kernel, kernel.T, config)
         self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
 
     def __call__(self, x: Array) -> Array:
         """Map `x [..., in]` float32 to `[..., out]` float32."""
-        kernel = self.kernel[...]
-        y = jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+        y = _product(x, self.kernel, self.kernel_scale, 0)
         return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+
+
+class Head(nnx.Module):
+    """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        shape = (config.output_size, config.hidden_size)
+        kernel = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
+        self.kernel, self.kernel_scale = _weights(kernel, kernel, config)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `x [..., D]` float32 to logits `[..., U]` float32."""
+        return _product(x, self.kernel, self.kernel_scale, 1)
+
+
+def _weights(kernel: Array, rows: Array, config: ModelConfig) -> tuple[nnx.Param, nnx.Param | None]:
+    """A matrix as it is kept: as it is, or its outputs' `rows [out, in]` in 8 bits with their scales."""
+    if config.weight_format == "float":
+        return nnx.Param(kernel), None
+    values, scale = gelato_kernels.quantize_rows(rows)
+    return nnx.Param(values), nnx.Param(scale)
+
+
+def _product(x: Array, kernel: nnx.Param, scale: nnx.Param | None, axis: int) -> Array:
+    if scale is None:
+        return product(x, kernel[...], axis)
+    return gelato_kernels.quantized_matmul(x, kernel[...], scale[...])
 
 
 class RMSNorm(nnx.Module):
@@ -43,8 +110,8 @@ class GatedMLP(nnx.Module):
     """SwiGLU MLP (arXiv 2002.05202); gate and up are one product."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, rngs=rngs)
-        self.down = Linear(config.mlp_size, config.hidden_size, rngs=rngs)
+        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config, rngs=rngs)
+        self.down = Linear(config.mlp_size, config.hidden_size, config, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Map `x [..., D]` to `[..., D]`."""

@@ -132,7 +132,7 @@ def test_frozen_rows_cache_what_skipped_layers_cache(model, tokens):
         x, _ = decoder.run(decoder.embed_tokens(tokens[:, :1]), angles, kept, lengths, 0, 1)
         return (
             x,
-            decoder.run(x, angles, kept, lengths, 1, 3, moving),
+            decoder.run(x, angles, kept, lengths, 1, 3, moving[:, None]),
             decoder.run(x, angles, kept, lengths, 1, 3),
             decoder.skip(x, angles, 1, 3),
         )
@@ -215,3 +215,11 @@ def test_work_of_exits_ascends_to_one():
 def test_shapes_that_cannot_run_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config("llama", **changes)
+
+
+def test_without_a_cache_a_window_sees_itself_alone(model, tokens):
+    expected, _, fresh = whole(model, tokens)
+    hidden, _, own = forward(model, tokens, None, jnp.zeros(3, jnp.int32))
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=TOLERANCE)
+    for ours, wanted in zip(jax.tree.leaves(own), jax.tree.leaves(fresh), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE)
