@@ -102,16 +102,32 @@ class Compensated:
 class Calibration:
     """What a draft's entropy says about its acceptance; kept with the draft's checkpoint.
 
-    The parametric form is alpha(H) = scale * exp(-decay * H), H in nats
-    (arXiv 2605.10124 as reported: scale 1, decay 0.35 for the Qwen2.5 pair).
+    The parametric form is alpha(H) = scale * exp(-decay * H) at each exit, H in nats
+    (arXiv 2605.10124 as reported: scale 1, decay 0.35 for the Qwen2.5 pair). `class_acceptance` is
+    the same expectation without a form: what the curve is measured against.
     """
 
-    scale: Array  # [] a, acceptance at zero entropy
-    decay: Array  # [] -b, 1/nat, >= 0
-    mean_acceptance: Array  # [] acceptance averaged over tokens, the estimator's prior mean
+    scale: Array  # [X] a, acceptance at zero entropy
+    decay: Array  # [X] -b, 1/nat, >= 0
+    mean_acceptance: Array  # [] at the deepest exit, averaged over tokens: the estimator's prior mean
     class_edges: Array  # [C-1] nats, ascending: class of H = number of edges below H
+    class_acceptance: Array  # [X, C] E[acceptance | class of H] at each exit, never rising with the class
     next_acceptance: Array  # [C] E[alpha(H_next) | class of H]
     deeper_acceptance: Array  # [X, C, X] E[acceptance at exit e' | class of H at exit e]
+
+
+@record
+class Calibrations:
+    """A draft's calibrations, of like shapes: under greedy decoding, where one draft token can be right, and else."""
+
+    greedy: Calibration  # acceptance: the draft's likeliest token is the target's
+    sampled: Calibration  # acceptance: 1 - TV(p, q), at temperature 1
+
+    def at(self, temperature: Array) -> Calibration:
+        """The calibration that holds at a temperature, which may be traced; 0 is greedy."""
+        return jax.tree.map(
+            lambda sampled, greedy: jnp.where(temperature > 0, sampled, greedy), self.sampled, self.greedy
+        )
 
 
 @record

@@ -90,6 +90,7 @@ class DraftSignal:
     """What a length exit may see after a draft token was decided: nothing of the token itself but its row of q."""
 
     entropy: Array  # [] nats, of the unprocessed draft softmax
+    exit: Array  # [] int32 exit that the softmax was read at, 0..X-1
     max_probability: Array  # [] of the same softmax
     index: Array  # [] int32 i of the token in this round, from 0
     token_s: Array  # [] seconds of one more draft token, upload included

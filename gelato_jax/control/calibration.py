@@ -26,23 +26,24 @@ def entropy_class(calibration: Calibration, entropy: Array) -> Array:
     return jnp.sum(entropy > calibration.class_edges).astype(jnp.int32)
 
 
-def acceptance_at(calibration: Calibration, entropy: Array, acceptance_rate: Array) -> Array:
+def acceptance_at(calibration: Calibration, entropy: Array, exit: Array, acceptance_rate: Array) -> Array:
     """alpha(H) of a token, at the row's level.
 
     Args:
         calibration: of the draft.
-        entropy: [] nats.
+        entropy: [] nats at the exit taken.
+        exit: [] int32 that exit.
         acceptance_rate: [] the row's estimate.
 
     Returns:
         [] probability.
     """
-    reported = calibration.scale * jnp.exp(-calibration.decay * entropy)
+    reported = calibration.scale[exit] * jnp.exp(-calibration.decay[exit] * entropy)
     return _at_level(calibration, reported, acceptance_rate)
 
 
 def next_acceptance(calibration: Calibration, entropy: Array, acceptance_rate: Array) -> Array:
-    """E[alpha(H_next) | class of H], at the row's level; arguments as `acceptance_at`."""
+    """E[alpha(H_next) | class of H], at the row's level; arguments as `acceptance_at`, the next token's exit open."""
     reported = calibration.next_acceptance[entropy_class(calibration, entropy)]
     return _at_level(calibration, reported, acceptance_rate)
 
@@ -92,10 +93,11 @@ def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Cal
     recovered = RECOVERY * (1.0 - 0.5**steps)
     deeper = class_mean[None, :, None] + (1.0 - class_mean)[None, :, None] * recovered[:, None, :]
     return Calibration(
-        scale=number("scale", REPORTED_SCALE),
-        decay=number("decay", REPORTED_DECAY),
+        scale=jnp.full((num_exits,), REPORTED_SCALE, jnp.float32),
+        decay=jnp.full((num_exits,), REPORTED_DECAY, jnp.float32),
         mean_acceptance=number("mean_acceptance", mean_acceptance),
         class_edges=jnp.asarray(DEFAULT_EDGES, jnp.float32),
+        class_acceptance=jnp.tile(jnp.asarray(class_mean, jnp.float32), (num_exits, 1)),
         next_acceptance=jnp.asarray(PERSISTENCE * class_mean + (1.0 - PERSISTENCE) * mean_acceptance, jnp.float32),
         deeper_acceptance=jnp.asarray(deeper, jnp.float32),
     )

@@ -160,7 +160,7 @@ def _draft_token(
         support=loop.draft.support + jnp.where(sent, support, 0.0),
         caught_up=loop.draft.caught_up,
     )
-    acceptance = jax.vmap(acceptance_at, (None, 0, 0))(job.draft.calibration, stats.entropy, plan.acceptance_rate)
+    acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_rate)
     signal = _signal(stats, loop.index, plan, channel, exits, support, job, decoder)
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
     return _Loop(
@@ -214,7 +214,7 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
         moving = moving & _wants_deeper(index, normed, loop, plan, decoder, job)
 
         def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
-            return decoder.run(x, angles, loop.cache, loop.length, start, stop, moving)
+            return decoder.run(x, angles, loop.cache, loop.length, start, stop, moving[:, None])
 
         def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
             del moving
@@ -245,7 +245,7 @@ def _wants_deeper(index: int, normed: Array, loop: _Loop, plan: RoundPlan, decod
                 plan=plan,
                 segment_s=work * device.token_s,
                 segment_j=work * device.token_j,
-                calibration=job.draft.calibration,
+                calibration=job.calibration,
             )
         )
 
@@ -273,10 +273,11 @@ def _signal(
     repeat = lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf)))  # noqa: E731
     return DraftSignal(
         entropy=stats.entropy,
+        exit=exits,
         max_probability=stats.max_probability,
         index=repeat(index),
         plan=plan,
         token_s=token_s,
         token_j=token_j,
-        calibration=jax.tree.map(repeat, job.draft.calibration),
+        calibration=jax.tree.map(repeat, job.calibration),
     )

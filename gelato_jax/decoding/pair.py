@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import jax.numpy as jnp
+from jax import Array
 
 from gelato_jax.config import ModelConfig
 from gelato_jax.control import default_calibration
 from gelato_jax.decoding.records import DraftModel
 from gelato_jax.models import Model, exit_work
-from gelato_jax.types import Calibration
+from gelato_jax.types import Calibrations
 
 
 class Tokenizer(Protocol):
@@ -48,13 +49,19 @@ class Pair:
     eos_ids: tuple[int, ...]
 
 
-def make_draft(model: Model, calibration: Calibration | None = None, vocabulary=None) -> DraftModel:
-    """A draft from a decoder; without a calibration, the reported one is assumed."""
-    exits = len(model.config.exits)
+def make_draft(model: Model, calibration: Calibrations | None = None, vocabulary: Array | None = None) -> DraftModel:
+    """A draft from a decoder.
+
+    Args:
+        model: the decoder.
+        calibration: what its entropy says; the reported curve, greedy and sampled, if not given.
+        vocabulary: `[U]` int32 ids of its head's rows, ascending; all of the target's if not given.
+    """
+    reported = default_calibration(num_exits=len(model.config.exits))
     return DraftModel(
         model=model,
         vocabulary=vocabulary,
-        calibration=default_calibration(num_exits=exits) if calibration is None else calibration,
+        calibration=Calibrations(greedy=reported, sampled=reported) if calibration is None else calibration,
         work=jnp.asarray(exit_work(model.config), jnp.float32),
     )
 

@@ -69,9 +69,7 @@ def prefill(
 
 def fresh_memory(job: Job, rows: int) -> Memory:
     """The memory of rows that never asked before."""
-    memory = Memory(
-        controller=job.policy.controller.init(job.draft.calibration), length_exit=job.policy.length_exit.init()
-    )
+    memory = Memory(controller=job.policy.controller.init(job.calibration), length_exit=job.policy.length_exit.init())
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), memory)
 
 

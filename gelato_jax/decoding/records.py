@@ -9,7 +9,7 @@ from jax import Array
 from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
 from gelato_jax.models import Cache, Model
 from gelato_jax.system import LinkState, Payload, System
-from gelato_jax.types import Calibration, Compensated, RoundCost, number, record
+from gelato_jax.types import Calibration, Calibrations, Compensated, RoundCost, number, record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class DraftModel:
 
     model: Model
     vocabulary: Array | None  # [U] int32 target ids of the head's rows, ascending; None: all of them
-    calibration: Calibration
+    calibration: Calibrations
     work: Array  # [X] weights read up to an exit, as a share of the deepest
 
 
@@ -95,6 +95,11 @@ class Job:
     system: System
     sampling: Sampling
     eos_ids: Array  # [E] int32, any of them ends a row
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the draft's entropy says under this job's law. Chosen as data: any temperature, one program."""
+        return self.draft.calibration.at(self.sampling.temperature)
 
 
 @record

@@ -41,9 +41,10 @@ def _outcome(drafted, accepted, active=True):
     )
 
 
-def _signal(entropy, plan, index=0, max_probability=0.5):
+def _signal(entropy, plan, index=0, max_probability=0.5, exit=X - 1):
     return DraftSignal(
         entropy=jnp.float32(entropy),
+        exit=jnp.int32(exit),
         max_probability=jnp.float32(max_probability),
         index=jnp.int32(index),
         token_s=jnp.float32(0.02),
@@ -110,6 +111,18 @@ def test_priced_length(entropies, acceptance, time_price):
         expected.append((gain < cost, abs(gain - cost) > 1e-4))
     stops = _stops(length_exits.priced(), entropies, plan)
     assert [s for s, (_, clear) in zip(stops, expected, strict=True) if clear] == [e for e, clear in expected if clear]
+
+
+def test_priced_length_prices_the_exit_taken():
+    """alpha 0.2 at exit 0 and 0.8 at exit 1, a cost between what the two are worth."""
+    curve = dataclasses.replace(CALIBRATION, scale=jnp.array([0.2, 0.8, 0.8]), decay=jnp.zeros(X))
+    plan = _plan(acceptance_rate=0.6, energy_price=0.0, time_price=100.0)
+    worth = 10.0 * float(curve.next_acceptance[0])
+    assert 0.2 * worth < 100.0 * 0.02 < 0.8 * worth
+    rule = length_exits.priced()
+    for exit, stops in ((0, True), (1, False)):
+        signal = dataclasses.replace(_signal(0.1, plan, exit=exit), calibration=curve)
+        assert bool(rule.step(rule.start(rule.init(), plan), signal)[1]) == stops
 
 
 @pytest.mark.parametrize("rule", [length_exits.bucket(0.5, 3.0), length_exits.priced()])

@@ -1,9 +1,12 @@
 """Calibration, names, refusals, and an import that starts no backend."""
 
+import dataclasses
 import math
 import subprocess
 import sys
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from gelato_jax import control, system
 from gelato_jax.control import acceptance_at, default_calibration, next_acceptance
 from gelato_jax.control.calibration import deeper_gain
+from gelato_jax.types import Calibrations
 
 V = 151_936
 
@@ -24,6 +28,7 @@ def test_default_calibration_is_consistent():
     classes = np.searchsorted(np.asarray(calibration.class_edges), entropy)
     means = np.array([alpha[classes == c].mean() for c in range(8)])
     np.testing.assert_allclose(np.asarray(calibration.deeper_acceptance)[0, :, 0], means, atol=0.01)
+    np.testing.assert_allclose(np.asarray(calibration.class_acceptance), np.tile(means, (4, 1)), atol=0.01)
     table = np.asarray(calibration.next_acceptance)
     np.testing.assert_allclose(table, 0.25 * means + 0.75 * 0.6, atol=0.01)
     assert table[classes].mean() == pytest.approx(0.6, abs=0.003)
@@ -40,17 +45,37 @@ def test_default_calibration_refuses(bad):
 
 def test_acceptance_has_the_calibrations_shape_and_the_rows_level():
     calibration = default_calibration(num_exits=2, mean_acceptance=0.6)
-    entropy, rate = jnp.float32(1.2), jnp.float32(0.3)
-    np.testing.assert_allclose(acceptance_at(calibration, entropy, rate), 0.5 * np.exp(-0.35 * 1.2), rtol=1e-5)
+    entropy, exit, rate = jnp.float32(1.2), jnp.int32(1), jnp.float32(0.3)
+    np.testing.assert_allclose(acceptance_at(calibration, entropy, exit, rate), 0.5 * np.exp(-0.35 * 1.2), rtol=1e-5)
     np.testing.assert_allclose(
         next_acceptance(calibration, entropy, rate), 0.5 * float(calibration.next_acceptance[3]), rtol=1e-5
     )
-    assert float(acceptance_at(calibration, jnp.float32(0.0), jnp.float32(0.9))) == 1.0
+    assert float(acceptance_at(calibration, jnp.float32(0.0), exit, jnp.float32(0.9))) == 1.0
     row = np.asarray(calibration.deeper_acceptance)[0, 3]
     np.testing.assert_allclose(
         deeper_gain(calibration, entropy, jnp.int32(0), rate), 0.5 * (row[1] - row[0]), rtol=1e-4
     )
     assert float(deeper_gain(calibration, entropy, jnp.int32(1), rate)) == 0.0
+
+
+def test_acceptance_is_that_of_the_exit_taken():
+    calibration = dataclasses.replace(
+        default_calibration(num_exits=3), scale=jnp.array([0.5, 0.7, 0.9]), decay=jnp.array([0.6, 0.4, 0.2])
+    )
+    exits = jnp.arange(3)
+    level = jax.vmap(acceptance_at, (None, None, 0, None))(calibration, jnp.float32(1.5), exits, jnp.float32(0.6))
+    np.testing.assert_allclose(level, [0.5 * np.exp(-0.9), 0.7 * np.exp(-0.6), 0.9 * np.exp(-0.3)], rtol=1e-5)
+
+
+def test_the_calibration_follows_a_traced_temperature():
+    chex.clear_trace_counter()
+    both = Calibrations(
+        greedy=default_calibration(num_exits=2, mean_acceptance=0.7),
+        sampled=default_calibration(num_exits=2, mean_acceptance=0.4),
+    )
+    at = jax.jit(chex.assert_max_traces(n=1)(lambda both, temperature: both.at(temperature)))
+    for temperature, chosen in [(0.0, both.greedy), (1e-3, both.sampled), (1.0, both.sampled), (0.0, both.greedy)]:
+        chex.assert_trees_all_equal(at(both, jnp.float32(temperature)), chosen)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gelato_jax.decoding.prefill import fresh_memory
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start
 from gelato_jax.decoding.round import decode_round
 from gelato_jax.models import Cache, write
+from gelato_jax.types import Calibrations
 
 PRESETS = (("orin-nano-15w", "5mhz-500m-60ms"), ("orin-nano-7w", "1mhz-1km-140ms"))
 
@@ -50,6 +51,21 @@ def test_a_stream_never_recompiles(small_pairs, small_settings):
         assert len(rounds) > 3
         sizes.append((start._cache_size(), advance._cache_size()))
     assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_decode_reads_the_calibration_of_its_temperature(small_pairs, small_settings):
+    """Greedy: acceptance 0.9, of which nothing is left after a token; sampled: 0.6. One program serves both."""
+    pair, reported = small_pairs[0], control.default_calibration(num_exits=2)
+    greedy = dataclasses.replace(reported, scale=jnp.zeros(2), mean_acceptance=jnp.float32(0.9))
+    draft = dataclasses.replace(pair.draft, calibration=Calibrations(greedy=greedy, sampled=reported))
+    sizes = []
+    for temperature, acceptance, drafted in ((0.0, 0.9, 1), (0.01, 0.6, 2), (1.0, 0.6, 2), (0.0, 0.9, 1)):
+        settings = dataclasses.replace(small_settings, temperature=temperature)
+        rounds = list(gelato.stream(dataclasses.replace(pair, draft=draft), [[1, 2, 3]], settings=settings))
+        assert float(rounds[0].acceptance_rate[0]) == pytest.approx(acceptance)
+        assert int(rounds[0].drafted[0]) == drafted
+        sizes.append((start._cache_size(), advance._cache_size()))
+    assert len(set(sizes)) == 1
 
 
 HOST = r"infeed|outfeed|\bsend\(|\brecv\(|\bsend-|\brecv-|callback|xla_ffi_python"
