@@ -6,15 +6,16 @@
 from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec
 from gelato_checkpoints.catalog import CATALOG, DEFAULT_MODEL, cache_directory, resolve
 from gelato_checkpoints.convert import convert
+from gelato_checkpoints.drafts import load_draft, save_draft, shipped_drafts
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
-from gelato_checkpoints.pair import DEFAULT_DRAFT, load_model, load_pair
+from gelato_checkpoints.pair import FALLBACK_LAYERS, load_model, load_pair
 from gelato_checkpoints.store import save_checkpoint
 from gelato_checkpoints.tokenizer import IncrementalDecoder, Message, Tokenizer
 
 __all__ = [
     "CATALOG",
-    "DEFAULT_DRAFT",
     "DEFAULT_MODEL",
+    "FALLBACK_LAYERS",
     "Checkpoint",
     "CheckpointError",
     "IncrementalDecoder",
@@ -25,8 +26,11 @@ __all__ = [
     "cache_directory",
     "convert",
     "load_checkpoint",
+    "load_draft",
     "load_model",
     "load_pair",
     "resolve",
     "save_checkpoint",
+    "save_draft",
+    "shipped_drafts",
 ]

@@ -47,6 +47,8 @@ def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progre
     from gelato_checkpoints.catalog import resolve
 
     folder = resolve(name, progress=progress)
+    if store.is_draft(folder):
+        raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")
     store.check_complete(folder)
     config = store.read_config(folder)
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
@@ -58,11 +60,9 @@ def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progre
 
 def _outlines(config: ModelConfig) -> dict[str, Any]:
     """Parameters without numbers."""
-    import jax
+    from gelato_jax.models import parameter_outlines
 
-    from gelato_jax.models import parameter_shapes
-
-    return {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in parameter_shapes(config).items()}
+    return parameter_outlines(config)
 
 
 def _check_shapes(folder: Path, config: ModelConfig, parameters: Mapping[str, np.ndarray]) -> None:

@@ -1,21 +1,18 @@
 """A target and its draft by name: what `gelato_jax.generate` decodes with."""
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
-
+from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.catalog import DEFAULT_MODEL
+from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
+from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.decoding import DraftModel, Pair, first_layers, make_draft
-from gelato_jax.models import Model
+from gelato_jax.models import Model, parameter_outlines
 
-DEFAULT_DRAFT = "layers:6"
-"""Until a trained draft ships: the target's own first layers."""
+FALLBACK_LAYERS = 6
+"""Of the target's own first layers: the draft of a target for which no trained one ships."""
 
 _LAYERS = "layers:"
 
@@ -23,17 +20,15 @@ _LAYERS = "layers:"
 def load_model(checkpoint: Checkpoint) -> Model:
     """Put a checkpoint's weights on the default device: bfloat16 on an accelerator, float32 on a CPU.
 
-    (XLA widens bfloat16 weights on a CPU at every step: slower than float32, for half the memory.)
+    A model with 8-bit weights keeps them, and float32 for the rest.
     """
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    params = {path: _place(array, dtype) for path, array in checkpoint.parameters.items()}
-    return Model(config=checkpoint.config, params=params)
-
-
-def _place(array: np.ndarray | jax.ShapeDtypeStruct, dtype: DTypeLike) -> Any:
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype)
-    return jnp.asarray(array, dtype)
+    config = checkpoint.config
+    kept = parameter_outlines(config) if config.weight_format == "int8" else {}
+    params = {
+        path: place(array, kept[path].dtype if kept else weight_dtype())
+        for path, array in checkpoint.parameters.items()
+    }
+    return Model(config=config, params=params)
 
 
 def load_pair(
@@ -47,21 +42,29 @@ def load_pair(
 
     Args:
         target: a catalog name, `hf:OWNER/NAME`, a folder or a .gguf file.
-        draft: the same, or `layers:K` for the target's first K layers; None is the target's default draft.
+        draft: a folder of `save_draft`, any model of the target's vocabulary named as the target is, or `layers:K`
+            for the target's first K layers; None is the trained draft that ships for the target, or its first
+            `FALLBACK_LAYERS` layers where there is none.
         outline: leave the weights on the disk; such a pair can be compiled for (`gelato_jax.prepare`), not run.
-        progress: told of download, conversion and loading.
+        progress: told of download, conversion and loading, and with `untrained` of a fallback.
 
     Returns:
         The pair, on the default device.
 
     Raises:
-        CheckpointError: a name is unknown, a step failed, or the two models speak different vocabularies.
+        CheckpointError: a name is unknown, a step failed, or draft and target do not belong together.
     """
     checkpoint = load_checkpoint(target, outline=outline, progress=progress)
     model = load_model(checkpoint)
-    choice = str(DEFAULT_DRAFT if draft is None else draft)
-    if choice.startswith(_LAYERS):
-        draft_model = _first_layers(model, choice)
+    choice = shipped_draft(checkpoint) if draft is None else draft
+    if choice is None:
+        choice = f"{_LAYERS}{min(FALLBACK_LAYERS, model.config.num_layers)}"
+        if not outline:  # whoever asks for outlines asks for the weights too, and hears it then
+            progress("untrained", 0, 0)
+    if str(choice).startswith(_LAYERS):
+        draft_model = _first_layers(model, str(choice))
+    elif store.is_draft(folder := Path(choice).expanduser()):
+        draft_model = load_draft(folder, checkpoint, model, outline=outline, progress=progress)
     else:
         draft_model = _other_model(checkpoint, load_checkpoint(choice, outline=outline, progress=progress))
     return Pair(

@@ -6,6 +6,8 @@
 - `tokenizer.json`: the `tokenizers` model
 - `prompting.json`: chat template and special ids
 - `provenance.json`: where the parameters come from
+
+A trained draft has `draft.json` in place of the last three; see `drafts`.
 """
 
 import dataclasses
@@ -26,13 +28,20 @@ from gelato_checkpoints.huggingface import read_json
 from gelato_jax.config import ModelConfig, RopeScaling
 
 LAYOUT_VERSION = 1
+DRAFT_FILE = "draft.json"
 _MANIFEST = "manifest.json"
 _KIB = 2**10
+_CONVERT = "convert the checkpoint again"
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder has the layout of this file."""
     return (folder / _MANIFEST).is_file()
+
+
+def is_draft(folder: Path) -> bool:
+    """Whether a folder holds a draft, whole or not."""
+    return (folder / DRAFT_FILE).is_file()
 
 
 def save_checkpoint(
@@ -62,6 +71,31 @@ def save_checkpoint(
     Raises:
         CheckpointError: the folder exists, the disk is full, or it cannot be written.
     """
+    texts = {
+        "prompting.json": as_json(_prompting(tokenizer)),
+        "provenance.json": as_json(provenance),
+        "tokenizer.json": tokenizer.tokenizer_json,
+    }
+    with exclusive(destination):
+        refuse_existing(destination, overwrite)
+        write_files(destination, config, parameters, texts, progress)
+    return destination
+
+
+def write_files(
+    destination: Path,
+    config: ModelConfig,
+    parameters: Mapping[str, np.ndarray],
+    texts: Mapping[str, str],
+    progress: Progress = silent,
+) -> None:
+    """Write parameters, configuration, `texts` by file name, and the manifest of them all, atomically.
+
+    The caller holds a lock, see `write_atomically`.
+
+    Raises:
+        CheckpointError: the disk is full, or the files cannot be written.
+    """
 
     def write(folder: Path) -> None:
         size = sum(array.nbytes for array in parameters.values())
@@ -70,17 +104,12 @@ def save_checkpoint(
             raise CheckpointError(f"{destination}: needs {size // _KIB} KiB, the disk has {free // _KIB} KiB free")
         progress("write", 0, len(parameters))
         _write_parameters(folder / "parameters", parameters)
-        _write_json(folder / "prompting.json", _prompting(tokenizer))
-        _write_json(folder / "provenance.json", dict(provenance))
-        (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
-        _write_json(folder / "config.json", dataclasses.asdict(config))
-        _write_json(folder / _MANIFEST, {"layout": LAYOUT_VERSION, "bytes": _sizes(folder)})
+        for name, text in {**texts, "config.json": as_json(dataclasses.asdict(config))}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / _MANIFEST).write_text(as_json({"layout": LAYOUT_VERSION, "bytes": _sizes(folder)}), encoding="utf-8")
         progress("write", len(parameters), len(parameters))
 
-    with exclusive(destination):
-        refuse_existing(destination, overwrite)
-        write_atomically(destination, write)
-    return destination
+    write_atomically(destination, write)
 
 
 def refuse_existing(destination: Path, overwrite: bool) -> None:
@@ -144,6 +173,21 @@ def _replace(destination: Path, folder: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def move_into(folder: Path, destination: Path) -> None:
+    """Move a filled folder's entries over those of `destination`, whose other files stay.
+
+    The old manifest goes first and the new one comes last: what an interruption leaves is no checkpoint.
+    """
+    with one_line(destination, "written"):
+        (destination / _MANIFEST).unlink(missing_ok=True)
+        for entry in sorted(folder.iterdir(), key=lambda path: path.name == _MANIFEST):
+            if (destination / entry.name).is_dir():
+                shutil.rmtree(destination / entry.name)
+            entry.replace(destination / entry.name)
+        folder.rmdir()
+        _sync_path(destination)
+
+
 def _sync(folder: Path) -> None:
     """Bring every file and folder under `folder` to the disk."""
     for parent, _, names in os.walk(folder):
@@ -161,9 +205,9 @@ def _sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a readable JSON file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def as_json(value: Mapping[str, Any]) -> str:
+    """The text of a readable JSON file."""
+    return json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n"
 
 
 def _prompting(tokenizer: TokenizerSpec) -> dict[str, Any]:
@@ -179,10 +223,11 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def check_complete(folder: Path) -> None:
+def check_complete(folder: Path, fix: str = _CONVERT) -> None:
     """Refuse a folder of another layout, or one whose files are not those that were written.
 
-    Damage inside a file of the right size is found by Orbax's own checksums.
+    Damage inside a file of the right size is found by Orbax where it strikes the index of the arrays; their own
+    bytes have no checksum. `fix` is what the message advises.
 
     Raises:
         CheckpointError: names the file and both sizes.
@@ -191,11 +236,11 @@ def check_complete(folder: Path) -> None:
     version, found = manifest.get("layout"), _sizes(folder)
     if version != LAYOUT_VERSION:
         path = folder / _MANIFEST
-        raise CheckpointError(f"{path}: layout version {version}, this release reads {LAYOUT_VERSION}: convert again")
+        raise CheckpointError(f"{path}: layout version {version}, this release reads {LAYOUT_VERSION}: {fix}")
     for name, size in manifest.get("bytes", {}).items():
         if found.get(name) != size:
             state = f"has {found[name]} bytes" if name in found else "is missing"
-            raise CheckpointError(f"{folder / name}: {state}, {size} bytes were written: convert the checkpoint again")
+            raise CheckpointError(f"{folder / name}: {state}, {size} bytes were written: {fix}")
 
 
 def _handler() -> Any:
@@ -212,19 +257,22 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
     try:
         with ocp.Checkpointer(_handler()) as checkpointer:
             checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(parameters)))
+        # A path of this machine, of no use to a reader; a checkpoint may be published.
+        (folder / "commit_success.txt").unlink(missing_ok=True)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
-def read_parameters(folder: Path, progress: Progress = silent) -> dict[str, np.ndarray]:
+def read_parameters(folder: Path, progress: Progress = silent, fix: str = _CONVERT) -> dict[str, np.ndarray]:
     """Read the parameters of a checkpoint folder.
 
     Args:
         folder: the checkpoint.
         progress: told when reading starts and ends.
+        fix: what an error's message advises.
 
     Returns:
-        Parameter path -> NumPy array, float32 or bfloat16.
+        Parameter path -> NumPy array of the type that was written.
 
     Raises:
         CheckpointError: an array is damaged or missing.
@@ -240,13 +288,13 @@ def read_parameters(folder: Path, progress: Progress = silent) -> dict[str, np.n
             parameters = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
     except Exception as error:  # the storage layer has no error class of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: not readable ({first}); convert the checkpoint again") from error
+        raise CheckpointError(f"{path}: not readable ({first}); {fix}") from error
     progress("load", len(names), len(names))
     return parameters
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read a checkpoint's ModelConfig.
+def read_config(folder: Path, fix: str = _CONVERT) -> ModelConfig:
+    """Read a checkpoint's ModelConfig; `fix` is what an error's message advises.
 
     Raises:
         CheckpointError: the file does not describe a model of this release.
@@ -258,7 +306,7 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return ModelConfig(**{**fields, "exits": tuple(fields["exits"])})
     except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}; convert the checkpoint again") from None
+        raise CheckpointError(f"{path}: {error}; {fix}") from None
 
 
 def read_tokenizer_spec(folder: Path) -> TokenizerSpec:

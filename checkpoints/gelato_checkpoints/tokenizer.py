@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gelato_checkpoints.base import CheckpointError, TokenizerSpec
 
@@ -14,6 +14,17 @@ Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_TURN = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for a user turn where a template is taken apart: no white space, which templates strip, and in no template."""
+
+
+class ChatFrame(NamedTuple):
+    """What stands around a user turn."""
+
+    prefix: list[int]
+    """Ids ahead of the turn, a system prompt of the template's included; at least one."""
+    header: list[int]
+    """Ids between the turn and its answer; none where the model has no chat template."""
 
 
 class Tokenizer:
@@ -69,9 +80,14 @@ class Tokenizer:
             digest.update(f"{token_id}\t{token}\n".encode())
         return digest.hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text; the beginning-of-sequence token is added where the model was trained with one."""
-        return self._tokenizer.encode(text).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of plain text.
+
+        Args:
+            text: what to encode.
+            special: add the beginning-of-sequence token where the model was trained with one.
+        """
+        return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -94,7 +110,30 @@ class Tokenizer:
             if len(turns) != 1:
                 raise CheckpointError(f"{len(turns)} messages, but this model has no chat template: pass one text")
             return self.encode(turns[0]["content"])
-        return self._tokenizer.encode(self._render(turns), add_special_tokens=False).ids
+        return self.encode(self._render(turns), special=False)
+
+    def chat_frame(self) -> ChatFrame:
+        """Ids around a user turn: prefix, ids of the text, header are `chat_prompt` of the text.
+
+        (As far as the tokenizer does not join letters across the seams; templates put a special token or a line
+        end there.) Without a chat template the prefix is the token that begins, or else ends, a text.
+
+        Raises:
+            CheckpointError: the template does not hold a user turn as it is, or there is nothing to begin with.
+        """
+        if self.spec.chat_template is None:
+            first = self.bos_id if self.bos_id is not None else next(iter(self.eos_ids), None)
+            if first is None:
+                raise CheckpointError("this model has neither chat template nor special token: nothing begins a text")
+            return ChatFrame([first], [])
+        parts = self._render([{"role": "user", "content": _TURN}]).split(_TURN)
+        if len(parts) != 2 or not parts[0]:
+            raise CheckpointError(
+                f"chat template: shows a user turn {len(parts) - 1} times behind {parts[0]!r}, must show it once "
+                "behind an opening; such a template has no frame"
+            )
+        prefix, header = (self.encode(part, special=False) for part in parts)
+        return ChatFrame(prefix, header)
 
     def _render(self, turns: list[dict[str, str]]) -> str:
         """Render the chat template for `turns` and the opening of an answer."""

@@ -8,10 +8,11 @@ class Models:
     """List the models known by name; any other goes by hf:OWNER/NAME, folder or .gguf file."""
 
     def run(self) -> int:
-        """Print name, size of the download, whether it is on this machine, and source."""
-        from gelato_checkpoints import CATALOG, DEFAULT_MODEL, cache_directory
+        """Print name, size of the download, whether it is on this machine, whether a draft ships, and source."""
+        from gelato_checkpoints import CATALOG, DEFAULT_MODEL, cache_directory, shipped_drafts
 
-        rows = [("name", "download", "here", "source")]
+        drafts = shipped_drafts()
+        rows = [("name", "download", "here", "trained draft", "source")]
         for name, source in CATALOG.items():
             cached = (cache_directory() / "models" / name).is_dir()
             size = getattr(source, "size", None)
@@ -20,6 +21,7 @@ class Models:
                     f"{name} (default)" if name == DEFAULT_MODEL else name,
                     f"{size / 1e6:.0f} MB" if size else "-",
                     "yes" if cached else "no",
+                    "ships" if name in drafts else "-",
                     _origin(source),
                 )
             )

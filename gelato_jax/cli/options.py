@@ -55,8 +55,11 @@ class InputOptions:
     """Continue the prompt as it is, without the chat template."""
     model: Annotated[str, arg(metavar="MODEL")] = "smollm2-135m"
     """The target, whose text you get: a name from `gelato models`, hf:OWNER/NAME, a folder or a .gguf file."""
-    draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: the target's own)")] = None
-    """The draft, which proposes tokens: as --model, or layers:K for the target's first K layers."""
+    draft: Annotated[
+        str | None, arg(metavar="MODEL", help_behavior_hint="(default: the trained draft that ships, else layers:6)")
+    ] = None
+    """The draft, which proposes tokens: a folder of `gelato train-draft`, as --model, or layers:K for the target's
+    first K layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

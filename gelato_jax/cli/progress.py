@@ -11,6 +11,7 @@ _LABELS = {
     "load": "loading",
     "compile": "compiling, or loading compiled programs",
 }
+_NOTES = {"untrained": "no trained draft ships for this model: its first layers draft, and agree with it seldom"}
 _BYTES = ("download", "check")
 
 
@@ -54,6 +55,9 @@ class Progress:
         """Hear that `done` of `total` units of a stage are through; a total of 0 is unknown. Any thread may call."""
         if self._quiet:
             return
+        if stage in _NOTES:
+            self._note(_NOTES[stage])
+            return
         known = stage in self._tasks
         label = _LABELS.get(stage, stage)
         if self._bars is None:
@@ -67,3 +71,10 @@ class Progress:
         if stage in _BYTES and total:
             label = f"{label} {done / 1e6:.0f} of {total / 1e6:.0f} MB"
         self._bars.update(self._tasks[stage], description=label, completed=done, total=total or None)  # type: ignore[arg-type]
+
+    def _note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+        if self._bars is None:
+            print(f"gelato: {text}", file=sys.stderr, flush=True)
+        else:
+            self._bars.console.print(f"gelato: {text}", highlight=False)

@@ -218,7 +218,7 @@ def llama3_factors(width: int, theta: float) -> np.ndarray:
     return np.array(factors, np.float32)
 
 
-@pytest.fixture(name="foreign")
+@pytest.fixture(name="foreign", scope="session")
 def foreign_fixture():
     return foreign
 

@@ -130,3 +130,35 @@ def test_a_fingerprint_is_that_of_the_vocabulary():
 def test_refuses_what_is_no_tokenizer():
     with pytest.raises(CheckpointError, match=r"tokenizer.json: not a tokenizer"):
         Tokenizer(TokenizerSpec(tokenizer_json="{}"))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffc"), min_size=1, max_size=30))
+def test_a_frame_around_the_ids_of_a_turn_is_the_chat_prompt(text):
+    tokenizer = with_template("{{ bos_token }}system: brief {% for m in messages %}<{{ m.content }}>{% endfor %}you:")
+    prefix, header = tokenizer.chat_frame()
+    assert prefix + tokenizer.encode(text, special=False) + header == tokenizer.chat_prompt(text)
+
+
+def test_the_frame_of_the_real_model(smollm2):
+    tokenizer = smollm2.tokenizer
+    prefix, header = tokenizer.chat_frame()
+    assert prefix + tokenizer.encode(QUESTION, special=False) + header == tokenizer.chat_prompt(QUESTION)
+    assert tokenizer.decode(header, skip_special=False) == "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_frame_of_a_model_without_template():
+    assert with_template(None).chat_frame() == ([257], [])
+    text = BYTES.spec.tokenizer_json
+    assert Tokenizer(TokenizerSpec(tokenizer_json=text, eos_ids=(258,))).chat_frame() == ([258], [])
+    with pytest.raises(CheckpointError, match="nothing begins a text"):
+        BYTES.chat_frame()
+
+
+@pytest.mark.parametrize(("template", "shown"), [
+    ("a{{ messages[0].content }}b{{ messages[0].content }}", "2 times behind 'a'"),
+    ("no turn", "0 times behind 'no turn'"),
+    ("{{ messages[0].content }} answer:", "1 times behind ''"),
+])  # fmt: skip
+def test_templates_without_a_frame_are_refused(template, shown):
+    with pytest.raises(CheckpointError, match=shown):
+        with_template(template).chat_frame()
