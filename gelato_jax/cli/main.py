@@ -16,9 +16,11 @@ import tyro
 from gelato_jax.cli.bench import Bench
 from gelato_jax.cli.codes import BROKEN_PIPE, INTERRUPTED, MISTAKE
 from gelato_jax.cli.convert import Convert
+from gelato_jax.cli.eval_draft import EvalDraft
 from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
 from gelato_jax.cli.presets import Presets
+from gelato_jax.cli.train_draft import TrainDraft
 
 
 class Command(Protocol):
@@ -35,6 +37,8 @@ COMMANDS: dict[str, type[Command]] = {
     "presets": Presets,
     "convert": Convert,
     "bench": Bench,
+    "train-draft": TrainDraft,
+    "eval-draft": EvalDraft,
 }
 """Name -> options; a new subcommand is one line here."""
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import gelato_checkpoints
 import gelato_jax
 from gelato_jax.cli import decode as decode_file
 from gelato_jax.cli.main import run
@@ -135,10 +136,13 @@ def test_ctrl_c_keeps_what_was_decoded(gelato, ids, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_models_and_presets(gelato):
+def test_models_and_presets(gelato, monkeypatch):
     code, out, _ = gelato("models")
     assert code == 0
     assert "smollm2-135m (default)" in out
+    monkeypatch.setattr(gelato_checkpoints, "shipped_drafts", lambda: {"qwen2.5-7b": None})
+    rows = {line.split()[0]: line for line in gelato("models")[1].splitlines()}
+    assert [name for name, line in rows.items() if " ships " in line] == ["qwen2.5-7b"]
     code, out, _ = gelato("presets")
     assert code == 0
     assert all(name in out for name in ("orin-nano-15w", "5mhz-500m", "rtx3090-7b", "#"))

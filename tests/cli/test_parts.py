@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.output import JsonFile
+from gelato_jax.cli.progress import Progress
 from gelato_jax.cli.screen import Figures, Panel
 from gelato_jax.cli.text import TextStream
 
@@ -144,3 +145,20 @@ def test_clock_counts_overlapping_spans_once(monkeypatch):
     clock = CompileClock()
     clock._spans += [(0.0, 2.0), (1.0, 3.0), (1.5, 1.6), (5.0, 6.0)]
     assert clock.seconds == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_news_stays_on_the_screen(terminal, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress() as progress:
+        progress.stage("load", 0, 0)
+        progress.stage("untrained", 0, 0)
+    last = [row for row in shown_by(stream.getvalue()) if row][-1]
+    assert last == "gelato: no trained draft ships for this model: its first layers draft, and agree with it seldom"
+    silent = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", silent)
+    Progress(quiet=True).stage("untrained", 0, 0)
+    assert silent.getvalue() == ""

@@ -1,0 +1,283 @@
+"""The whole way from a target to its draft: corpus, warm start, training, probes, 8-bit weights, calibration.
+
+Every phase leaves on the disk what the next one needs, so the same call goes on where a killed one
+stopped. What is below knows no checkpoint format: the caller brings the target and saves the draft.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gelato_jax.decoding import DraftModel, make_draft
+from gelato_jax.models import Model, quantize
+from gelato_jax.training.batches import Batches
+from gelato_jax.training.bookkeeping import Clock, device, hold_to, versions
+from gelato_jax.training.calibrate import Law, fit_calibration
+from gelato_jax.training.corpus import (
+    Conversation,
+    CorpusSettings,
+    check_room,
+    read_corpus,
+    shard_paths,
+    write_corpus,
+)
+from gelato_jax.training.distill import TrainSettings
+from gelato_jax.training.files import read_json, write_json
+from gelato_jax.training.ids import read_ids, write_ids
+from gelato_jax.training.metrics import measure
+from gelato_jax.training.probes import fit_probes
+from gelato_jax.training.recording import record_corpus
+from gelato_jax.training.run import SAVE_EVERY_S, read_log, train
+from gelato_jax.training.trace import Answer, trace_answers
+from gelato_jax.training.warm_start import DraftShape, check_shape, frequent_ids, warm_start
+from gelato_jax.training.writing import Frame
+from gelato_jax.types import Calibrations
+
+HELD_OUT_EVERY = 50
+"""One conversation of so many is not trained on: it is measured while training and calibrated on afterwards."""
+_HELD_OUT = 512  # conversations at most
+_SHORTEST = 3  # tokens of an answer to calibrate on: the first is never drafted, and one has one behind it
+_FEWEST = 2  # texts of a law: one to fit, one to measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides what a draft becomes, its target aside.
+
+    Attributes:
+        corpus: how the target writes.
+        shape: of the draft.
+        train: how it is trained.
+        dtype: of the products while writing and training.
+    """
+
+    corpus: CorpusSettings
+    shape: DraftShape
+    train: TrainSettings
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A target as training sees it.
+
+    Attributes:
+        name: what the user called it.
+        model: its decoder.
+        prefix: ids ahead of a user turn.
+        header: ids between user turn and answer; none for a model without a chat template.
+        ends: ids that end a turn.
+        openings: beginnings of user turns, as ids.
+    """
+
+    name: str
+    model: Model
+    prefix: Sequence[int]
+    header: Sequence[int]
+    ends: Sequence[int]
+    openings: Sequence[Sequence[int]] = ()
+
+
+class Watch(Protocol):
+    """Told how it goes; `values` are those of a training step."""
+
+    def __call__(self, phase: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Hear that `done` of `total` tokens of a phase are through."""
+
+
+Save = Callable[[DraftModel, dict[str, Any], dict[str, Any]], None]
+"""Stores the finished draft; its other arguments are provenance and metrics, ready for JSON."""
+
+
+def train_draft(
+    target: Target,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    save: Save,
+    corpus: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    watch: Watch = lambda phase, done, total, values: None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> dict[str, Any]:
+    """Make a draft for a target, or go on with one that was begun.
+
+    Args:
+        target: the model to draft for.
+        recipe: how.
+        folder: gets `corpus.npz` (the ids alone), `run.json`, and under `training/` what a later call goes on from.
+        save: stores the draft.
+        corpus: a folder of shards, or a file of ids alone, to take in place of text yet to be written.
+        about: more facts of the draft's making, ready for JSON.
+        watch: told of every step of `corpus`, `train` and `calibrate`.
+        save_every_s: seconds of training that a kill can cost.
+
+    Returns:
+        The contents of run.json; those of the earlier run where the draft was finished already.
+
+    Raises:
+        ValueError: the folder was begun with other settings, or the settings cannot be used; one line.
+    """
+    check_shape(recipe.shape, target.model.config.num_layers)
+    frame = Frame(
+        prefix=jnp.asarray(target.prefix, jnp.int32),
+        header=jnp.asarray(target.header, jnp.int32),
+        ends=jnp.asarray(target.ends, jnp.int32),
+        num_recorded=recipe.corpus.num_recorded,
+    )
+    if corpus is None:
+        check_room(recipe.corpus, frame, target.openings)
+    work = folder / "training"
+    work.mkdir(parents=True, exist_ok=True)
+    settings = _settings(target, recipe, corpus)
+    hold_to(work / "settings.json", settings, folder)
+    if (finished := read_json(folder / "run.json")) is not None:
+        return finished
+    clock = Clock(work / "seconds.json", watch)
+    with clock.phase("corpus") as progress:
+        conversations = _corpus(target, frame, recipe, work / "corpus", corpus, progress)
+        write_ids(folder / "corpus.npz", conversations)
+    held_out, taught = split(conversations)
+    vocabulary = frequent_ids(taught, recipe.shape.vocabulary, target.ends)
+    with clock.phase("train") as progress:
+        model = _train(target, recipe, taught, held_out, vocabulary, work, progress, save_every_s)
+    with clock.phase("calibrate") as progress:
+        model = quantize(fit_probes(model, _batches(target, recipe, taught, vocabulary)))
+        draft, report = calibrated(target, make_draft(model, vocabulary=jnp.asarray(vocabulary)), held_out, progress)
+    measured = [line for line in read_log(work) if line["kind"] == "held_out"]
+    metrics = {"held_out": measured[-1] if measured else None, "quantized": report}
+    tokens = sum(len(c.tokens) for c in conversations)
+    provenance = {
+        **(about or {}),
+        "settings": settings,
+        "conversations": len(conversations),
+        "tokens": tokens,
+        "versions": versions(),
+        "device": device(),
+        "seconds": clock.seconds,
+    }
+    save(draft, provenance, metrics)
+    result = {**provenance, "metrics": metrics}
+    write_json(folder / "run.json", result)
+    return result
+
+
+def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations that are held out, and those that are learned from."""
+    held_out = list(conversations[::HELD_OUT_EVERY])[:_HELD_OUT]
+    chosen = set(range(0, len(conversations), HELD_OUT_EVERY))
+    return held_out, [c for index, c in enumerate(conversations) if index not in chosen]
+
+
+def _corpus(
+    target: Target,
+    frame: Frame,
+    recipe: Recipe,
+    folder: Path,
+    given: Path | None,
+    progress: Callable[[int, int], None],
+) -> list[Conversation]:
+    """The corpus, written, recorded or read."""
+    if given is not None and given.is_dir():
+        if not shard_paths(given):
+            raise ValueError(f"{given}: holds no shard of a corpus; give a folder that has some, or a file of ids")
+        return list(read_corpus(given))
+    params = {path: jnp.asarray(array, recipe.dtype) for path, array in target.model.params.items()}
+    model = Model(config=target.model.config, params=params)
+    if given is None:
+        write_corpus(model, frame, folder, recipe.corpus, target.openings, progress)
+    else:
+        size = recipe.corpus.shard_tokens
+        record_corpus(model, read_ids(given), frame, folder, shard_tokens=size, progress=progress)
+    return list(read_corpus(folder))
+
+
+def _batches(target: Target, recipe: Recipe, conversations: Sequence[Conversation], vocabulary: np.ndarray) -> Batches:
+    return Batches(
+        conversations,
+        np.asarray(target.prefix, np.int32),
+        vocabulary,
+        tokens_per_batch=recipe.train.tokens_per_batch,
+        user_weight=recipe.train.user_weight,
+        multiple=jax.device_count(),
+    )
+
+
+def _train(
+    target: Target,
+    recipe: Recipe,
+    taught: Sequence[Conversation],
+    held_out: Sequence[Conversation],
+    vocabulary: np.ndarray,
+    work: Path,
+    progress: Callable[..., None],
+    save_every_s: float,
+) -> Model:
+    """The trained draft, float32."""
+    size = recipe.train.tokens_per_batch
+    model = train(
+        warm_start(target.model, recipe.shape, vocabulary),
+        _batches(target, recipe, taught, vocabulary),
+        recipe.train,
+        work,
+        dtype=jnp.dtype(recipe.dtype),
+        held_out=_batches(target, recipe, held_out, vocabulary),
+        save_every_s=save_every_s,
+        progress=lambda done, total, values: progress(done * size, total * size, values),
+    )
+    return jax.tree.map(jnp.asarray, jax.device_get(model))  # from all devices to the first
+
+
+def calibrated(
+    target: Target, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
+) -> tuple[DraftModel, dict[str, Any]]:
+    """Fit a draft's calibrations to text that it has not learned, and measure it there.
+
+    Returns:
+        The draft with calibrations of all that text, and for each law what `metrics.measure` says,
+        where half of the text is kept from the fit.
+    """
+    prefix = np.asarray(target.prefix, np.int32)
+    answers = [
+        Answer(
+            category="corpus",
+            prompt=np.concatenate([prefix, c.tokens[: c.answer_start]]).astype(np.int32),
+            tokens=c.tokens[c.answer_start :].astype(np.int32),
+            temperature=c.temperature,
+        )
+        for c in held_out
+        if len(c.tokens) - c.answer_start >= _SHORTEST
+    ]
+    if not answers:
+        raise ValueError(f"none of {len(held_out)} held-out conversations can be calibrated on; take a larger corpus")
+    traces = trace_answers(target.model, draft, answers, progress=progress)
+    laws: dict[Law, float] = {"greedy": 0.0, "sampled": 1.0}
+    fits, report = {}, {}
+    for law, temperature in laws.items():
+        chosen = [t for t, a in zip(traces, answers, strict=True) if a.temperature == temperature]
+        # Text of another law stands in where there is too little of its own.
+        chosen = chosen if len(chosen) >= _FEWEST else traces
+        fits[law] = fit_calibration(chosen, law)
+        report[law] = measure(chosen, ["corpus"] * len(chosen), law)
+    return dataclasses.replace(draft, calibration=Calibrations(**fits)), report
+
+
+def _settings(target: Target, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:
+    """All that must stay as it is when a run goes on, by the name of its option, ready for JSON."""
+    written = dataclasses.asdict(recipe.corpus)
+    if corpus is not None:  # the others are of writing
+        written = {name: written[name] for name in ("num_recorded", "shard_tokens")}
+    values = {**written, **dataclasses.asdict(recipe.shape), **dataclasses.asdict(recipe.train)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {
+        "target": target.name,
+        "corpus": None if corpus is None else corpus.name,  # its place is no part of the making
+        **values,
+        "dtype": recipe.dtype,
+        "devices": jax.device_count(),
+    }

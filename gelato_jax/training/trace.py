@@ -1,0 +1,253 @@
+"""Draft and target side by side on text that is already written: what each exit would have had accepted.
+
+Whole rows go through the layers at once, without a cache. Only the positions ahead of an answer's
+tokens go through the heads, some at a time: their logits never exist all together.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import gelato_kernels
+from gelato_jax.decoding import DraftModel
+from gelato_jax.models import Model
+from gelato_jax.training.distill import exit_states
+from gelato_jax.types import record
+
+_POSITIONS = 128  # compared at a time: the target's logits of so many stay near a CPU's caches
+_TOKENS = 1024  # of a batch of rows, padding included: enough for full products, little lost where rows are few
+_SHORTEST = 64  # tokens that a row is padded to at least
+
+_T = TypeVar("_T")
+
+
+@record
+class Trace:
+    """Draft against target ahead of each of M tokens, at every exit. Laws are those at temperature 1."""
+
+    entropy: Array  # [M, X] nats, of the draft's softmax over its own vocabulary
+    probe: Array  # [M, X] nats, what an exit's check says of that entropy; the entropy itself where there is no probe
+    acceptance: Array  # [M, X] sum of min(p, q) over the target's vocabulary, which is 1 - TV(p, q)
+    chance: (
+        Array  # [M, X] min(1, q / p) of the token that follows: the chance that it was drafted, given that it stands
+    )
+    agreement: Array  # [M, X] bool: draft and target have the same likeliest token
+    target_entropy: Array  # [M] nats
+    reached: Array  # [M, X] bool: the token got as far as this exit
+
+
+class Answer(NamedTuple):
+    """A text of the target's."""
+
+    category: str
+    prompt: np.ndarray  # [P] int32 ids, the chat template included
+    tokens: np.ndarray  # [N] int32 ids of the answer
+    temperature: float
+    states: np.ndarray | None = None  # [N, D] float32 target's normed state ahead of each token
+
+
+@jax.jit
+def target_states(target: Model, tokens: Array) -> Array:
+    """The target's normed last states `[R, T, D]` over rows `[R, T]`, ready for its head."""
+    decoder = target.bind()
+    x, _ = decoder.forward(tokens, None, jnp.zeros((tokens.shape[0],), jnp.int32))
+    return decoder.exit_norm(-1)(x)
+
+
+@jax.jit
+def draft_states(draft: Model, tokens: Array, leaves: Array) -> Array:
+    """A draft's normed states `[R, T, X, D]` over rows `[R, T]`.
+
+    Args:
+        draft: its decoder.
+        tokens: the rows.
+        leaves: `[R, T]` int32 exit at which a token leaves. Behind it the state stands still: deeper exits of this
+            token mean nothing, and deeper layers see keys and values projected from that state, as they do while
+            drafting.
+    """
+    return jnp.stack(exit_states(draft.bind(), tokens, leaves), axis=2)
+
+
+@jax.jit
+def _compare(
+    target: Model, draft: DraftModel, target_state: Array, draft_state: Array, following: Array, leaves: Array
+) -> Trace:
+    """Compare M positions: states `[M, D]` and `[M, X, D]`, the token that follows `[M]`, the exit of each `[M]`."""
+    decoder, oracle = draft.model.bind(), target.bind()
+    p_logits = oracle.head_logits(target_state)
+    p_stats = gelato_kernels.entropy(p_logits)
+    ids = jnp.arange(decoder.config.valid_outputs) if draft.vocabulary is None else draft.vocabulary
+    known = ids < p_logits.shape[-1]  # a model may pad its vocabulary further than another of its family
+    log_p = p_logits[:, jnp.minimum(ids, p_logits.shape[-1] - 1)] - p_stats.logsumexp[:, None]
+    p = jnp.where(known, jnp.exp(log_p), 0.0)
+    row = jnp.minimum(jnp.searchsorted(ids, following), ids.shape[0] - 1)
+    following_known = ids[row] == following
+
+    def look(index: int) -> dict[str, Array]:
+        logits = decoder.head_logits(draft_state[:, index])
+        stats = gelato_kernels.entropy(logits)
+        log_q = logits - stats.logsumexp[:, None]
+        log_ratio = jnp.take_along_axis(log_q - log_p, row[:, None], axis=1)[:, 0]
+        has_probe = decoder.config.exit_probes and index < len(decoder.config.exits) - 1
+        return {
+            "entropy": stats.entropy,
+            "probe": decoder.exit_probes[index](draft_state[:, index]) if has_probe else stats.entropy,
+            "acceptance": jnp.minimum(p, jnp.exp(log_q)).sum(axis=-1),
+            "chance": jnp.where(following_known, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0),
+            "agreement": ids[stats.argmax] == p_stats.argmax,
+            "reached": leaves >= index,
+        }
+
+    exits = [look(index) for index in range(len(decoder.config.exits))]
+    columns = {name: jnp.stack([columns[name] for columns in exits], axis=1) for name in exits[0]}
+    return Trace(target_entropy=p_stats.entropy, **columns)
+
+
+def trace_rows(target: Model, draft: DraftModel, tokens: Array, leaves: Array | None = None) -> Trace:
+    """Compare a draft with its target at every position of whole rows.
+
+    Args:
+        target: the model whose law counts.
+        draft: what is measured.
+        tokens: `[R, T]` int32 ids of the target.
+        leaves: `[R, T]` int32 exit of each token; the deepest if not given. See `draft_states`.
+
+    Returns:
+        NumPy leaves `[R, T - 1, ...]`: position i is about token i + 1.
+    """
+    leaves = _deepest(draft, tokens.shape) if leaves is None else leaves
+    flat = lambda array: np.asarray(array)[:, :-1].reshape(-1, *array.shape[2:])  # noqa: E731
+    trace = _compare_all(
+        target,
+        draft,
+        flat(target_states(target, tokens)),
+        flat(draft_states(draft.model, tokens, leaves)),
+        np.asarray(tokens)[:, 1:].reshape(-1),
+        flat(leaves),
+    )
+    return jax.tree.map(lambda leaf: leaf.reshape(tokens.shape[0], -1, *leaf.shape[1:]), trace)
+
+
+def trace_answers(
+    target: Model,
+    draft: DraftModel,
+    answers: Sequence[Answer],
+    *,
+    leaving: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Trace]:
+    """Compare a draft with its target on every token of the answers that a round may draft.
+
+    The first token of an answer comes with the reading of the prompt and is never drafted; it is left out.
+
+    Args:
+        target: the model that wrote the answers.
+        draft: what is measured.
+        answers: the texts; where `states` are given the target's layers are not run.
+        leaving: share of the tokens, prompts included, that leave at an early exit, drawn as in training.
+        seed: of who leaves.
+        progress: told tokens through the layers, and their number.
+
+    Returns:
+        A trace for each answer, NumPy leaves `[N - 1, ...]`.
+    """
+    random, deepest = np.random.default_rng(seed), len(draft.model.config.exits) - 1
+
+    def run(tokens: np.ndarray) -> tuple[Array, np.ndarray]:
+        leaves = np.full(tokens.shape, deepest, np.int32)
+        if leaving and deepest:
+            early = random.integers(0, deepest, tokens.shape, np.int32)
+            leaves = np.where(random.random(tokens.shape) < leaving, early, leaves)
+        return draft_states(draft.model, jnp.asarray(tokens), jnp.asarray(leaves)), leaves
+
+    states = over_rows(run, answers, progress)
+    oracle = [answer.states for answer in answers]
+    if any(rows is None for rows in oracle):
+        oracle = answer_states(target, answers)
+    sizes = [len(answer.tokens) - 1 for answer in answers]
+    drafted = lambda rows: np.concatenate([row[1:] for row in rows])  # noqa: E731
+    trace = _compare_all(
+        target,
+        draft,
+        drafted(oracle),
+        drafted([state for state, _ in states]),
+        drafted([answer.tokens for answer in answers]),
+        drafted([leaves for _, leaves in states]),
+    )
+    ends = np.cumsum(sizes)
+    return [
+        jax.tree.map(lambda leaf, end=end, size=size: leaf[end - size : end], trace)
+        for end, size in zip(ends, sizes, strict=True)
+    ]
+
+
+def answer_states(
+    target: Model, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[np.ndarray]:
+    """The target's normed states ahead of each token of the answers: what `Answer.states` holds."""
+    return over_rows(lambda tokens: target_states(target, jnp.asarray(tokens)), answers, progress)
+
+
+def over_rows(
+    run: Callable[[np.ndarray], _T],
+    answers: Sequence[Answer],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[_T]:
+    """Run prompts with their answers through a model, rows of like length together.
+
+    Args:
+        run: from tokens `[R, T]` to a tree of arrays `[R, T, ...]`.
+        answers: the texts.
+        progress: told tokens that are through, and their number.
+
+    Returns:
+        For each answer what `run` gave ahead of each of its tokens: NumPy leaves `[N, ...]`.
+    """
+    lengths = [_padded(len(answer.prompt) + len(answer.tokens)) for answer in answers]
+    results: list = [None] * len(answers)
+    done = 0
+    for size in sorted(set(lengths)):
+        members = [index for index, length in enumerate(lengths) if length == size]
+        rows = max(1, _TOKENS // size)
+        for begin in range(0, len(members), rows):
+            chosen = members[begin : begin + rows]
+            tokens = np.zeros((rows, size), np.int32)  # a last batch is filled up: one program for each length
+            for row, index in enumerate(chosen):
+                text = np.concatenate([answers[index].prompt, answers[index].tokens])
+                tokens[row, : len(text)] = text
+            outputs = jax.tree.map(np.asarray, run(tokens))
+            for row, index in enumerate(chosen):
+                first = len(answers[index].prompt) - 1
+                ahead = slice(first, first + len(answers[index].tokens))
+                # Copies: a view would keep the whole batch.
+                results[index] = jax.tree.map(lambda leaf, row=row, ahead=ahead: leaf[row, ahead].copy(), outputs)
+            done += size * len(chosen)
+            progress(done, sum(lengths))
+    return results
+
+
+def _padded(length: int) -> int:
+    """The next power of two, or three quarters of it: few sizes, each compiled once."""
+    size = max(_SHORTEST, 1 << (length - 1).bit_length())
+    return size * 3 // 4 if size > _SHORTEST and length <= size * 3 // 4 else size
+
+
+def _deepest(draft: DraftModel, shape: tuple[int, ...]) -> Array:
+    return jnp.full(shape, len(draft.model.config.exits) - 1, jnp.int32)
+
+
+def _compare_all(target: Model, draft: DraftModel, *columns: np.ndarray) -> Trace:
+    """`_compare` of any number of positions, NumPy leaves."""
+    total, parts = len(columns[0]), []
+    for begin in range(0, total, _POSITIONS):
+        some = [column[begin : begin + _POSITIONS] for column in columns]
+        short = _POSITIONS - len(some[0])
+        if short:
+            some = [np.pad(column, [(0, short)] + [(0, 0)] * (column.ndim - 1)) for column in some]
+        parts.append(_compare(target, draft, *map(jnp.asarray, some)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *map(jax.device_get, parts))

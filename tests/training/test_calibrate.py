@@ -1,0 +1,147 @@
+"""Fits against what is known of them: curves that made the data, laws of the isotonic fit, counts by hand."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gelato_jax.control.calibration import acceptance_at
+from gelato_jax.testing import tiny_pair
+from gelato_jax.training import calibrate, metrics
+from gelato_jax.training.trace import Answer, Trace
+
+FINITE = st.floats(0, 1, width=32)
+
+
+def fake_trace(random, tokens, *, scale=1.1, decay=0.5):
+    """Two exits; outcomes at each follow a curve, those of the second one the higher."""
+    entropy = random.exponential(1.5, (tokens, 2)).astype(np.float32)
+    chance = np.minimum(1, np.array([0.8, 1]) * scale * np.exp(-decay * entropy))
+    return Trace(
+        entropy=entropy,
+        probe=entropy,
+        acceptance=chance,
+        chance=chance,
+        agreement=random.random((tokens, 2)) < chance,
+        target_entropy=entropy[:, 0],
+        reached=np.ones((tokens, 2), bool),
+    )
+
+
+@pytest.mark.parametrize(("scale", "decay"), [(1.0, 0.35), (0.7, 0.0), (1.6, 0.8), (0.9, 2.5)])
+def test_a_curve_is_found_again(scale, decay):
+    entropy = np.random.default_rng(0).exponential(1.5, 4000)
+    found = calibrate.fit_curve(entropy, calibrate.curve(scale, decay, entropy))
+    np.testing.assert_allclose(found, (scale, decay), rtol=1e-3, atol=1e-5)
+
+
+def test_no_curve_nearby_is_better():
+    random = np.random.default_rng(1)
+    entropy = random.exponential(1.5, 3000)
+    outcome = (random.random(3000) < 0.9 / (1 + entropy)).astype(float)  # of another family
+    scale, decay = calibrate.fit_curve(entropy, outcome)
+    error = lambda a, b: np.mean(np.square(outcome - calibrate.curve(a, b, entropy)))  # noqa: E731
+    for a in (0.98, 1, 1.02):
+        for b in (0.98, 1, 1.02):
+            assert error(scale * a, decay * b) >= error(scale, decay) - 1e-9
+
+
+@given(st.lists(st.tuples(FINITE, st.floats(0.125, 8, width=32)), min_size=1, max_size=12))
+def test_the_isotonic_fit_is_the_projection(points):
+    values, weights = np.array(points, np.float64).T
+    fit = calibrate.non_increasing(values, weights)
+    assert (np.diff(fit) <= 1e-12).all()
+    np.testing.assert_allclose((weights * fit).sum(), (weights * values).sum(), rtol=1e-9, atol=1e-12)
+    # Optimal: the residual is orthogonal to the fit, and against every direction of the cone.
+    residual = weights * (values - fit)
+    assert abs((residual * fit).sum()) < 1e-9
+    assert (np.cumsum(residual) <= 1e-9).all()
+
+
+def test_calibration_error_by_hand():
+    predicted = np.array([0.1, 0.2, 0.3, 0.4])
+    outcome = np.array([0.0, 1.0, 0.0, 1.0])
+    error, table = calibrate.calibration_error(predicted, outcome, bins=2)
+    assert error == pytest.approx((2 * abs(0.15 - 0.5) + 2 * abs(0.35 - 0.5)) / 4)
+    assert [row["count"] for row in table] == [2, 2]
+    ties = calibrate.calibration_error(np.full(4, 0.5), outcome)
+    assert ties[0] == 0
+    assert len(ties[1]) == 1
+
+
+def test_a_calibration_says_what_made_the_data():
+    """Classes hold about 10,000 tokens: 0.02 is 4 standard errors of a mean, false alarm under 2e-3 in all."""
+    random = np.random.default_rng(2)
+    traces = [fake_trace(random, 100) for _ in range(800)]
+    fit = calibrate.fit_calibration(traces, "greedy")
+    np.testing.assert_allclose(fit.scale, [0.88, 1.1], atol=0.03)
+    np.testing.assert_allclose(fit.decay, [0.5, 0.5], atol=0.03)
+    trace = calibrate.joined(traces)
+    classes = calibrate.class_of(np.asarray(fit.class_edges), trace.entropy[:, 1])
+    means = [trace.agreement[classes == index, 1].mean() for index in range(8)]
+    np.testing.assert_allclose(fit.class_acceptance[1], means, atol=0.02)
+    assert (np.diff(fit.class_acceptance, axis=1) <= 1e-6).all()
+    # Entropies of neighbours and of exits are independent here: the past and the other exit say nothing.
+    np.testing.assert_allclose(fit.next_acceptance, trace.agreement[:, 1].mean(), atol=0.03)
+    np.testing.assert_allclose(fit.deeper_acceptance[0, :, 1], trace.agreement[:, 1].mean(), atol=0.03)
+    np.testing.assert_allclose(fit.deeper_acceptance[1, :, 1], means, atol=0.02)
+    report = calibrate.reliability(fit, [fake_trace(random, 100) for _ in range(200)], "greedy")
+    assert max(report["curve"]["error"] + report["classes"]["error"]) < 0.03
+    # What controllers read is the curve that was fitted.
+    read = acceptance_at(fit, jnp.asarray(2.0), jnp.asarray(0), fit.mean_acceptance)
+    np.testing.assert_allclose(read, calibrate.curve(fit.scale[0], fit.decay[0], np.array(2.0)), rtol=1e-5)
+
+
+def test_a_wrong_fit_has_a_large_error():
+    random = np.random.default_rng(3)
+    fit = calibrate.fit_calibration([fake_trace(random, 500) for _ in range(4)], "greedy")
+    worse = [fake_trace(random, 500, scale=0.6) for _ in range(4)]
+    assert min(calibrate.reliability(fit, worse, "greedy")["curve"]["error"]) > 0.1
+
+
+def test_what_follows_an_accepted_token_counts():
+    """Entropy 0 or 4; a token behind a rejected one is always right, one behind an accepted one never."""
+    agreement = np.array([True, False] * 50)
+    entropy = np.where(np.arange(100) % 4 < 2, 0.0, 4.0)[:, None]
+    trace = fake_trace(np.random.default_rng(0), 100)
+    trace = Trace(**{**vars(trace), "entropy": entropy, "probe": entropy, "agreement": agreement[:, None]})
+    fit = calibrate.fit_calibration([trace], "greedy")
+    assert float(fit.next_acceptance.max()) < 1e-6
+
+
+@given(st.integers(0, 30), st.integers(0, 9))
+def test_a_split_is_a_partition(prompts, seed):
+    fitted, held_out = calibrate.split(prompts, seed)
+    assert sorted([*fitted, *held_out]) == list(range(prompts))
+    assert 0 <= len(fitted) - len(held_out) <= 1
+
+
+def test_evaluation_is_json_and_categories_count_alike():
+    pair = tiny_pair(0.3, exits=(1,))
+    random = np.random.default_rng(4)
+    kinds = [("a", 0.0, 20), ("b", 0.0, 9), ("b", 0.0, 15), ("a", 1.0, 12), ("a", 1.0, 1)]
+    answers = [
+        Answer(kind, random.integers(0, 61, 5).astype(np.int32), random.integers(0, 61, size).astype(np.int32), heat)
+        for kind, heat, size in kinds
+    ]
+    report = json.loads(json.dumps(metrics.evaluate(pair.target, pair.draft, answers)))
+    greedy = report["greedy"]
+    assert {name: row["tokens"] for name, row in greedy["categories"].items()} == {"a": 19, "b": 22}
+    both = [greedy["categories"][name]["acceptance"] for name in "ab"]
+    np.testing.assert_allclose(greedy["average"]["acceptance"], np.mean(both, axis=0))
+    pooled = (19 * np.array(both[0]) + 22 * np.array(both[1])) / 41
+    np.testing.assert_allclose(greedy["overall"]["acceptance"], pooled)
+    assert report["sampled"]["overall"]["prompts"] == 1  # an answer of one token has nothing to draft
+    assert report["sampled"]["reliability"]["held_out"] is None
+    curve = np.array(greedy["average"]["tokens_per_round"])
+    assert curve.shape == (2, 12)
+    assert (np.diff(curve, axis=1) > -1e-9).all()
+    assert (curve >= 1).all()
+    # The draft is a copy with one early exit: its norm is one more, and without a probe the head is read twice.
+    whole = sum(array.size for path, array in pair.target.params.items() if not path.startswith("embed."))
+    assert report["cost"]["weights"][1] == pytest.approx(1 + (61 * 16 + 16) / whole)
+    assert report["cost"]["weights"][0] == pytest.approx(float(pair.draft.work[0]) * report["cost"]["weights"][1])
+    assert set(greedy["reliability"]["stored"]) == {"curve", "classes"}
