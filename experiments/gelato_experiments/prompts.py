@@ -3,14 +3,28 @@
 import json
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Prompt(NamedTuple):
+    """A user turn, and what kind of task it is."""
+
+    category: str
+    text: str
 
 
 def read_prompts(path: Path | None = None, limit: int | None = None) -> list[str]:
-    """Prompts of a file, spread evenly over it where there are more than `limit`.
+    """Texts of `read_categories`, whose arguments and errors these are."""
+    return [prompt.text for prompt in read_categories(path, limit)]
+
+
+def read_categories(path: Path | None = None, limit: int | None = None) -> list[Prompt]:
+    """Prompts of a file with their categories, spread evenly over it where there are more than `limit`.
 
     Args:
         path: a `.jsonl` file whose lines have `prompt`, or `turns` of which the first is taken (the form of
-            Spec-Bench); or a text file, a prompt a line. None is the set that ships with the package.
+            Spec-Bench), and may have `category`; or a text file, a prompt a line. Without a category it is `all`.
+            None is the set that ships with the package.
         limit: most prompts.
 
     Raises:
@@ -20,7 +34,7 @@ def read_prompts(path: Path | None = None, limit: int | None = None) -> list[str
     source = resources.files("gelato_experiments").joinpath("prompts.jsonl") if path is None else path
     lines = [(number, line) for number, line in enumerate(source.read_text("utf-8").splitlines(), 1) if line.strip()]
     as_json = str(source).endswith(".jsonl")
-    prompts = [_prompt(source, number, line) if as_json else line for number, line in lines]
+    prompts = [_prompt(source, number, line) if as_json else Prompt("all", line) for number, line in lines]
     if not prompts:
         raise ValueError(f"{source} holds no prompt; write one a line")
     if limit is None or len(prompts) <= limit:
@@ -28,7 +42,7 @@ def read_prompts(path: Path | None = None, limit: int | None = None) -> list[str
     return [prompts[index * len(prompts) // limit] for index in range(limit)]
 
 
-def _prompt(source, number: int, line: str) -> str:
+def _prompt(source, number: int, line: str) -> Prompt:
     try:
         row = json.loads(line)
         prompt = row["prompt"] if "prompt" in row else row["turns"][0]
@@ -36,4 +50,4 @@ def _prompt(source, number: int, line: str) -> str:
         raise ValueError(f'{source} line {number}: not {{"prompt": ...}} or {{"turns": [...]}}') from None
     if not isinstance(prompt, str) or not prompt:
         raise ValueError(f"{source} line {number}: the prompt is not a text")
-    return prompt
+    return Prompt(str(row.get("category", "all")), prompt)

@@ -11,10 +11,11 @@ from tyro.conf import Positional, arg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure on this machine: `decode` times the loop against its parts, `lossless` checks the text."""
+    """Measure on this machine: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text."""
 
-    what: Annotated[Positional[Literal["decode", "lossless"]], arg(metavar="WHAT")]
-    """decode: bare step, baseline loop, round against its parts, overhead. lossless: greedy text, or --law."""
+    what: Annotated[Positional[Literal["speed", "decode", "lossless"]], arg(metavar="WHAT")]
+    """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
+    against its parts, overhead. lossless: greedy text, or --law."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
@@ -22,11 +23,15 @@ class Bench:
     draft_length: int = 4
     """Tokens drafted in every timed round (decode)."""
     prompts: Path | None = None
-    """Prompt file, .jsonl or a prompt a line (lossless); the set that ships with the package if not given."""
+    """Prompt file, .jsonl or a prompt a line (speed, lossless); the set that ships with the package if not given."""
     limit: int = 40
-    """Prompts at most, spread over the file (lossless)."""
+    """Prompts at most, spread over the file (speed, lossless)."""
     max_new_tokens: int = 64
-    """Tokens of each prompt (lossless)."""
+    """Tokens of each prompt (speed, lossless)."""
+    temperature: float = 0.0
+    """Of the text (speed)."""
+    system: str = "local"
+    """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
     law: bool = False
     """Check the law of sampled text on a tiny pair instead: every payload and controller, 200,000 texts each."""
     json: str | None = None
@@ -39,7 +44,7 @@ class Bench:
         if self.law and self.what != "lossless":
             raise ValueError(f"--law has no effect with bench {self.what}; take bench lossless --law")
         with JsonFile(self.json) as file:
-            run = _law if self.law else _decode if self.what == "decode" else _lossless
+            run = _law if self.law else {"speed": _speed, "decode": _decode, "lossless": _lossless}[self.what]
             lines, figures, sound = run(self)
             file.write(figures)
         if self.json != "-":
@@ -110,6 +115,69 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
             lines.append(json.dumps(dataclasses.asdict(verdict)))
     sound = all(verdict.outcome != "different" for verdict in verdicts)
     return lines, {"verdicts": [dataclasses.asdict(verdict) for verdict in verdicts]}, sound
+
+
+def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    from gelato_experiments.benchmarks import speed
+    from gelato_experiments.prompts import read_prompts
+    from gelato_jax.decoding import DecodeSettings
+
+    prompts = read_prompts(options.prompts, options.limit)
+    lengths = (0, 1, 2, 3, 4, 6, 8)
+    settings = DecodeSettings(
+        max_draft_length=lengths[-1], max_new_tokens=options.max_new_tokens, temperature=options.temperature
+    )
+    world = _modelled(options.system)
+    pair = _pair(options)
+    world = _measured(pair, settings) if world is None else world
+    with Bars(console=Console(stderr=True)) as bars:
+        task = bars.add_task("decoding", total=len(prompts))
+        rows = speed.run(
+            pair,
+            prompts,
+            settings=settings,
+            system=world,
+            lengths=lengths,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    figures = [row.figures(rows[0]) for row in rows]
+    lines = [
+        f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, temperature {options.temperature:g}; "
+        f"times and joules modelled for {options.system}",
+        "policy        tokens/s by the clock    modelled tokens/s   J/token   tokens/round   accepted   text differs",
+    ]
+    for row in figures:
+        modelled = "-" if row["modelled_tokens_per_s"] is None else f"{row['modelled_tokens_per_s']:.1f}"
+        joules = "-" if row["energy_per_token_j"] is None else f"{row['energy_per_token_j']:.4f}"
+        a_round = "-" if row["tokens_per_round"] is None else f"{row['tokens_per_round']:.2f}"
+        accepted = "-" if row["acceptance_rate"] is None else f"{row['acceptance_rate']:.1%}"
+        lines.append(
+            f"{row['policy']:13s} {row['tokens_per_s']:8.1f} {row['speed_up']:8.3f} x {modelled:>16s} "
+            f"{joules:>11s} {a_round:>12s} {accepted:>12s} {row['different']:>10d}"
+        )
+    return lines, {"system": options.system, "rows": figures}, True
+
+
+def _modelled(name: str):
+    """The world that --system names; None for `local`, which is measured."""
+    from gelato_jax import system
+
+    if name == "local":
+        return None
+    parts = name.split("/")
+    if len(parts) != 3:
+        raise ValueError(f"--system {name!r}: give local, or DEVICE/LINK/EDGE as in orin-nano-15w/5mhz-500m/h100-7b")
+    return system.preset(*parts)
+
+
+def _measured(pair, settings):
+    """This machine's times, measured now: a benchmark trusts no older ones."""
+    from gelato_jax.decoding.local import measure_local_system
+
+    return measure_local_system(pair, settings.shapes)
 
 
 def _law(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

@@ -1,0 +1,129 @@
+"""What a pair is worth: tokens per second by the clock, and modelled tokens per second and joules per token.
+
+Every prompt is decoded by the target alone, with each fixed draft length, and by the adaptive
+controller, one after the other, so that a machine that slows down slows them all. A figure is a sum
+over prompts; a ratio compares sums of one run. One program serves all draft lengths: budgets are data.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gelato_jax import control
+from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, report
+from gelato_jax.system import System
+
+ALONE = "target alone"
+ADAPTIVE = "ratio"
+
+Progress = Callable[[int, int], None]
+"""Told prompts done and in all."""
+
+
+@dataclasses.dataclass
+class Row:
+    """One policy's sums over all prompts."""
+
+    policy: str
+    tokens: int = 0
+    clock_s: float = 0.0
+    modelled_tokens: int = 0  # of rounds: the prefill's token is not modelled with them
+    modelled_s: float = 0.0
+    energy_j: float = 0.0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    different: int = 0  # prompts whose text is not the target's own (greedy decoding)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """By the clock, prompts included."""
+        return self.tokens / self.clock_s
+
+    def figures(self, alone: "Row") -> dict[str, Any]:
+        """The row as plain numbers, its clock also against the target alone."""
+        return {
+            **dataclasses.asdict(self),
+            "tokens_per_s": self.tokens_per_s,
+            "speed_up": self.tokens_per_s / alone.tokens_per_s,
+            "modelled_tokens_per_s": _ratio(self.modelled_tokens, self.modelled_s),
+            "energy_per_token_j": _ratio(self.energy_j, self.modelled_tokens),
+            "tokens_per_round": _ratio(self.modelled_tokens, self.rounds),
+            "acceptance_rate": _ratio(self.accepted, self.drafted),
+        }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def run(
+    pair: Pair,
+    prompts: Sequence[str],
+    *,
+    settings: DecodeSettings,
+    system: System,
+    lengths: Sequence[int] = (0, 1, 2, 4, 8),
+    adaptive: control.Controller | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[Row]:
+    """Decode every prompt under every policy.
+
+    Args:
+        pair: draft and target.
+        prompts: texts.
+        settings: lengths and law; `max_draft_length` is at least the largest of `lengths`.
+        system: the modelled world, and what the adaptive controller believes about costs.
+        lengths: fixed draft lengths; 0 is a round without drafts.
+        adaptive: the controller beside them, with priced exits; `ratio` without a cap if not given.
+            What it learns on a prompt it keeps for the next.
+        progress: told how far it is.
+
+    Returns:
+        The target alone, each fixed length, the adaptive controller.
+    """
+    rows = [Row(ALONE), *(Row(f"static {length}") for length in lengths), Row(ADAPTIVE)]
+    controllers = (*map(control.static, lengths), control.ratio() if adaptive is None else adaptive)
+    exits = (control.length_exits.none(), control.length_exits.priced())
+    memory: list[Any] = [None] * len(controllers)
+    # The first prompt is decoded once more ahead of the others: it compiles, and does not count.
+    for number, prompt in enumerate((prompts[0], *prompts)):
+        ids, counts = [pair.tokenizer.chat_prompt(prompt)], number > 0
+        (expected,), seconds = _timed(lambda: autoregressive(pair, ids, settings=settings))  # noqa: B023
+        if counts:
+            rows[0].tokens += len(expected)
+            rows[0].clock_s += seconds
+        for index, row in enumerate(rows[1:]):
+            # Chosen by traced indices: one program serves every policy.
+            policy = {
+                "controller": control.select_controller(controllers, index),
+                "length_exit": control.select_length_exit(exits, int(row.policy == ADAPTIVE)),
+                "system": system,
+            }
+            result, seconds = _timed(
+                lambda: generate(pair, ids, settings=settings, memory=memory[index], **policy)  # noqa: B023
+            )
+            memory[index] = result.memory
+            if counts:
+                _add(row, report(result), seconds, result.tokens[0] != expected)
+        progress(number, len(prompts))
+    return rows
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def _add(row: Row, figures: dict[str, Any], seconds: float, different: bool) -> None:
+    """Add one decode."""
+    row.tokens += figures["new_tokens"]
+    row.clock_s += seconds
+    row.modelled_tokens += figures["new_tokens"] - 1
+    row.modelled_s += figures["modelled_s"]
+    row.energy_j += figures["energy_j"]
+    row.rounds += figures["rounds"]
+    row.drafted += figures["drafted"]
+    row.accepted += figures["accepted"]
+    row.different += different
