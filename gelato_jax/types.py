@@ -102,7 +102,7 @@ class Compensated:
 class Calibration:
     """What a draft's entropy says about its acceptance; kept with the draft's checkpoint.
 
-    The parametric form is alpha(H) = scale * exp(-decay * H) at each exit, H in nats
+    The parametric form is alpha(H) = min(1, scale * exp(-decay * H)) at each exit, H in nats
     (arXiv 2605.10124 as reported: scale 1, decay 0.35 for the Qwen2.5 pair). `class_acceptance` is
     the same expectation without a form: what the curve is measured against.
     """

@@ -131,7 +131,7 @@ def summary(report: dict[str, Any]) -> list[str]:
         for law, index in columns
     ]
     lines += [*_aligned(heads + rounds), "", *_aligned(_calibration_rows(report, columns)), ""]
-    return lines + _aligned(_cost_rows(report))
+    return lines + _aligned(_cost_rows(report)) + _depth_lines(report)
 
 
 def _calibration_rows(report: dict[str, Any], columns: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
@@ -154,6 +154,20 @@ def _cost_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     if "measured" in cost:
         rows.append(("time measured", *(f"{share:.3f}" for share in cost["measured"]["share"])))
     return rows
+
+
+def _depth_lines(report: dict[str, Any]) -> list[str]:
+    """What choosing the depth of each token saves, at the threshold where it saves most."""
+    lines = []
+    for law in _LAWS:
+        rows = [row for row in report[law]["depth"] if row["saves"] is not None]
+        if rows:
+            best = max(rows, key=lambda row: row["saves"])
+            lines.append(
+                f"depth by token, {law}: {best['saves']:+.1%} saved against a single depth at acceptance "
+                f"{best['acceptance']:.3f} (leave below {best['threshold']:.2f} nats)"
+            )
+    return ["", *lines] if lines else []
 
 
 def _numbers(cells: Sequence[Sequence[float] | None], columns: Sequence[tuple[str, int]]) -> list[str]:

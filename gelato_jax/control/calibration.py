@@ -38,7 +38,7 @@ def acceptance_at(calibration: Calibration, entropy: Array, exit: Array, accepta
     Returns:
         [] probability.
     """
-    reported = calibration.scale[exit] * jnp.exp(-calibration.decay[exit] * entropy)
+    reported = jnp.minimum(calibration.scale[exit] * jnp.exp(-calibration.decay[exit] * entropy), 1.0)
     return _at_level(calibration, reported, acceptance_rate)
 
 

@@ -47,7 +47,8 @@ def evaluate(
     Returns:
         Numbers, lists and dictionaries, ready for JSON: `exits`, `cost`, and for each law that has
         answers (`greedy`: the share of the draft's likeliest tokens that are the target's; `sampled`:
-        acceptance at temperature 1) what `measure` gives. The calibration in it is of the fitted half.
+        acceptance at temperature 1) what `measure` and, as `depth`, `depth_choices` give. The calibration in
+        it is of the fitted half.
     """
     traces = trace_answers(target, draft, answers, progress=lambda done, total: progress("run draft", done, total))
     report: dict[str, Any] = {
@@ -60,7 +61,9 @@ def evaluate(
         if chosen:
             categories = [answers[index].category for index in chosen]
             stored = getattr(draft.calibration, law)
-            report[law] = measure([traces[index] for index in chosen], categories, law, seed=seed, stored=stored)
+            members = [traces[index] for index in chosen]
+            report[law] = measure(members, categories, law, seed=seed, stored=stored)
+            report[law]["depth"] = depth_choices(joined(members), np.asarray(draft.work, np.float64), law)
     return report
 
 
@@ -168,6 +171,46 @@ def expected_rounds(chances: Sequence[np.ndarray], longest: int = LONGEST_DRAFT)
             begins[:, position + length + 1] += alive
         totals.append((begins[:, :size] * inside).sum(axis=1))
     return np.stack(totals, axis=-1)
+
+
+def depth_choices(trace: Trace, work: np.ndarray, law: Law, thresholds: int = 19) -> list[dict[str, float]]:
+    """What it costs to choose each token's depth by its checks, against one depth for all.
+
+    A token leaves at the first exit whose check says less than a threshold. One depth for all gets the
+    same mean acceptance at the cost on the line between two exits, a share of the texts at each.
+    (Keys and values are those of full depth: a draft that leaves early sees slightly worse ones.)
+
+    Args:
+        trace: of the texts.
+        work: `[X]` cost of leaving at each exit, checks and head included, as a share of the deepest.
+        law: which outcome counts.
+        thresholds: how many are tried, at quantiles of what the first check says.
+
+    Returns:
+        For each `threshold` (nats) the mean `acceptance`, the mean `work`, the `single_depth_work` of the same
+        acceptance (None where no mixture of depths reaches it) and the share that choosing `saves` of it.
+    """
+    outcome, probe, deepest = outcomes(trace, law), np.asarray(trace.probe), len(work) - 1
+    if deepest == 0:
+        return []
+    singles = outcome.mean(axis=0)
+    rows = []
+    for threshold in np.quantile(probe[:, 0], np.arange(1, thresholds + 1) / (thresholds + 1)):
+        leaves = np.where((probe[:, :-1] < threshold).any(axis=1), (probe[:, :-1] < threshold).argmax(axis=1), deepest)
+        acceptance = float(np.take_along_axis(outcome, leaves[:, None], axis=1).mean())
+        cost = float(work[leaves].mean())
+        reached = singles.min() <= acceptance <= singles.max() and bool((np.diff(singles) > 0).all())
+        single = float(np.interp(acceptance, singles, work)) if reached else None
+        rows.append(
+            {
+                "threshold": float(threshold),
+                "acceptance": acceptance,
+                "work": cost,
+                "single_depth_work": single,
+                "saves": None if single is None else 1.0 - cost / single,
+            }
+        )
+    return rows
 
 
 def by_entropy(trace: Trace, law: Law, classes: int = CLASSES + 2) -> list[list[dict[str, float]]]:

@@ -145,3 +145,42 @@ def test_evaluation_is_json_and_categories_count_alike():
     assert report["cost"]["weights"][1] == pytest.approx(1 + (61 * 16 + 16) / whole)
     assert report["cost"]["weights"][0] == pytest.approx(float(pair.draft.work[0]) * report["cost"]["weights"][1])
     assert set(greedy["reliability"]["stored"]) == {"curve", "classes"}
+
+
+def known_depths(entropy, shallow, deep):
+    """A trace of two exits whose outcomes are given, the first exit's check saying `entropy`."""
+    outcome = np.stack([shallow, deep], axis=1)
+    both = np.stack([entropy, entropy], axis=1)
+    return Trace(
+        entropy=both,
+        probe=both,
+        acceptance=outcome,
+        chance=outcome,
+        agreement=outcome,
+        target_entropy=entropy,
+        reached=np.ones(both.shape, bool),
+    )
+
+
+def test_depth_by_token_saves_where_the_check_knows():
+    # Half of the tokens are as good at the first exit, and the check tells which: full acceptance at three quarters.
+    entropy = np.repeat([0.1, 2.0], 50).astype(np.float32)
+    trace = known_depths(entropy, np.repeat([1.0, 0.0], 50), np.ones(100))
+    best = max(metrics.depth_choices(trace, np.array([0.5, 1.0]), "sampled"), key=lambda row: row["saves"])
+    assert best["acceptance"] == 1.0
+    assert best["work"] == pytest.approx(0.75)
+    assert best["saves"] == pytest.approx(0.25)
+
+
+def test_depth_by_token_saves_nothing_where_the_check_knows_nothing():
+    random = np.random.default_rng(0)
+    entropy = random.random(200_000).astype(np.float32)
+    trace = known_depths(entropy, (random.random(200_000) < 0.4) * 1.0, (random.random(200_000) < 0.6) * 1.0)
+    # Five standard deviations of an acceptance are 0.006, a fortieth of the way between the exits: 0.02 of the work.
+    assert all(abs(row["saves"]) < 0.03 for row in metrics.depth_choices(trace, np.array([0.5, 1.0]), "sampled"))
+
+
+def test_one_exit_leaves_no_choice():
+    trace = fake_trace(np.random.default_rng(0), 10)
+    single = Trace(**{name: value[..., :1] if value.ndim > 1 else value for name, value in vars(trace).items()})
+    assert metrics.depth_choices(single, np.array([1.0]), "greedy") == []

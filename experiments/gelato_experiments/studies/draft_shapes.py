@@ -23,7 +23,7 @@ from gelato_jax import system
 from gelato_jax.types import Outlook
 
 DEVICE, LINK, EDGE = "orin-nano-15w:smollm2-135m", "5mhz-500m", "h100-7b"
-"""The device's published figures are of the target's own model: a draft costs the share of the weights that it reads."""
+"""The device's figures were published for the target's own model: a draft costs its share of those weights."""
 _VOCABULARY = 49_152  # of SmolLM2; sets the bits of an id
 
 
