@@ -53,6 +53,28 @@ def test_decode_reports_every_figure(gelato, monkeypatch):
     assert set(figures["overhead_share"]) == {"greedy", "temperature", "top_p"}
 
 
+def test_speed_compares_every_draft_length(gelato, prompt_file):
+    arguments = ("--prompts", str(prompt_file), "--max-new-tokens", "10", "--json", "-")
+    code, out, _ = gelato("bench", "speed", *arguments, "--system", "orin-nano-15w/5mhz-500m/h100-7b")
+    rows = {row["policy"]: row for row in json.loads(out)["rows"]}
+    assert code == 0
+    assert list(rows) == ["target alone", *(f"static {length}" for length in (0, 1, 2, 3, 4, 6, 8)), "ratio"]
+    # Greedy texts are the target's own, so every policy decodes as many tokens.
+    assert {row["different"] for row in rows.values()} == {0}
+    assert {row["tokens"] for row in rows.values()} == {rows["target alone"]["tokens"]}
+    assert rows["target alone"]["speed_up"] == 1.0
+    assert rows["target alone"]["modelled_tokens_per_s"] is None
+    assert rows["static 0"]["drafted"] == 0
+    assert rows["static 4"]["drafted"] > rows["static 1"]["drafted"] > 0
+    assert rows["static 4"]["energy_per_token_j"] > 0
+
+
+def test_a_world_that_is_not_three_names_is_one_line(gelato):
+    code, _, error = gelato("bench", "speed", "--system", "orin-nano-15w")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "DEVICE/LINK/EDGE" in error
+
+
 def test_the_law_runs_every_payload_and_fails_a_bent_one(gelato, monkeypatch):
     monkeypatch.setattr(law, "PAYLOADS", law.PAYLOADS[:1])
     monkeypatch.setattr(law, "RUNS", 1)
