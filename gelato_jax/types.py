@@ -131,6 +131,38 @@ class Calibrations:
 
 
 @record
+class RepeatOdds:
+    """How much a draft believes in a token that stood behind the same last tokens before; kept with its checkpoint.
+
+    Index m - 1 is for m tokens that repeat, up to M of them. The log odds z of the repeated token
+    under the draft become slope * z + offset; a token that the draft's head lacks has the chance `unseen`.
+    """
+
+    slope: Array  # [X, M]
+    offset: Array  # [X, M]
+    unseen: Array  # [M]
+
+    @property
+    def longest(self) -> int:
+        """M, static."""
+        return self.unseen.shape[-1]
+
+
+@record
+class RepeatLaws:
+    """A draft's odds of repeats, of like shapes: under greedy decoding and else."""
+
+    greedy: RepeatOdds
+    sampled: RepeatOdds
+
+    def at(self, temperature: Array) -> RepeatOdds:
+        """The odds that hold at a temperature, which may be traced; 0 is greedy."""
+        return jax.tree.map(
+            lambda sampled, greedy: jnp.where(temperature > 0, sampled, greedy), self.sampled, self.greedy
+        )
+
+
+@record
 class Outlook:
     """What a round would cost, as known at its start: the expectation for every draft length.
 

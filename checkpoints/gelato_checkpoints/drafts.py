@@ -7,9 +7,9 @@ is the target's own, and have `vocabulary`, the ids of the head's rows. It has n
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,14 @@ from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DraftModel, make_draft
 from gelato_jax.models import Model, parameter_outlines
-from gelato_jax.types import Calibration, Calibrations
+from gelato_jax.types import Calibration, Calibrations, RepeatLaws, RepeatOdds
 
 _EMBEDDING = "embed.embedding"
 _VOCABULARY = "vocabulary"
 _SCRATCH = ".draft"
 _FIX = "train the draft again"
+
+_Laws = TypeVar("_Laws")
 
 
 def save_draft(
@@ -67,7 +69,8 @@ def save_draft(
     about = {
         "target": target,
         "target_fingerprint": target_fingerprint,
-        "calibration": jax.tree.map(lambda array: np.asarray(array).tolist(), dataclasses.asdict(draft.calibration)),
+        "calibration": _as_lists(draft.calibration),
+        "repeats": None if draft.repeats is None else _as_lists(draft.repeats),
         "provenance": dict(provenance),
         "metrics": dict(metrics),
     }
@@ -81,6 +84,11 @@ def save_draft(
         store.write_files(scratch, draft.model.config, arrays, texts, progress)
         store.move_into(scratch, destination)
     return destination
+
+
+def _as_lists(record: Any) -> dict[str, Any]:
+    """A record of arrays as dictionaries and lists of numbers."""
+    return jax.tree.map(lambda array: np.asarray(array).tolist(), dataclasses.asdict(record))
 
 
 def _refuse_existing(destination: Path, overwrite: bool) -> None:
@@ -120,7 +128,11 @@ def load_draft(
     store.check_complete(folder, _FIX)
     about, config = read_json(folder / store.DRAFT_FILE), store.read_config(folder, _FIX)
     _check_target(folder, about, config, target)
-    calibration = _read_calibrations(folder / store.DRAFT_FILE, about.get("calibration"), len(config.exits))
+    exits = len(config.exits)
+    calibration = _read_laws(folder / store.DRAFT_FILE, about, "calibration", Calibrations, _read_calibration, exits)
+    repeats = None
+    if about.get("repeats") is not None:
+        repeats = _read_laws(folder / store.DRAFT_FILE, about, "repeats", RepeatLaws, _read_odds, exits)
     wanted = _wanted(config)
     arrays: Mapping[str, Any] = wanted
     if not outline:
@@ -130,7 +142,7 @@ def load_draft(
     params = {path: place(array, wanted[path].dtype) for path, array in arrays.items()}
     vocabulary = params.pop(_VOCABULARY, None)
     model = Model(config=config, params={**params, _EMBEDDING: target_model.params[_EMBEDDING]})
-    return make_draft(model, calibration, vocabulary)
+    return make_draft(model, calibration, vocabulary, repeats)
 
 
 def shipped_drafts() -> dict[str, Path]:
@@ -212,16 +224,25 @@ def _check_vocabulary(folder: Path, vocabulary: np.ndarray | None, known: int) -
         raise CheckpointError(f"{folder}: vocabulary {bounds} must ascend within the target's 0..{known - 1}; {_FIX}")
 
 
-def _read_calibrations(path: Path, value: Any, exits: int) -> Calibrations:
-    """Both calibrations of a draft.json."""
+def _read_laws(
+    path: Path,
+    about: Mapping[str, Any],
+    name: str,
+    pair: Callable[..., _Laws],
+    read: Callable[[Mapping[str, Any], int], Any],
+    exits: int,
+) -> _Laws:
+    """What a draft.json holds for greedy and for sampled decoding, of like shapes."""
     try:
-        both = {law: _read_calibration(value[law], exits) for law in ("greedy", "sampled")}
+        both = {law: read(about[name][law], exits) for law in ("greedy", "sampled")}
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: calibration: {' '.join(str(error).split())}; {_FIX}") from None
-    sizes = {calibration.class_edges.size for calibration in both.values()}
-    if len(sizes) > 1:
-        raise CheckpointError(f"{path}: calibration: greedy and sampled have {sizes} class edges, must agree; {_FIX}")
-    return Calibrations(**both)
+        raise CheckpointError(f"{path}: {name}: {' '.join(str(error).split())}; {_FIX}") from None
+    shapes = {law: [array.shape for array in jax.tree.leaves(record)] for law, record in both.items()}
+    if shapes["greedy"] != shapes["sampled"]:
+        raise CheckpointError(
+            f"{path}: {name}: greedy {shapes['greedy']}, sampled {shapes['sampled']}: must agree; {_FIX}"
+        )
+    return pair(**both)
 
 
 def _read_calibration(fields: Mapping[str, Any], exits: int) -> Calibration:
@@ -240,8 +261,19 @@ def _read_calibration(fields: Mapping[str, Any], exits: int) -> Calibration:
         "next_acceptance": (classes,),
         "deeper_acceptance": (exits, classes, exits),
     }
+    return Calibration(**_numbers(fields, shapes))
+
+
+def _read_odds(fields: Mapping[str, Any], exits: int) -> RepeatOdds:
+    """One law's odds of repeats out of lists of numbers; errors as `_read_calibration`."""
+    longest = len(fields["unseen"])
+    return RepeatOdds(**_numbers(fields, {"slope": (exits, longest), "offset": (exits, longest), "unseen": (longest,)}))
+
+
+def _numbers(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+    """Fields of those shapes as arrays."""
     arrays = {name: np.asarray(fields[name], np.float32) for name in shapes}
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has shape {arrays[name].shape}, must be {shape} finite numbers")
-    return Calibration(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

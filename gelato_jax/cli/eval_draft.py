@@ -26,6 +26,8 @@ class EvalDraft:
     """Prompts at most, spread over the file."""
     seed: int = 0
     """Of the sampled answers, and of the half of the prompts that the calibration is fitted to."""
+    head_alone: bool = False
+    """Leave the draft's odds of repeated tokens out: what its weights know by themselves."""
     timed: bool = False
     """Also time one-row steps of draft and target on this machine."""
     json: str | None = None
@@ -84,6 +86,7 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
 
     keep_programs()
     pair = gelato_checkpoints.load_pair(options.target, options.draft, progress=stage)
+    draft = dataclasses.replace(pair.draft, repeats=None) if options.head_alone else pair.draft
     answers = []
     for law, temperature in zip(_LAWS, (0.0, 1.0), strict=True):
         answers += write_answers(
@@ -102,11 +105,12 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
         "num_prompts": len(prompts),
         "new_tokens": options.new_tokens,
         "seed": options.seed,
-        **evaluate(pair.target, pair.draft, answers, seed=options.seed, progress=stage),
+        "repeats": draft.repeats is not None,
+        **evaluate(pair.target, draft, answers, seed=options.seed, progress=stage),
     }
     if options.timed:
         stage("time steps", 0, 0)
-        report["cost"]["measured"] = measured_shares(pair.target, pair.draft)
+        report["cost"]["measured"] = measured_shares(pair.target, draft)
     return report
 
 

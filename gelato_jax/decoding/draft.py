@@ -13,7 +13,8 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax.control import DepthSignal, DraftSignal, acceptance_at
 from gelato_jax.decoding import keys
-from gelato_jax.decoding.records import DecodeState, Draft, Job, Shapes
+from gelato_jax.decoding.records import DecodeState, Draft, DraftModel, Job, Shapes
+from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
 from gelato_jax.decoding.sampling import next_token, shape_logits, shape_payload
 from gelato_jax.models import Cache, Decoder, write
 from gelato_jax.system import Channel
@@ -30,6 +31,7 @@ class _Loop:
     index: Array  # [] int32 tokens drafted so far by the rows still drafting
     drafting: Array  # [B] bool
     token: Array  # [B] int32 next input
+    text: Array  # [B, S] int32 committed tokens, then drafted ones
     cache: Cache
     length: Array  # [B] valid slots
     survival: Array  # [B] chance that every token so far is accepted
@@ -56,7 +58,7 @@ def draft(
     size = shapes.max_draft_length
     exit_state = jax.vmap(exit_rule.start)(state.memory.length_exit, plan)
     if size == 0:
-        nothing = _empty_draft(state, decoder, size, jnp.zeros_like(state.length))
+        nothing = _empty_draft(state, job.draft, size, jnp.zeros_like(state.length))
         return nothing, state.draft_cache, state.draft_length, exit_state
     limit = jax.vmap(lambda row_plan: exit_rule.limit(row_plan, size))(plan)
     limit = jnp.minimum(jnp.where(state.done, 0, limit), jnp.maximum(state.limit - state.length - 1, 0))
@@ -66,11 +68,12 @@ def draft(
         index=jnp.zeros((), jnp.int32),
         drafting=drafting,
         token=_tokens_from(state.tokens, state.length - 1, 1)[:, 0],
+        text=state.tokens,
         cache=cache,
         length=length,
         survival=jnp.ones_like(plan.token_value),
         length_exit=exit_state,
-        draft=_empty_draft(state, decoder, size, length - state.draft_length),
+        draft=_empty_draft(state, job.draft, size, length - state.draft_length),
     )
     loop = lax.while_loop(
         lambda loop: (loop.index < size) & loop.drafting.any(),
@@ -112,14 +115,15 @@ def _catch_up(decoder: Decoder, state: DecodeState, drafting: Array) -> tuple[Ca
     return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.draft_cache, state.draft_length))
 
 
-def _empty_draft(state: DecodeState, decoder: Decoder, size: int, caught_up: Array) -> Draft:
+def _empty_draft(state: DecodeState, draft: DraftModel, size: int, caught_up: Array) -> Draft:
     rows = state.length.shape[0]
     numbers = jnp.zeros((rows, size), jnp.float32)
     return Draft(
         tokens=jnp.zeros((rows, size), jnp.int32),
         length=jnp.zeros((rows,), jnp.int32),
         log_prob=numbers,
-        log_weights=jnp.zeros((rows, size, decoder.config.valid_outputs), jnp.float32),
+        log_weights=jnp.zeros((rows, size, draft.num_outputs), jnp.float32),
+        repeated=jnp.zeros((rows, size), jnp.int32),
         entropy=numbers,
         exit=jnp.zeros((rows, size), jnp.int32),
         work=jnp.zeros((rows,), jnp.float32),
@@ -134,20 +138,22 @@ def _draft_token(
     """Draft one token for every row that is still drafting."""
     normed, fresh, exits, after = _descend(loop, decoder, plan, job)
     cache = write(loop.cache, fresh, loop.length, after=after)
-    logits = decoder.head_logits(normed)[:, 0]
+    length = state.length + loop.index
+    logits, ids, repeated = _law(decoder.head_logits(normed)[:, 0], loop.text, length, exits, job)
     stats = gelato_kernels.entropy(logits)
 
     scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
     weights = shape_payload(shape_logits(logits, job.sampling, scale), job.policy.payload)
-    token = _draw(weights, loop.index, state, job)
-    log_prob = jnp.take_along_axis(weights, token[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
-    target_id = token if job.draft.vocabulary is None else job.draft.vocabulary[token]
+    column = _draw(weights, ids, loop.index, state, job)[:, None]
+    log_prob = jnp.take_along_axis(weights, column, axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
+    token = jnp.take_along_axis(ids, column, axis=1)[:, 0]
 
     sent = loop.drafting
     update = {
-        "tokens": target_id,
+        "tokens": token,
         "log_prob": log_prob,
         "log_weights": weights,
+        "repeated": repeated,
         "entropy": jnp.where(sent, stats.entropy, 0.0),
         "exit": exits,
     }
@@ -161,12 +167,13 @@ def _draft_token(
         caught_up=loop.draft.caught_up,
     )
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_rate)
-    signal = _signal(stats, loop.index, plan, channel, exits, support, job, decoder)
+    signal = _signal(stats, loop.index, plan, channel, exits, support, job)
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
     return _Loop(
         index=loop.index + 1,
         drafting=sent & ~stop & (loop.index + 1 < limit),
-        token=target_id,
+        token=token,
+        text=loop.text.at[jnp.arange(token.shape[0]), length].set(token, mode="drop"),
         cache=cache,
         length=loop.length + sent,
         survival=loop.survival * acceptance,
@@ -184,14 +191,27 @@ def _where_rows(rows: Array, new, old):
     return jax.tree.map(lambda a, b: jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
-def _draw(weights: Array, index: Array, state: DecodeState, job: Job) -> Array:
-    """Draw draft token `index` from `weights [B, U]`: an index into the draft's vocabulary, `[B]`."""
+def _law(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> tuple[Array, Array, Array]:
+    """The draft's unprocessed law: logits `[B, Q]`, target ids of the columns `[B, Q]`, the repeated token `[B]`."""
+    vocabulary, repeats = job.draft.vocabulary, job.draft.repeats
+    known = jnp.arange(logits.shape[1]) if vocabulary is None else vocabulary
+    ids, repeated = jnp.broadcast_to(known, logits.shape), jnp.zeros_like(length)
+    if repeats is not None:
+        odds = repeats.at(job.sampling.temperature)
+        repeated, count = find_repeat(text, length, odds.longest)
+        logits = weigh_repeat(logits, repeated, count, exits, vocabulary, odds)
+        ids = ids if vocabulary is None else jnp.concatenate([ids, repeated[:, None]], axis=1)
+    return logits, ids, repeated
+
+
+def _draw(weights: Array, ids: Array, index: Array, state: DecodeState, job: Job) -> Array:
+    """Draw draft token `index` from `weights [B, Q]`, whose columns stand for target `ids`: a column, `[B]`."""
     if job.policy.payload.scheme != "seeded":
         return next_token(weights, keys.round_uniforms(state.key, state.round, keys.Use.DRAFT + index, (2,)))
     positions = (state.length + index)[:, None]
     noise = keys.position_noise(state.key, positions, job.target.config.valid_outputs)[:, 0]
     # The noise is the target id's, also under a vocabulary of the draft's own.
-    noise = noise if job.draft.vocabulary is None else noise[:, job.draft.vocabulary]
+    noise = noise if job.draft.vocabulary is None else jnp.take_along_axis(noise, ids, axis=1)
     return gelato_kernels.gumbel_argmax(weights, noise)
 
 
@@ -253,7 +273,7 @@ def _wants_deeper(index: int, normed: Array, loop: _Loop, plan: RoundPlan, decod
 
 
 def _signal(
-    stats, index: Array, plan: RoundPlan, channel: Channel, exits: Array, support: Array, job: Job, decoder: Decoder
+    stats, index: Array, plan: RoundPlan, channel: Channel, exits: Array, support: Array, job: Job
 ) -> DraftSignal:
     """What the length exit may know after token `index`, leaves `[B]`."""
 
@@ -265,7 +285,7 @@ def _signal(
             support=support,
             window=index + 2,
             vocab_size=job.target.config.valid_outputs,
-            draft_vocab_size=decoder.config.valid_outputs,
+            draft_vocab_size=job.draft.num_outputs,
         )
 
     rows = exits.shape[0]

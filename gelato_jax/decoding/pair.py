@@ -11,7 +11,7 @@ from gelato_jax.config import ModelConfig
 from gelato_jax.control import default_calibration
 from gelato_jax.decoding.records import DraftModel
 from gelato_jax.models import Model, exit_work
-from gelato_jax.types import Calibrations
+from gelato_jax.types import Calibrations, RepeatLaws
 
 
 class Tokenizer(Protocol):
@@ -49,13 +49,19 @@ class Pair:
     eos_ids: tuple[int, ...]
 
 
-def make_draft(model: Model, calibration: Calibrations | None = None, vocabulary: Array | None = None) -> DraftModel:
+def make_draft(
+    model: Model,
+    calibration: Calibrations | None = None,
+    vocabulary: Array | None = None,
+    repeats: RepeatLaws | None = None,
+) -> DraftModel:
     """A draft from a decoder.
 
     Args:
         model: the decoder.
         calibration: what its entropy says; the reported curve, greedy and sampled, if not given.
         vocabulary: `[U]` int32 ids of its head's rows, ascending; all of the target's if not given.
+        repeats: odds of repeated tokens; those of the head if not given.
     """
     reported = default_calibration(num_exits=len(model.config.exits))
     return DraftModel(
@@ -63,6 +69,7 @@ def make_draft(model: Model, calibration: Calibrations | None = None, vocabulary
         vocabulary=vocabulary,
         calibration=Calibrations(greedy=reported, sampled=reported) if calibration is None else calibration,
         work=jnp.asarray(exit_work(model.config), jnp.float32),
+        repeats=repeats,
     )
 
 

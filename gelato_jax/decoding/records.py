@@ -9,7 +9,7 @@ from jax import Array
 from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
 from gelato_jax.models import Cache, Model
 from gelato_jax.system import LinkState, Payload, System
-from gelato_jax.types import Calibration, Calibrations, Compensated, RoundCost, number, record
+from gelato_jax.types import Calibration, Calibrations, Compensated, RepeatLaws, RoundCost, number, record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,23 @@ class Sampling:
 
 @record
 class DraftModel:
-    """A draft: its decoder, the ids its head stands for, what its entropy says, what an exit costs."""
+    """A draft: its decoder, the ids its head stands for, what its entropy says, what an exit costs.
+
+    Its law q is its head's, with the odds of repeated tokens changed where it has `repeats`. One more
+    column of q then stands for a repeated token that the head lacks.
+    """
 
     model: Model
     vocabulary: Array | None  # [U] int32 target ids of the head's rows, ascending; None: all of them
     calibration: Calibrations
     work: Array  # [X] weights read up to an exit, as a share of the deepest
+    repeats: RepeatLaws | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of q: U, or one more."""
+        extra = self.repeats is not None and self.vocabulary is not None
+        return self.model.config.valid_outputs + extra
 
 
 @record
@@ -109,7 +120,8 @@ class Draft:
     tokens: Array  # [B, G] int32 target ids; beyond `length` meaningless
     length: Array  # [B] int32
     log_prob: Array  # [B, G] log q of each token, in the q it was drawn from
-    log_weights: Array  # [B, G, U] that q, unnormalised logs
+    log_weights: Array  # [B, G, Q] that q, unnormalised logs; Q = `DraftModel.num_outputs`
+    repeated: Array  # [B, G] int32 target id that q's further column stands for, where it has one
     entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond `length`
     exit: Array  # [B, G] int32 exit taken
     work: Array  # [B] work summed over the drafted tokens

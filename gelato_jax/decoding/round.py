@@ -78,7 +78,7 @@ def _plan(state: DecodeState, channel: Channel, job: Job, shapes: Shapes) -> Rou
             job.policy.payload,
             max_draft_length=shapes.max_draft_length,
             vocab_size=job.target.config.valid_outputs,
-            draft_vocab_size=job.draft.model.config.valid_outputs,
+            draft_vocab_size=job.draft.num_outputs,
             work=work,
             lag=lag,
             acceptance=job.policy.controller.acceptance_rate(controller),
@@ -108,7 +108,7 @@ def _cost(
         drafted=drafted.length,
         support_sum=drafted.support,
         vocab_size=vocab_size,
-        draft_vocab_size=job.draft.model.config.valid_outputs,
+        draft_vocab_size=job.draft.num_outputs,
         pending_ids=state.pending_id,
     )
     down = payload.downlink_bits(rejected=rejected, rows_sent=rows_sent, vocab_size=vocab_size)

@@ -77,7 +77,13 @@ def _draft_row(draft: Draft, position: Array, job: Job) -> Array:
     if job.draft.vocabulary is None:
         return row
     everything = jnp.full((row.shape[0], job.target.config.valid_outputs), -jnp.inf)
-    return everything.at[:, job.draft.vocabulary].set(row)
+    size = job.draft.vocabulary.shape[0]
+    everything = everything.at[:, job.draft.vocabulary].set(row[:, :size])
+    if job.draft.repeats is None:
+        return everything
+    # The further column is -inf where the head has the token.
+    repeated = jnp.take_along_axis(draft.repeated, position[:, None], axis=1, mode="clip")[:, 0]
+    return everything.at[jnp.arange(row.shape[0]), repeated].max(row[:, size])
 
 
 def _match(weights: Array, state: DecodeState, draft: Draft, job: Job) -> gelato_kernels.Verification:

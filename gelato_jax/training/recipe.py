@@ -32,11 +32,12 @@ from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes
 from gelato_jax.training.recording import record_corpus
+from gelato_jax.training.repeat_fit import fit_repeats
 from gelato_jax.training.run import SAVE_EVERY_S, read_log, train
-from gelato_jax.training.trace import Answer, trace_answers
+from gelato_jax.training.trace import Answer, Trace, answer_states, trace_answers
 from gelato_jax.training.warm_start import DraftShape, check_shape, frequent_ids, warm_start
 from gelato_jax.training.writing import Frame
-from gelato_jax.types import Calibrations
+from gelato_jax.types import Calibrations, RepeatLaws
 
 HELD_OUT_EVERY = 50
 """One conversation of so many is not trained on: it is measured while training and calibrated on afterwards."""
@@ -233,13 +234,16 @@ def _train(
     return jax.tree.map(jnp.asarray, jax.device_get(model))  # from all devices to the first
 
 
+_LAWS: dict[Law, float] = {"greedy": 0.0, "sampled": 1.0}  # temperatures of the texts that stand for a law
+
+
 def calibrated(
     target: Target, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
 ) -> tuple[DraftModel, dict[str, Any]]:
-    """Fit a draft's calibrations to text that it has not learned, and measure it there.
+    """Fit a draft's odds of repeats and its calibrations to text that it has not learned, and measure it there.
 
     Returns:
-        The draft with calibrations of all that text, and for each law what `metrics.measure` says,
+        The draft with odds and calibrations of all that text, and for each law what `metrics.measure` says,
         where half of the text is kept from the fit.
     """
     prefix = np.asarray(target.prefix, np.int32)
@@ -255,16 +259,28 @@ def calibrated(
     ]
     if not answers:
         raise ValueError(f"none of {len(held_out)} held-out conversations can be calibrated on; take a larger corpus")
-    traces = trace_answers(target.model, draft, answers, progress=progress)
-    laws: dict[Law, float] = {"greedy": 0.0, "sampled": 1.0}
-    fits, report = {}, {}
-    for law, temperature in laws.items():
-        chosen = [t for t, a in zip(traces, answers, strict=True) if a.temperature == temperature]
-        # Text of another law stands in where there is too little of its own.
-        chosen = chosen if len(chosen) >= _FEWEST else traces
-        fits[law] = fit_calibration(chosen, law)
-        report[law] = measure(chosen, ["corpus"] * len(chosen), law)
+    answers = [answer for answer in answers if answer.temperature in _LAWS.values()] or answers
+    states = answer_states(target.model, answers)
+    answers = [answer._replace(states=rows) for answer, rows in zip(answers, states, strict=True)]
+
+    def traces(part: int) -> dict[Law, list[Trace]]:
+        """Of each law, with the odds of repeats that the draft has by now."""
+        found = trace_answers(
+            target.model, draft, answers, progress=lambda done, total: progress(part * total + done, 2 * total)
+        )
+        return {law: _of_law(law, found, answers) for law in _LAWS}
+
+    draft = dataclasses.replace(draft, repeats=RepeatLaws(**{law: fit_repeats(t, law) for law, t in traces(0).items()}))
+    measured = traces(1)
+    fits = {law: fit_calibration(some, law) for law, some in measured.items()}
+    report = {law: measure(some, ["corpus"] * len(some), law) for law, some in measured.items()}
     return dataclasses.replace(draft, calibration=Calibrations(**fits)), report
+
+
+def _of_law(law: Law, traces: Sequence[Trace], answers: Sequence[Answer]) -> list[Trace]:
+    """Traces of answers of a law; all of them where there are too few of it."""
+    chosen = [t for t, answer in zip(traces, answers, strict=True) if answer.temperature == _LAWS[law]]
+    return chosen if len(chosen) >= _FEWEST else list(traces)
 
 
 def _settings(target: Target, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:

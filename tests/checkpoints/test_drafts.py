@@ -27,7 +27,7 @@ from gelato_jax.control import default_calibration
 from gelato_jax.decoding import make_draft
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.warm_start import DraftShape, warm_start
-from gelato_jax.types import Calibrations
+from gelato_jax.types import Calibrations, RepeatLaws, RepeatOdds
 
 IDS = np.arange(3, 263, 4)
 FACTS = {"target": "tiny", "provenance": {"seed": 7}, "metrics": {"acceptance": [0.4, 0.5]}}
@@ -43,10 +43,15 @@ def target(foreign, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def draft(target):
-    """Two exits, a cut vocabulary, 8-bit weights, calibrations that differ."""
+    """Two exits, a cut vocabulary, 8-bit weights, calibrations and odds of repeats that differ."""
     model = warm_start(target[1], DraftShape(layers=(0, 1), exits=(1, 2), vocabulary=len(IDS)), IDS)
     calibration = Calibrations(greedy=default_calibration(2, 0.7), sampled=default_calibration(2, 0.45))
-    return make_draft(quantize(model), calibration, jnp.asarray(IDS, jnp.int32))
+    shape = (2, 3)
+    repeats = RepeatLaws(
+        greedy=RepeatOdds(slope=jnp.full(shape, 0.25), offset=jnp.full(shape, 1.5), unseen=jnp.full(3, 0.5)),
+        sampled=RepeatOdds(slope=jnp.full(shape, 0.75), offset=jnp.full(shape, 0.5), unseen=jnp.full(3, 0.125)),
+    )
+    return make_draft(quantize(model), calibration, jnp.asarray(IDS, jnp.int32), repeats)
 
 
 @pytest.fixture
@@ -287,3 +292,13 @@ def test_what_ships_is_whole():
         store.check_complete(folder)
         assert json.loads((folder / "draft.json").read_text())["target"] == name
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30e6
+
+
+def test_refuses_odds_that_are_not_whole(save, target):
+    folder = save()
+    whole = json.loads((folder / "draft.json").read_text())["repeats"]
+    cut = {**whole["greedy"], "slope": whole["greedy"]["slope"][:1]}
+    edit_about(folder, repeats={**whole, "greedy": cut})
+    assert "repeats: slope has shape (1, 3), must be (2, 3)" in read_refusal(folder, target)
+    edit_about(folder, repeats=None)
+    assert load_draft(folder, *target).repeats is None

@@ -32,6 +32,7 @@ from gelato_jax.decoding import encode_prompts, job, keys, make_job
 from gelato_jax.decoding import round as rounds
 from gelato_jax.decoding.programs import decode
 from gelato_jax.models import attention
+from gelato_jax.types import RepeatLaws, RepeatOdds
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -134,6 +135,23 @@ def test_a_draft_vocabulary_keeps_the_law(payload, changes, pair, logits, cut_vo
     seen, totals = count_texts(narrow, {**adaptive(), "payload": payload}, settings=settings, runs=4, seed=200)
     assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
     assert z_score(seen, joint_law(logits, settings)) < LIMIT_Z
+
+
+@pytest.mark.parametrize(
+    ("payload", "ids"),
+    [(system.payload.full(), None), (system.payload.full(), [0, 3, 4]), (system.payload.seeded(), [0, 3, 4])],
+    ids=["all ids", "some ids", "seeded"],
+)
+def test_repeats_keep_the_law(payload, ids, pair, logits, cut_vocabulary):
+    """A draft that believes in repeats far too much, of tokens that its head has and of others."""
+    draft = pair.draft if ids is None else cut_vocabulary(pair.draft, ids)
+    shape = (draft.work.shape[0], 2)
+    odds = RepeatOdds(slope=jnp.full(shape, 0.4), offset=jnp.full(shape, 1.0), unseen=jnp.full(2, 0.5))
+    believing = dataclasses.replace(draft, repeats=RepeatLaws(greedy=odds, sampled=odds))
+    rules = {**adaptive(), "payload": payload}
+    seen, totals = count_texts(dataclasses.replace(pair, draft=believing), rules, runs=4, seed=400)
+    assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
+    assert z_score(seen, joint_law(logits, SETTINGS)) < LIMIT_Z
 
 
 MUTANTS = (

@@ -16,6 +16,18 @@ from gelato_jax.training.trace import Answer, Trace
 FINITE = st.floats(0, 1, width=32)
 
 
+def no_repeats(tokens, exits):
+    """Fields of a trace in which nothing repeats."""
+    return {
+        "repeat_count": np.zeros(tokens, int),
+        "repeat_odds": np.zeros((tokens, exits)),
+        "repeat_chance": np.zeros(tokens),
+        "repeat_wins": np.zeros(tokens, bool),
+        "rival": np.zeros((tokens, exits)),
+        "rival_wins": np.zeros((tokens, exits), bool),
+    }
+
+
 def fake_trace(random, tokens, *, scale=1.1, decay=0.5):
     """Two exits; outcomes at each follow a curve, those of the second one the higher."""
     entropy = random.exponential(1.5, (tokens, 2)).astype(np.float32)
@@ -28,6 +40,7 @@ def fake_trace(random, tokens, *, scale=1.1, decay=0.5):
         agreement=random.random((tokens, 2)) < chance,
         target_entropy=entropy[:, 0],
         reached=np.ones((tokens, 2), bool),
+        **no_repeats(tokens, 2),
     )
 
 
@@ -159,6 +172,7 @@ def known_depths(entropy, shallow, deep):
         agreement=outcome,
         target_entropy=entropy,
         reached=np.ones(both.shape, bool),
+        **no_repeats(*both.shape),
     )
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gelato_jax import control, generate
 from gelato_jax.decoding import DecodeSettings, make_draft
@@ -13,7 +15,9 @@ from gelato_jax.models import quantize, random_model
 from gelato_jax.testing import noisy_copy, tiny_config, tiny_pair
 from gelato_jax.training.answers import model_fingerprint, write_answers
 from gelato_jax.training.metrics import expected_rounds
-from gelato_jax.training.trace import Answer, trace_answers, trace_rows
+from gelato_jax.training.repeat_fit import fit_repeats, logistic
+from gelato_jax.training.trace import Answer, Trace, trace_answers, trace_rows
+from gelato_jax.types import RepeatLaws, RepeatOdds
 
 PROMPTS = [("short", "3 1 4"), ("short", "1 5"), ("long", "9 2 6 5 3 5 8"), ("long", "9 7 9 3 2 3 8 4")]
 
@@ -99,7 +103,18 @@ def test_answers_are_traced_as_rows_are(pair):
     assert not left[0].reached[:, 1].all() or not left[1].reached[:, 1].all()
 
 
-def test_greedy_rounds_are_those_of_a_decode(pair):
+def believing(draft, *, slope, offset, unseen):
+    """A draft with odds of repeats of up to two tokens."""
+    shape = (draft.work.shape[0], 2)
+    odds = RepeatOdds(slope=jnp.full(shape, slope), offset=jnp.full(shape, offset), unseen=jnp.full(2, unseen))
+    return dataclasses.replace(draft, repeats=RepeatLaws(greedy=odds, sampled=odds))
+
+
+@pytest.mark.parametrize("repeats", ["head alone", "repeats", "repeats beyond the head"])
+def test_greedy_rounds_are_those_of_a_decode(pair, cut, repeats):
+    if repeats != "head alone":
+        chosen = cut if repeats == "repeats beyond the head" else pair.draft
+        pair = dataclasses.replace(pair, draft=believing(chosen, slope=0.5, offset=1.0, unseen=0.9))
     answers = write_answers(pair, PROMPTS, temperature=0, new_tokens=40)
     traces = trace_answers(pair.target, pair.draft, answers)
     rounds = expected_rounds([np.asarray(trace.agreement, float) for trace in traces])
@@ -130,6 +145,52 @@ def test_sampled_rounds_follow_the_chances():
         assert abs(rounds.mean() - expected[length - 1]) < 4 * rounds.std() / np.sqrt(len(rounds))
 
 
+def test_repeats_change_what_numpy_says_they_change(pair, cut):
+    """At a token that the head lacks: its chance is `unseen`, and the others share the rest."""
+    tokens = jnp.array([[4, 7, 9, 4, 7, 9, 4, 7]])
+    head, trace = (
+        trace_rows(pair.target, draft, tokens) for draft in (cut, believing(cut, slope=1.0, offset=0.0, unseen=0.25))
+    )
+    np.testing.assert_array_equal(trace.repeat_count[0], [0, 0, 0, 1, 2, 2, 2])
+    np.testing.assert_allclose(trace.acceptance[0, :3], head.acceptance[0, :3], rtol=1e-5)
+    # Behind 4, 7, 9, 4 stands 7, which no head row is for.
+    p = softmax(logits_of(pair.target, tokens, pair.target.config.num_layers)[0][0, 3])
+    assert np.isnan(trace.repeat_odds[0, 3]).all()
+    assert trace.repeat_chance[0, 3] == pytest.approx(p[7], rel=1e-4)
+    for index, depth in enumerate(cut.model.config.exits):
+        q = softmax(logits_of(cut.model, tokens, depth)[0][0, 3])
+        q_all = np.zeros(len(p))
+        q_all[np.asarray(cut.vocabulary)] = q
+        odds = 0.25 / 0.75
+        q_all = q_all / (1 + odds)
+        q_all[7] = odds / (1 + odds)
+        assert trace.acceptance[0, 3, index] == pytest.approx(np.minimum(p, q_all).sum(), rel=1e-4)
+        assert trace.chance[0, 3, index] == pytest.approx(min(1, q_all[7] / p[7]), rel=1e-4)
+
+
+def test_fitted_odds_are_those_that_made_the_data():
+    random, size = np.random.default_rng(0), 20_000
+    odds = random.normal(-1, 2, (size, 1))
+    chance = 1 / (1 + np.exp(-(0.6 * odds[:, 0] + 0.8)))
+    zeros = np.zeros((size, 1))
+    fields = {name: zeros for name in ("entropy", "probe", "acceptance", "chance", "agreement", "reached")}
+    trace = Trace(
+        **fields,
+        target_entropy=zeros[:, 0],
+        repeat_count=np.full(size, 2),
+        repeat_odds=odds,
+        repeat_chance=chance,
+        repeat_wins=random.random(size) < chance,
+        rival=zeros,
+        rival_wins=np.ones((size, 1), bool),
+    )
+    for law, tolerance in (("sampled", 1e-3), ("greedy", 0.1)):  # greedy: five standard errors of 20,000 draws
+        found = fit_repeats([trace], law)
+        assert float(found.slope[0, 1]) == pytest.approx(0.6, abs=tolerance)
+        assert float(found.offset[0, 1]) == pytest.approx(0.8, abs=tolerance)
+        assert (float(found.slope[0, 0]), float(found.offset[0, 0])) == (1.0, 0.0)  # no evidence: the head's odds
+
+
 def test_answers_are_written_once(pair, tmp_path, monkeypatch):
     from gelato_jax.training import answers as module
 
@@ -157,3 +218,17 @@ def test_a_draft_in_8_bits_is_traced(pair):
     small = trace_rows(pair.target, make_draft(quantize(pair.draft.model)), tokens)
     gap = np.abs(small.acceptance - whole.acceptance)
     assert 0 < gap.max() < 0.1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 30), st.floats(-20, 20))
+def test_the_logistic_fit_is_the_optimum_wherever_it_begins(seed, spread, centre):
+    """Stationary: what is left of the gradient is the pull of the prior alone."""
+    random = np.random.default_rng(seed)
+    odds, rival = random.normal(centre, spread, 60), random.exponential(3, 60)
+    target = (random.random(60) < 0.5) * 1.0
+    slope, offset = logistic(odds, target, -rival)
+    chance = 1 / (1 + np.exp(-np.clip(slope * odds + offset + rival, -40, 40)))
+    gradient = np.array([(target - chance) @ odds, (target - chance).sum()]) - np.array([slope - 1, offset])
+    assert abs(gradient[1]) < 1e-3 or slope == 0
+    assert abs(gradient[0]) < 1e-2 * max(1.0, abs(odds).max()) or (slope == 0 and gradient[0] <= 1e-3)
