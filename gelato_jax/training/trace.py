@@ -5,7 +5,7 @@ tokens go through the heads, some at a time: their logits never exist all togeth
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -257,14 +257,13 @@ def trace_answers(
         return draft_states(draft.model, jnp.asarray(tokens), jnp.asarray(leaves)), leaves
 
     states = over_rows(run, answers, progress)
-    oracle = [answer.states for answer in answers]
-    if any(rows is None for rows in oracle):
-        oracle = answer_states(target, answers)
+    known = [answer.states for answer in answers if answer.states is not None]
+    oracle = known if len(known) == len(answers) else answer_states(target, answers)
     traces: list = [None] * len(answers)
     for is_greedy in (True, False):
         chosen = [index for index, answer in enumerate(answers) if (answer.temperature == 0) == is_greedy]
         if chosen:
-            columns = [_columns(draft, answers[index], oracle[index], *states[index]) for index in chosen]
+            columns = [_columns(draft, answers[index], oracle[index], states[index]) for index in chosen]
             joined = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
             trace = _compare_all(target, draft, float(not is_greedy), *joined)
             ends = np.cumsum([len(column[0]) for column in columns])
@@ -274,10 +273,9 @@ def trace_answers(
     return traces
 
 
-def _columns(
-    draft: DraftModel, answer: Answer, oracle: np.ndarray, state: np.ndarray, leaves: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """What `_compare` takes of an answer, ahead of each token but the first."""
+def _columns(draft: DraftModel, answer: Answer, oracle: np.ndarray, run: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
+    """What `_compare` takes of an answer, ahead of each token but the first; `run` holds states and exits."""
+    state, leaves = run
     text = np.concatenate([answer.prompt, answer.tokens])
     ahead = slice(len(answer.prompt), len(text) - 1)
     repeated, counts = suggestions(text, _longest(draft))
