@@ -10,3 +10,13 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402  (behind the flags)
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Give back a module's compiled programs: each holds memory maps, and Linux ends a process of more than 65,530."""
+    yield
+    jax.clear_caches()
