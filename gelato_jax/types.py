@@ -116,6 +116,11 @@ class Calibration:
     deeper_acceptance: Array  # [X, C, X] E[acceptance at exit e' | class of H at exit e]
 
 
+def _law_at(temperature: Array, greedy: _T, sampled: _T) -> _T:
+    """`greedy` at temperature 0, else `sampled`: records of like shapes, chosen as data."""
+    return jax.tree.map(lambda cold, warm: jnp.where(temperature > 0, warm, cold), greedy, sampled)
+
+
 @record
 class Calibrations:
     """A draft's calibrations, of like shapes: under greedy decoding, where one draft token can be right, and else."""
@@ -125,9 +130,7 @@ class Calibrations:
 
     def at(self, temperature: Array) -> Calibration:
         """The calibration that holds at a temperature, which may be traced; 0 is greedy."""
-        return jax.tree.map(
-            lambda sampled, greedy: jnp.where(temperature > 0, sampled, greedy), self.sampled, self.greedy
-        )
+        return _law_at(temperature, self.greedy, self.sampled)
 
 
 @record
@@ -157,9 +160,7 @@ class RepeatLaws:
 
     def at(self, temperature: Array) -> RepeatOdds:
         """The odds that hold at a temperature, which may be traced; 0 is greedy."""
-        return jax.tree.map(
-            lambda sampled, greedy: jnp.where(temperature > 0, sampled, greedy), self.sampled, self.greedy
-        )
+        return _law_at(temperature, self.greedy, self.sampled)
 
 
 @record

@@ -1,4 +1,4 @@
-"""Figures and tables of drafts, made from the JSON of `gelato eval-draft` alone."""
+"""Figures of drafts, made from the JSON of `gelato eval-draft` alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 _LAWS = {"greedy": "greedy decoding", "sampled": "temperature 1"}
 _DOTS = 120  # per inch, of the PNGs
-_AT = 4  # draft length whose tokens per round a table of drafts shows
 
 Report = Mapping[str, Any]
 
@@ -44,22 +43,6 @@ def frontier(reports: Mapping[str, Report], path: Path) -> Path:
         axes.grid(alpha=0.3)
     next(iter(panels.values())).legend(fontsize=8)
     return _save(figure, path)
-
-
-def frontier_table(reports: Mapping[str, Report]) -> str:
-    """The numbers of `frontier` as a Markdown table, a line for every exit of every draft."""
-    heads = ["draft", "layers", "cost by weights", "cost measured", "greedy agreement", "acceptance at 1"]
-    heads += [f"tokens per round of {_AT}, {law}" for law in _LAWS]
-    rows = [heads, ["---"] * len(heads)]
-    for name, report in reports.items():
-        measured = report["cost"].get("measured")
-        for index, depth in enumerate(report["exits"]):
-            averages = [report[law]["average"] if law in report else None for law in _LAWS]
-            cells = [report["cost"]["weights"][index], measured["share"][index] if measured else None]
-            cells += [average and average["acceptance"][index] for average in averages]
-            cells += [average and average["tokens_per_round"][index][_AT - 1] for average in averages]
-            rows.append([name, str(depth), *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _costs(report: Report) -> list[float]:
