@@ -23,6 +23,9 @@ def _refuse_gradient(op: str, primals: Any, tangents: Any) -> Any:
     )
 
 
+_NARROW = (jnp.bfloat16, jnp.float16)
+
+
 def expect(op: str, name: str, x: ArrayLike, kind: str, shape: tuple[int | None, ...] | None, letters: str) -> Array:
     """Check one argument's dtype and shape.
 
@@ -35,7 +38,7 @@ def expect(op: str, name: str, x: ArrayLike, kind: str, shape: tuple[int | None,
         letters: the documented shape, for the message.
 
     Returns:
-        The argument as an array; floating ones in float32 and refusing gradients.
+        The argument as an array; floating ones refuse gradients and are float32, bfloat16 or float16.
 
     Raises:
         ValueError: another dtype kind or another shape.
@@ -49,7 +52,10 @@ def expect(op: str, name: str, x: ArrayLike, kind: str, shape: tuple[int | None,
         sizes = ["any" if n is None else str(n) for n in shape]
         wanted = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
         raise ValueError(f"{op}: {name} has shape {x.shape}, expected {wanted} = {letters}")
-    return _identity(op, x).astype(jnp.float32) if kind == "floating" else x
+    if kind != "floating":
+        return x
+    x = _identity(op, x)
+    return x if x.dtype in _NARROW else x.astype(jnp.float32)
 
 
 def expect_logits(op: str, name: str, x: ArrayLike, shape: tuple[int | None, ...] | None, letters: str) -> Array:

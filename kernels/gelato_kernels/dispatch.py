@@ -7,7 +7,10 @@ and says which inputs it refuses; one without platforms runs everywhere.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jax import lax
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend import backend as jax_backend
 
 
 class Backend(NamedTuple):
@@ -17,13 +20,17 @@ class Backend(NamedTuple):
     run: Callable[..., Any]
     platforms: tuple[str, ...] = ()  # names of jax's platforms ("cpu", "cuda", "rocm", "tpu"); empty: all of them
     refuses: Callable[..., str | None] | None = None  # called with the op's arrays; why it cannot serve them, or None
+    named_only: bool = False  # never chosen, only asked for: interpreters, and twins of another backend
+    narrow: bool = False  # takes bfloat16 and float16 as they are; others get float32
 
 
 def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *arrays: Any) -> Any:
     """Run `op` by the named backend, or by the first that serves the inputs on each platform.
 
     The platform is the one the program is lowered for, not the process's default, so a function
-    jitted for the CPU of a GPU machine gets the CPU's backend.
+    jitted for the CPU of a GPU machine gets the CPU's backend. Platforms that the process has no
+    device of are left out: a CPU never traces an accelerator's kernels. A program that is compiled
+    for a device elsewhere names its implementation.
 
     Args:
         op: public name of the op, for messages.
@@ -45,13 +52,31 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
         reason = backend.refuses(*arrays) if backend.refuses else None
         if reason is not None:
             raise ValueError(f"{op}: implementation {implementation!r} cannot serve these inputs: {reason}")
-        return backend.run(*arrays)
-    able = [backend for backend in backends if backend.refuses is None or backend.refuses(*arrays) is None]
+        return _run(backend)(*arrays)
+    chosen = [backend for backend in backends if not backend.named_only]
+    able = [backend for backend in chosen if backend.refuses is None or backend.refuses(*arrays) is None]
     everywhere = next(i for i, backend in enumerate(able) if not backend.platforms)
+    present = _platforms()
     special: dict[str, Callable[..., Any]] = {}
     for backend in able[:everywhere]:
-        for platform in backend.platforms:
-            special.setdefault(platform, backend.run)
+        for platform in present.intersection(backend.platforms):
+            special.setdefault(platform, _run(backend))
     if not special:
-        return able[everywhere].run(*arrays)
-    return lax.platform_dependent(*arrays, default=able[everywhere].run, **special)
+        return _run(able[everywhere])(*arrays)
+    return lax.platform_dependent(*arrays, default=_run(able[everywhere]), **special)
+
+
+def _platforms() -> set[str]:
+    """Platforms of this process's devices, by the names that programs are lowered for."""
+    return set(jax_backend.backends())
+
+
+def _run(backend: Backend) -> Callable[..., Any]:
+    """The backend's function, its narrow floats widened where it does not take them."""
+    if backend.narrow:
+        return backend.run
+    return lambda *arrays: backend.run(*jax.tree.map(_widen, arrays))
+
+
+def _widen(x: Array) -> Array:
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -3,7 +3,7 @@
 Reads the `eval.json` of drafts that were trained alike (`gelato eval-draft --timed --out DIR`) and puts
 beside each other, at the best fixed draft length of each exit: modelled tokens per second and joules
 per token, on a device whose time and energy for a token follow the weights read; and tokens per second
-by the clock of this machine, from the step times in the files and the target's windows timed here.
+by the clock of this machine, from the step times in the files (as shares of a target step) and the windows timed here.
 
     python -m gelato_experiments.studies.draft_shapes six=out/six/eval.json seven=out/seven/eval.json --out DIR
 """
@@ -68,7 +68,8 @@ def _row(name: str, report: Mapping[str, Any], law: str, index: int, window_s: S
     best = int(rate.argmax())
     length = speed_up = None
     if window_s is not None and "measured" in report["cost"]:
-        drafts_s = report["cost"]["measured"]["draft_s"][index] * np.arange(len(tokens))
+        # A share of the target's step, since seconds that were taken at different times cannot be compared.
+        drafts_s = report["cost"]["measured"]["share"][index] * window_s[0] * np.arange(len(tokens))
         gain = tokens * window_s[0] / (drafts_s + np.asarray(window_s[: len(tokens)]))
         length, speed_up = int(gain.argmax()), float(gain.max())
     return Row(

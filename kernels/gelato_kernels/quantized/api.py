@@ -34,7 +34,7 @@ def quantize_rows(weights: ArrayLike) -> tuple[Array, Array]:
         ValueError: wrong shape or dtype.
         NotImplementedError: if differentiated.
     """
-    weights = expect("quantize_rows", "weights", weights, "floating", (None, None), "[out, in]")
+    weights = expect("quantize_rows", "weights", weights, "floating", (None, None), "[out, in]").astype(jnp.float32)
     largest = jnp.max(jnp.abs(weights), axis=1)
     scale = jnp.where(largest > 0, largest / LARGEST, 1.0)
     return jnp.round(weights / scale[:, None]).astype(jnp.int8), scale

@@ -1,0 +1,84 @@
+"""What Pallas kernels are lowered for: one source serves a TPU, an NVIDIA GPU through Triton, and an interpreter.
+
+Pallas is imported when a kernel is first traced, so that a process on a CPU never waits for it.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from gelato_kernels.dispatch import Backend
+
+PLATFORMS = {"tpu": ("tpu",), "triton": ("cuda", "rocm")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A compiler of Pallas kernels.
+
+    Attributes:
+        name: `tpu` (Mosaic) or `triton`.
+        interpret: run the kernel as XLA code on any platform, as its tests do.
+    """
+
+    name: Literal["tpu", "triton"]
+    interpret: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Numbers that a kernel writes side by side for one row: a vector register's on a TPU."""
+        return 128 if self.name == "tpu" else 16
+
+    def call(self, kernel: Callable[..., None], *, grid: Sequence[int], parallel: bool = True, **specs: Any) -> Any:
+        """`pallas_call` with this compiler's parameters.
+
+        Args:
+            kernel: the body.
+            grid: of programs.
+            parallel: programs depend on no other's writes; False: they run in order, which only a TPU can.
+            **specs: of `pallas_call` (out_shape, in_specs, out_specs, scratch_shapes, name).
+
+        Raises:
+            ValueError: a TPU's or GPU's kernel is lowered for another platform (Pallas says so).
+        """
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import tpu, triton
+
+        if self.name == "triton":
+            params: Any = triton.CompilerParams()
+        else:
+            params = tpu.CompilerParams(dimension_semantics=("parallel" if parallel else "arbitrary",) * len(grid))
+        return pl.pallas_call(kernel, grid=tuple(grid), compiler_params=params, interpret=self.interpret, **specs)
+
+
+def pallas_backends(
+    module: str, function: str, refuses: Callable[[Target], Callable[..., str | None] | None] = lambda target: None
+) -> tuple[Backend, ...]:
+    """Backends `pallas_tpu`, `pallas_triton` and, only by name, their interpreters.
+
+    Args:
+        module: imported when a backend first runs.
+        function: of the module; called with the op's arrays and `target=`.
+        refuses: for a target, what `Backend.refuses` is to be.
+    """
+
+    def backend(target: Target) -> Backend:
+        def run(*arrays: Any) -> Any:
+            return getattr(importlib.import_module(module), function)(*arrays, target=target)
+
+        name = f"pallas_{target.name}{'_interpret' if target.interpret else ''}"
+        platforms = () if target.interpret else PLATFORMS[target.name]
+        return Backend(name, run, platforms, refuses(target), named_only=target.interpret, narrow=True)
+
+    return tuple(
+        backend(Target(name=name, interpret=interpret)) for interpret in (False, True) for name in ("tpu", "triton")
+    )
+
+
+def pad_axis(x: jax.Array, axis: int, multiple: int) -> jax.Array:
+    """`x` with zeros behind it, so that an axis is a multiple of a number."""
+    short = -x.shape[axis] % multiple
+    return jax.numpy.pad(x, [(0, short if i == axis else 0) for i in range(x.ndim)]) if short else x
