@@ -8,8 +8,10 @@ The block layout is part of the law of a draw: with the same uniforms every impl
 block by the first and the token inside it by the second, so they agree up to rounding.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -37,6 +39,32 @@ def split(x: Array, fill: float) -> Array:
 def take_block(blocks: Array, index: Array) -> Array:
     """Block `index` [...] of blocks [..., blocks, size]: [..., size]."""
     return jnp.take_along_axis(blocks, index[..., None, None], axis=-2, mode="promise_in_bounds")[..., 0, :]
+
+
+def read_block(logits: Array, block: Array) -> tuple[Array, Array]:
+    """One block of each row of logits [..., V], of which nothing else is read.
+
+    Args:
+        logits: [..., V] floating.
+        block: [...] int32.
+
+    Returns:
+        [..., size] float32, and [...] int32 the id of its first column. A last block that falls short begins early,
+        and is -inf where it repeats the block before.
+    """
+    vocab = logits.shape[-1]
+    first, kept = block_place(block, vocab)
+    size = kept.shape[-1]
+    slices = jax.vmap(lambda row, start: lax.dynamic_slice(row, (start,), (size,)))
+    values = slices(logits.reshape(-1, vocab), first.reshape(-1)).reshape(*block.shape, size).astype(jnp.float32)
+    return jnp.where(kept, values, -jnp.inf), first
+
+
+def block_place(block: Array, vocab: int) -> tuple[Array, Array]:
+    """Where a slice that holds a block begins, [...] int32, and which of its columns are the block's, [..., size]."""
+    size = block_size(vocab)
+    first = jnp.minimum(block * size, vocab - size)
+    return first, first[..., None] + jnp.arange(size) >= (block * size)[..., None]
 
 
 def first_true(mask: Array) -> Array:
@@ -81,23 +109,42 @@ def pick(weights: Array, uniform: Array) -> Array:
     return jnp.minimum(first, last_positive)
 
 
-class RowSums(NamedTuple):
-    """Sums of exp(x - maximum) over the blocks of a row: softmax(x) = exp(x - maximum) / total."""
+def draw(
+    read: Callable[[Array], tuple[Array, Array]],
+    maximum: Array,
+    block_sums: Array,
+    uniforms: Array,
+    temperature: Array | None = None,
+) -> Array:
+    """Token [...] int32 from softmax(logits / temperature).
 
-    maximum: Array  # [...]
-    block_sums: Array  # [..., blocks]
-    total: Array  # [...]
+    Args:
+        read: a block of each row and its first id, as `read_block` gives them.
+        maximum: [...] of each row.
+        block_sums: [..., blocks] of exp((x - maximum) / temperature).
+        uniforms: [..., 2]: the first picks the block, the second the token inside it.
+        temperature: [...] above 0; None is 1.
+    """
+    values, first = read(pick(block_sums, uniforms[..., 0]))
+    below = values - maximum[..., None]
+    inside = jnp.exp(below if temperature is None else below / temperature[..., None])
+    return first + pick(inside, uniforms[..., 1])
 
 
-def row_sums(blocks: Array) -> RowSums:
-    """RowSums of logits in blocks [..., blocks, size]."""
-    maximum = jnp.max(jnp.max(blocks, axis=-1), axis=-1)
-    block_sums = jnp.sum(jnp.exp(blocks - maximum[..., None, None]), axis=-1)
-    return RowSums(maximum, block_sums, jnp.sum(block_sums, axis=-1))
+class Scale(NamedTuple):
+    """What makes a row of logits a law: p(x) = exp(x - maximum - log_total)."""
+
+    maximum: Array  # [B]
+    log_total: Array  # [B]
 
 
-def draw(blocks: Array, sums: RowSums, uniforms: Array) -> Array:
-    """Token [...] int32 from softmax of logits in blocks; uniforms [..., 2] pick the block, then the token."""
-    block = pick(sums.block_sums, uniforms[..., 0])
-    inside = jnp.exp(take_block(blocks, block) - sums.maximum[..., None])
-    return block * blocks.shape[-1] + pick(inside, uniforms[..., 1])
+def residual_weights(target: Array, draft: Array, target_scale: Scale, draft_scale: Scale, alone: Array) -> Array:
+    """max(p - q, 0) of logits [B, ...]; p where `alone` [B]."""
+    wide = (slice(None), *[None] * (target.ndim - 1))
+
+    def law(x: Array, scale: Scale) -> Array:
+        # exp(d - log S), not exp(d) / S: a product may be fused with the subtraction, unrounded, and equal laws would
+        # then leave a residual of rounding errors.
+        return jnp.exp(x - scale.maximum[wide] - scale.log_total[wide])
+
+    return jnp.maximum(law(target, target_scale) - jnp.where(alone[wide], 0.0, law(draft, draft_scale)), 0.0)

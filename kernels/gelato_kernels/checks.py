@@ -54,8 +54,8 @@ def expect(op: str, name: str, x: ArrayLike, kind: str, shape: tuple[int | None,
         raise ValueError(f"{op}: {name} has shape {x.shape}, expected {wanted} = {letters}")
     if kind != "floating":
         return x
-    x = _identity(op, x)
-    return x if x.dtype in _NARROW else x.astype(jnp.float32)
+    held: Array = _identity(op, x)
+    return held if held.dtype in _NARROW else held.astype(jnp.float32)
 
 
 def expect_logits(op: str, name: str, x: ArrayLike, shape: tuple[int | None, ...] | None, letters: str) -> Array:
@@ -68,3 +68,27 @@ def expect_logits(op: str, name: str, x: ArrayLike, shape: tuple[int | None, ...
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least one token = {letters}")
     return x
+
+
+def expect_draw(
+    op: str, uniforms: ArrayLike | None, temperature: ArrayLike | None, rows: tuple[int, ...]
+) -> tuple[Array | None, Array | None]:
+    """Check the noise and the temperature of a draw for each of `rows`.
+
+    Returns:
+        Uniforms [*rows, 2] and float32 temperatures [*rows], or None where none were given.
+
+    Raises:
+        ValueError: wrong shape or dtype, or a temperature without uniforms.
+    """
+    if uniforms is not None:
+        uniforms = expect(op, "uniforms", uniforms, "floating", (*rows, 2), "[..., 2]").astype(jnp.float32)
+    if temperature is None:
+        return uniforms, None
+    if uniforms is None:
+        raise ValueError(f"{op}: temperature is given but uniforms is None; without uniforms no token is drawn")
+    temperature = jnp.asarray(temperature, jnp.float32)  # an integer 1 is a temperature too
+    temperature = expect(op, "temperature", temperature, "floating", None, "[] or [...]")
+    if temperature.shape not in ((), rows):
+        raise ValueError(f"{op}: temperature has shape {temperature.shape}, expected () or {rows}")
+    return uniforms, jnp.broadcast_to(temperature, rows)

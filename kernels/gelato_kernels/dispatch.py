@@ -66,6 +66,12 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
     return lax.platform_dependent(*arrays, default=_run(able[everywhere]), **special)
 
 
+def runnable(backends: Sequence[Backend]) -> list[str]:
+    """Names of the backends that run in this process, interpreters among them."""
+    present = _platforms()
+    return [backend.name for backend in backends if not backend.platforms or present.intersection(backend.platforms)]
+
+
 def _platforms() -> set[str]:
     """Platforms of this process's devices, by the names that programs are lowered for."""
     return set(jax_backend.backends())

@@ -21,11 +21,12 @@ class Target:
 
     Attributes:
         name: `tpu` (Mosaic) or `triton`.
-        interpret: run the kernel as XLA code on any platform, as its tests do.
+        interpret: run the kernel on any platform, as its tests do: True as XLA code, or Pallas's parameters of a
+            simulated TPU.
     """
 
     name: Literal["tpu", "triton"]
-    interpret: bool = False
+    interpret: Any = False
 
     @property
     def lanes(self) -> int:
@@ -55,7 +56,10 @@ class Target:
 
 
 def pallas_backends(
-    module: str, function: str, refuses: Callable[[Target], Callable[..., str | None] | None] = lambda target: None
+    module: str,
+    function: str,
+    refuses: Callable[[Target], Callable[..., str | None] | None] = lambda target: None,
+    leading: tuple[Any, ...] = (),
 ) -> tuple[Backend, ...]:
     """Backends `pallas_tpu`, `pallas_triton` and, only by name, their interpreters.
 
@@ -63,11 +67,12 @@ def pallas_backends(
         module: imported when a backend first runs.
         function: of the module; called with the op's arrays and `target=`.
         refuses: for a target, what `Backend.refuses` is to be.
+        leading: arguments ahead of the arrays.
     """
 
     def backend(target: Target) -> Backend:
         def run(*arrays: Any) -> Any:
-            return getattr(importlib.import_module(module), function)(*arrays, target=target)
+            return getattr(importlib.import_module(module), function)(*leading, *arrays, target=target)
 
         name = f"pallas_{target.name}{'_interpret' if target.interpret else ''}"
         platforms = () if target.interpret else PLATFORMS[target.name]

@@ -50,16 +50,30 @@ def _halves(broken, target, tokens, length, noise, draft):
     return stop, gk.sample_residual(p, q, all_stand | broken.residual_is_p, u).token
 
 
-def _whole(_, target, tokens, length, noise, draft, *, point_mass=False, implementation=None):
-    logits = None if point_mass else draft
-    result = gk.speculative_verify(target, tokens, length, noise, draft_logits=logits, implementation=implementation)
+def _support(draft):
+    """The law as ids and probabilities, the likeliest first, one of probability 0 last."""
+    return gk.Support(*reversed(jax.lax.top_k(jax.nn.softmax(draft), VOCAB)))
+
+
+FORMS = {
+    "logits": lambda draft: {"draft_logits": draft},
+    "probs": lambda draft: {"draft_probs": jax.nn.softmax(draft)},
+    "support": lambda draft: {"draft_support": _support(draft)},
+    "point_mass": lambda draft: {},
+}
+
+
+def _whole(_, target, tokens, length, noise, draft, *, form="logits", implementation=None):
+    result = gk.speculative_verify(target, tokens, length, noise, **FORMS[form](draft), implementation=implementation)
     return result.num_accepted, result.next_token
 
 
 LOSSLESS = {
     "whole": _whole,
     "reference": functools.partial(_whole, implementation="reference"),
-    "point_mass": functools.partial(_whole, point_mass=True),
+    "probs": functools.partial(_whole, form="probs"),
+    "support": functools.partial(_whole, form="support"),
+    "point_mass": functools.partial(_whole, form="point_mass"),
     "halves": _halves,
 }
 MUTANTS = {

@@ -7,10 +7,13 @@ import pytest
 
 import gelato_kernels as gk
 from gelato_kernels.case_logits import masked, normal
+from gelato_kernels.conformance import pairs
+from gelato_kernels.dispatch import runnable
 from gelato_kernels.verification.api import VERIFY_BACKENDS
 from gelato_kernels.verification.cases import CASES, pair, window
 
-IMPLEMENTATIONS = [backend.name for backend in VERIFY_BACKENDS]
+IMPLEMENTATIONS = runnable(VERIFY_BACKENDS)
+PLAIN = ("xla", "reference")  # for thousands of rows; an interpreter takes minutes
 ROUNDING = 4e-7  # a few units in the last place of a float32 probability
 
 verify = jax.jit(gk.speculative_verify, static_argnames="implementation")
@@ -18,8 +21,22 @@ accept = jax.jit(gk.accept, static_argnames="implementation")
 sample_residual = jax.jit(gk.sample_residual, static_argnames="implementation")
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def draft_laws(inputs, row, length, vocab, softmax64):
+    """q of a row's draft tokens in float64, [length, vocab], of whichever form the case has."""
+    if inputs.get("draft_logits") is not None:
+        return softmax64(inputs["draft_logits"][row, :length])
+    if inputs.get("draft_probs") is not None:
+        return np.asarray(inputs["draft_probs"][row, :length], np.float64)
+    q = np.zeros((length, vocab))
+    if inputs.get("draft_support") is None:
+        q[np.arange(length), inputs["draft_tokens"][row, :length]] = 1.0
+    else:
+        ids, probs = (np.asarray(part[row, :length]) for part in inputs["draft_support"])
+        np.add.at(q, (np.arange(length)[:, None], ids), probs)
+    return q
+
+
+@pytest.mark.parametrize(("implementation", "case"), pairs(VERIFY_BACKENDS, CASES, "target_logits"))
 def test_matches_float64(implementation, case, softmax64, assert_drawn):
     inputs = CASES[case]()
     result = verify(**inputs, implementation=implementation)
@@ -27,10 +44,7 @@ def test_matches_float64(implementation, case, softmax64, assert_drawn):
     for row, length in enumerate(np.asarray(inputs["draft_length"])):
         tokens = np.asarray(inputs["draft_tokens"][row])
         p = softmax64(inputs["target_logits"][row, : length + 1])
-        if inputs["draft_logits"] is None:
-            q = np.eye(p.shape[1])[tokens[:length]]
-        else:
-            q = softmax64(inputs["draft_logits"][row, :length])
+        q = draft_laws(inputs, row, length, p.shape[1], softmax64)
         stop = 0
         while stop < length and accept_u[row, stop] * q[stop, tokens[stop]] < p[stop, tokens[stop]]:
             stop += 1
@@ -56,7 +70,7 @@ def test_cases_reach_every_outcome():
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", ["tiny", "ragged", "masked", "equal_laws", "impossible_draft", "no_draft"])
+@pytest.mark.parametrize("case", ["ragged", "masked", "equal_laws", "impossible_draft", "no_draft"])
 def test_halves_compose_to_the_whole(implementation, case):
     inputs = CASES[case]()
     whole = verify(**inputs, implementation=implementation)
@@ -76,7 +90,7 @@ def test_halves_compose_to_the_whole(implementation, case):
     np.testing.assert_allclose(drawn.mass, whole.residual_mass, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", PLAIN)
 def test_an_impossible_token_is_rejected_at_any_draft_probability(implementation):
     target = jnp.zeros((1, 1, 4)).at[0, 0, 2].set(-jnp.inf)
     token, u = jnp.array([[2]]), jnp.full((1, 1), 2.0**-24)
@@ -94,7 +108,7 @@ def test_an_empty_residual_draws_from_the_target(implementation, softmax64, asse
         assert_drawn(p, row_u, int(token))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", PLAIN)
 def test_never_draws_a_token_without_residual(implementation, softmax64):
     target, draft = masked(5, 1, 600, kept=0.1), normal(6, 1, 600)
     u = gk.uniforms(jax.random.key(7), (5000, 2))

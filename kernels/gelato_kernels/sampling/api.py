@@ -4,10 +4,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gelato_kernels.checks import expect, expect_logits
-from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.sampling import reference, xla
+from gelato_kernels.dispatch import dispatch
+from gelato_kernels.sampling import reference, two_level
+from gelato_kernels.sweeps.backends import sweep_backends
 
-BACKENDS = (Backend("xla", xla.sample), Backend("reference", reference.sample))
+BACKENDS = sweep_backends(two_level.sample, reference.sample)
 
 
 def sample(logits: ArrayLike, uniforms: ArrayLike, *, implementation: str | None = None) -> Array:
@@ -20,7 +21,7 @@ def sample(logits: ArrayLike, uniforms: ArrayLike, *, implementation: str | None
     Args:
         logits: [..., V] floating; -inf is legal, at least one per row is finite.
         uniforms: [..., 2] from `gelato_kernels.uniforms`.
-        implementation: `xla`, `reference` or None.
+        implementation: a backend's name or None, see the package.
 
     Returns:
         [...] int32 token ids.

@@ -2,15 +2,15 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_kernels.checks import expect, expect_logits
-from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.token_stats import reference, xla
+from gelato_kernels.checks import expect_draw, expect_logits
+from gelato_kernels.dispatch import dispatch
+from gelato_kernels.sweeps.backends import sweep_backends
+from gelato_kernels.token_stats import reference, two_level
 
-BACKENDS = (Backend("xla", xla.token_stats), Backend("reference", reference.token_stats))
+BACKENDS = sweep_backends(two_level.token_stats, reference.token_stats)
 
 
 class TokenStats(NamedTuple):
@@ -40,7 +40,7 @@ def entropy(
         logits: [..., V] floating; -inf is legal, at least one per row is finite.
         uniforms: [..., 2] from `gelato_kernels.uniforms`, or None for no draw.
         temperature: [] or [...], traced; None is 1. Where it is 0 or less the token is the argmax.
-        implementation: `xla`, `reference` or None.
+        implementation: a backend's name or None, see the package.
 
     Returns:
         TokenStats in float32 and int32.
@@ -50,15 +50,5 @@ def entropy(
         NotImplementedError: if differentiated.
     """
     logits = expect_logits("entropy", "logits", logits, None, "[..., V]")
-    rows = logits.shape[:-1]
-    if uniforms is not None:
-        uniforms = expect("entropy", "uniforms", uniforms, "floating", (*rows, 2), "[..., 2]")
-    if temperature is not None:
-        if uniforms is None:
-            raise ValueError("entropy: temperature is given but uniforms is None; without uniforms no token is drawn")
-        temperature = jnp.asarray(temperature, jnp.float32)  # an integer 1 is a temperature too
-        temperature = expect("entropy", "temperature", temperature, "floating", None, "[] or [...]")
-        if temperature.shape not in ((), rows):
-            raise ValueError(f"entropy: temperature has shape {temperature.shape}, expected () or {rows}")
-        temperature = jnp.broadcast_to(temperature, rows)
+    uniforms, temperature = expect_draw("entropy", uniforms, temperature, logits.shape[:-1])
     return TokenStats(*dispatch("entropy", BACKENDS, implementation, logits, uniforms, temperature))

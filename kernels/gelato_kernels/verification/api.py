@@ -11,13 +11,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gelato_kernels.checks import expect, expect_logits
-from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.verification import reference, xla
-from gelato_kernels.verification.records import ResidualSample, Verification, VerifyUniforms
+from gelato_kernels.dispatch import dispatch
+from gelato_kernels.sweeps.backends import sweep_backends
+from gelato_kernels.verification import reference, two_level
+from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
-ACCEPT_BACKENDS = (Backend("xla", xla.accept), Backend("reference", reference.accept))
-RESIDUAL_BACKENDS = (Backend("xla", xla.sample_residual), Backend("reference", reference.sample_residual))
-VERIFY_BACKENDS = (Backend("xla", xla.speculative_verify), Backend("reference", reference.speculative_verify))
+ACCEPT_BACKENDS = sweep_backends(two_level.accept, reference.accept)
+RESIDUAL_BACKENDS = sweep_backends(two_level.sample_residual, reference.sample_residual)
+VERIFY_BACKENDS = sweep_backends(two_level.speculative_verify, reference.speculative_verify)
 
 
 def accept(
@@ -40,7 +41,7 @@ def accept(
         draft_log_prob: [B, K] floating, log q(x) in float32 of the law the token was drawn from.
         draft_length: [B] integer, 0..K; later tokens are never accepted.
         uniforms: [B, K].
-        implementation: `xla`, `reference` or None.
+        implementation: a backend's name or None, see the package.
 
     Returns:
         [B] int32, 0..draft_length.
@@ -83,7 +84,7 @@ def sample_residual(
         draft_logits: [B, V] floating, the draft's row there; ignored where `is_bonus`.
         is_bonus: [B] bool.
         uniforms: [B, 2], none of them used for acceptance.
-        implementation: `xla`, `reference` or None.
+        implementation: a backend's name or None, see the package.
 
     Returns:
         ResidualSample; a token of target probability zero is never drawn.
@@ -107,26 +108,32 @@ def speculative_verify(
     uniforms: VerifyUniforms,
     *,
     draft_logits: ArrayLike | None = None,
+    draft_probs: ArrayLike | None = None,
+    draft_support: tuple[ArrayLike, ArrayLike] | None = None,
     implementation: str | None = None,
 ) -> Verification:
     """Verify a drafted window by rejection sampling: `accept`, then `sample_residual` where it stopped.
 
-    Without `draft_logits` each draft token is a point mass, q(x) = 1: it stands with probability p(x)
-    and the residual is p without x. That is lossless however the token was chosen, and accepts less.
+    The laws q that the draft tokens were drawn from come as logits, as probabilities or as the few
+    tokens that have any. Without them each draft token is a point mass, q(x) = 1: it stands with
+    probability p(x) and the residual is p without x. That is lossless however the token was chosen,
+    and accepts less.
 
     Args:
         target_logits: [B, K+1, V] floating; row i is the target's law after i draft tokens.
         draft_tokens: [B, K] integer; K = 0 is legal and draws the token from p.
         draft_length: [B] integer, 0..K; rows beyond it are never looked at.
         uniforms: VerifyUniforms(accept [B, K], token [B, 2]).
-        draft_logits: [B, K, V] floating whose softmax the draft tokens were drawn from, or None.
-        implementation: `xla`, `reference` or None.
+        draft_logits: [B, K, V] floating whose softmax the draft tokens were drawn from.
+        draft_probs: [B, K, V] floating, in place of logits; taken as given, so a row must sum to 1.
+        draft_support: (ids, probs), both [B, K, M], in place of either; see `Support`.
+        implementation: a backend's name or None, see the package.
 
     Returns:
         Verification.
 
     Raises:
-        ValueError: wrong shape or dtype, or an unknown implementation.
+        ValueError: wrong shape or dtype, several forms of the draft's laws, or an unknown implementation.
         NotImplementedError: if differentiated.
     """
     op = "speculative_verify"
@@ -138,10 +145,20 @@ def speculative_verify(
         expect(op, "uniforms.accept", uniforms.accept, "floating", (rows, drafted), "[B, K]"),
         expect(op, "uniforms.token", uniforms.token, "floating", (rows, 2), "[B, 2]"),
     )
+    given = {"draft_logits": draft_logits, "draft_probs": draft_probs, "draft_support": draft_support}
+    if len(names := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"{op}: {' and '.join(names)} are given, expected one of them")
+    shape = (rows, drafted, target_logits.shape[-1])
     if draft_logits is not None:
-        shape = (rows, drafted, target_logits.shape[-1])
         draft_logits = expect_logits(op, "draft_logits", draft_logits, shape, "[B, K, V]")
-    return dispatch(op, VERIFY_BACKENDS, implementation, target_logits, draft_tokens, draft_length, noise, draft_logits)
+    if draft_probs is not None:
+        draft_probs = expect_logits(op, "draft_probs", draft_probs, shape, "[B, K, V]")
+    if draft_support is not None:
+        ids = expect(op, "draft_support ids", draft_support[0], "integer", (rows, drafted, None), "[B, K, M]")
+        probs = expect(op, "draft_support probs", draft_support[1], "floating", ids.shape, "[B, K, M] of ids")
+        draft_support = Support(ids, probs)
+    laws = (draft_logits, draft_probs, draft_support)
+    return dispatch(op, VERIFY_BACKENDS, implementation, target_logits, draft_tokens, draft_length, noise, *laws)
 
 
 def match(target_tokens: ArrayLike, draft_tokens: ArrayLike, draft_length: ArrayLike) -> Verification:
@@ -165,6 +182,6 @@ def match(target_tokens: ArrayLike, draft_tokens: ArrayLike, draft_length: Array
     rows, drafted = draft_tokens.shape
     target_tokens = expect(op, "target_tokens", target_tokens, "integer", (rows, drafted + 1), "[B, K+1]")
     draft_length = expect(op, "draft_length", draft_length, "integer", (rows,), "[B]")
-    num_accepted = xla.prefix_length(target_tokens[:, :drafted] == draft_tokens, draft_length)
+    num_accepted = two_level.prefix_length(target_tokens[:, :drafted] == draft_tokens, draft_length)
     next_token = jnp.take_along_axis(target_tokens, num_accepted[:, None], axis=1)[:, 0].astype(jnp.int32)
     return Verification(num_accepted, next_token, num_accepted == draft_length, jnp.ones(rows, jnp.float32))

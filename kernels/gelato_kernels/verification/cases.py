@@ -67,6 +67,29 @@ def _point_mass(case: dict[str, Any]) -> dict[str, Any]:
     return case | {"draft_logits": None}
 
 
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _probs(case: dict[str, Any]) -> dict[str, Any]:
+    """The same draft, its laws as probabilities."""
+    return case | {"draft_logits": None, "draft_probs": _softmax(case["draft_logits"])}
+
+
+def _support(seed: int, kept: int, lengths: list[int] | None = None) -> dict[str, Any]:
+    """A draft truncated to its `kept` likeliest tokens before it was drawn; two unused places repeat the first id."""
+    target, draft = pair(seed, ROWS, 3, RAGGED, gap=0.5)
+    order = np.argsort(-draft, axis=-1)[..., :kept]
+    cut = np.full_like(draft, -np.inf)
+    np.put_along_axis(cut, order, np.take_along_axis(draft, order, -1), -1)
+    case = window(target, cut, lengths)
+    probs = np.take_along_axis(_softmax(cut), order, -1)
+    ids = np.concatenate([order, order[..., :1], order[..., :1]], axis=-1).astype(np.int32)
+    probs = np.concatenate([probs, np.zeros((ROWS, 3, 2), np.float32)], axis=-1)
+    return case | {"draft_logits": None, "draft_support": (ids, probs)}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "tiny": lambda: window(*pair(50, 8, 3, 6)),
     "smollm2": lambda: window(*pair(52, 2, 4, 49_152, gap=0.5)),
@@ -80,6 +103,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "impossible_draft": _impossible_draft,
     "garbage_beyond_length": _garbage_beyond_length,
     "no_draft": lambda: window(*pair(70, ROWS, 0, RAGGED)),
+    "probs": lambda: _probs(window(*pair(76, ROWS, 3, RAGGED, gap=0.5), [1, 2, 3])),
+    "probs_equal_laws": lambda: _probs(window(*pair(77, ROWS, 3, RAGGED, gap=0.0))),
+    "truncated_support": lambda: _support(78, 40),
+    "certain_support": lambda: _support(79, 1, [0, 1, 3]),
     "point_mass": lambda: _point_mass(window(*pair(72, ROWS, 3, RAGGED, gap=0.5), [0, 2, 3])),
     "point_mass_certain": lambda: _point_mass(_certain()),
     "point_mass_no_draft": lambda: _point_mass(window(*pair(74, ROWS, 0, RAGGED))),

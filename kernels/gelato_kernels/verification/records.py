@@ -12,6 +12,13 @@ class VerifyUniforms(NamedTuple):
     token: Array  # [B, 2] float32, for the next token: block, then token
 
 
+class Support(NamedTuple):
+    """Laws that are zero outside a few tokens, as a link that truncates them sends them."""
+
+    ids: Array  # [B, K, M] int32; an unused place holds any id of the vocabulary and probability 0
+    probs: Array  # [B, K, M] float32, >= 0, each id's once; a row sums to 1
+
+
 class ResidualSample(NamedTuple):
     """A token drawn from the residual law."""
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_kernels.sampling.reference import inverse_cdf
-from gelato_kernels.verification.records import ResidualSample, Verification, VerifyUniforms
+from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
 
 def _softmax(logits: Array) -> Array:
@@ -39,18 +39,33 @@ def sample_residual(target_logits: Array, draft_logits: Array, is_bonus: Array, 
     return ResidualSample(inverse_cdf(weights, uniforms), jnp.where(is_bonus, 1.0, mass))
 
 
+def _probabilities(
+    tokens: Array, vocab: int, logits: Array | None, probs: Array | None, support: Support | None
+) -> Array:
+    """Laws [B, K, V] of the draft, of whichever form was given."""
+    if logits is not None:
+        return _softmax(logits)
+    if probs is not None:
+        return probs
+    if support is not None:
+        return jnp.sum(jax.nn.one_hot(support.ids, vocab) * support.probs[..., None], axis=-2)
+    return jax.nn.one_hot(tokens, vocab)
+
+
 def speculative_verify(
     target_logits: Array,
     draft_tokens: Array,
     draft_length: Array,
     uniforms: VerifyUniforms,
     draft_logits: Array | None,
+    draft_probs: Array | None,
+    draft_support: Support | None,
 ) -> Verification:
     """Verification; see the API."""
     rows, drafted = draft_tokens.shape
     vocab = target_logits.shape[-1]
     p = _softmax(target_logits)
-    q = jax.nn.one_hot(draft_tokens, vocab) if draft_logits is None else _softmax(draft_logits)
+    q = _probabilities(draft_tokens, vocab, draft_logits, draft_probs, draft_support)
     q_token = jnp.take_along_axis(q, draft_tokens[..., None], axis=-1)[..., 0]
     stop = accept(target_logits, draft_tokens, jnp.log(q_token), draft_length, uniforms.accept)
     is_bonus = stop == draft_length

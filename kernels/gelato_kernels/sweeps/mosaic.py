@@ -1,0 +1,121 @@
+"""Sweeps for Mosaic GPU, the compiler that Pallas is moving to on NVIDIA chips: twins of those for Triton.
+
+A program looks at one block of one row, as a vector, and writes a few scalars; references stay in
+global memory. Mosaic GPU has neither argmax nor reductions of matrices that keep an axis, so the two
+sources differ in all but the math.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from gelato_kernels.blocks import Scale, block_size
+from gelato_kernels.sweeps import xla
+from gelato_kernels.sweeps.partials import FIELDS, LOWEST, combine
+from gelato_kernels.sweeps.records import Statistics, Sweeps
+
+_NO_ID = 2**30
+
+
+def run(op: Callable[..., Any], *arrays: Any, interpret: bool) -> Any:
+    """A two-level op over these sweeps.
+
+    Raises:
+        ValueError: this jax has no interpreter of Mosaic GPU.
+    """
+    return op(*arrays, sweeps=Sweeps(partial(statistics, interpret=interpret), partial(residual, interpret=interpret)))
+
+
+def _call(body: Callable[..., None], rows: int, vocab: int, outputs: int, interpret: bool) -> Any:
+    """A kernel with a program for every block and row; it writes `outputs` numbers of each."""
+    parts = -(-vocab // block_size(vocab))
+    return plgpu.kernel(
+        body,
+        out_type=jax.ShapeDtypeStruct((parts, rows, outputs), jnp.float32),
+        grid=(rows, parts),
+        grid_names=("row", "part"),
+        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+        interpret=_interpreter() if interpret else False,
+    )
+
+
+def _interpreter() -> Any:
+    try:
+        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+    except ImportError:
+        raise ValueError(f"mosaic_gpu_interpret: jax {jax.__version__} has no interpreter of Mosaic GPU") from None
+    return InterpretGPUParams()
+
+
+def _place(vocab: int) -> tuple[Array, Array, Array, Any]:
+    """Row, part, first id of the part's vector, and that vector's slice: a last block that falls short begins early."""
+    size = block_size(vocab)
+    row, index = lax.axis_index("row"), lax.axis_index("part")
+    first = jnp.minimum(index * size, vocab - size)
+    return row, index, first, pl.ds(first, size)
+
+
+def _own(x: Array, first: Array, index: Array) -> Array:
+    """Logits of a part, what belongs to the part before it or is -inf at the lowest."""
+    ids = first + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return jnp.maximum(jnp.where(ids < index * x.shape[0], LOWEST, x.astype(jnp.float32)), LOWEST)
+
+
+def statistics(logits: Array, temperature: Array | None, *, interpret: bool) -> Statistics:
+    """See `Sweeps`."""
+    if not logits.size:
+        return xla.statistics(logits, temperature)  # a grid has programs
+    shape, vocab = logits.shape[:-1], logits.shape[-1]
+    rows = logits.reshape(-1, vocab)
+    inverse = None if temperature is None else 1.0 / temperature.reshape(-1)
+
+    def body(logits_ref: Any, inverse_ref: Any, out_ref: Any) -> None:
+        row, index, first, place = _place(vocab)
+        x = _own(logits_ref[row, place], first, index)
+        ids = first + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+        maximum = jnp.max(x)
+        below = x - maximum
+        weights = jnp.exp(below)
+        best = jnp.min(jnp.where(x == maximum, ids, _NO_ID)).astype(jnp.float32)
+        fields = (maximum, jnp.sum(weights), jnp.sum(weights * below), best, jnp.sum(jnp.exp(below * inverse_ref[row])))
+        for field, value in enumerate(fields):
+            out_ref[index, row, field] = value
+
+    factor = jnp.ones(len(rows)) if inverse is None else inverse
+    found = _call(body, len(rows), vocab, FIELDS + 1, interpret)(rows, factor)
+    seen = combine(found[..., :FIELDS], found[..., FIELDS:], found.shape[0], inverse)
+    return jax.tree.map(lambda field: field.reshape(*shape, *field.shape[1:]), seen)
+
+
+def residual(
+    target_logits: Array,
+    draft_logits: Array,
+    target_scale: Scale,
+    draft_scale: Scale,
+    alone: Array,
+    *,
+    interpret: bool,
+) -> Array:
+    """See `Sweeps`."""
+    if not target_logits.size:
+        return xla.residual(target_logits, draft_logits, target_scale, draft_scale, alone)
+    rows, vocab = target_logits.shape
+
+    def body(x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, out_ref: Any) -> None:
+        row, index, first, place = _place(vocab)
+        p = jnp.exp(_own(x_ref[row, place], first, index) - x_max[row] - x_log[row])
+        y = _own(y_ref[row, place], first, index)
+        y = jnp.where(y > LOWEST, y, LOWEST)  # a row that is not asked for may hold nan
+        out_ref[index, row, 0] = jnp.sum(jnp.maximum(p - jnp.exp(y - y_max[row] - y_log[row]), 0.0))
+
+    # A scalar cannot choose between vectors here: q vanishes by its scale instead.
+    draft_scale = jax.tree.map(lambda number: jnp.where(alone, -LOWEST, number), draft_scale)
+    call = _call(body, rows, vocab, 1, interpret)
+    masses = call(target_logits, draft_logits, *target_scale, *draft_scale)
+    return masses[..., 0].T

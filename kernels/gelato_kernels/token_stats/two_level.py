@@ -1,0 +1,30 @@
+"""Two-level form of `entropy`: one sweep of the row, then a draw that looks at one block again."""
+
+from functools import partial
+
+import jax.numpy as jnp
+from jax import Array
+
+from gelato_kernels.blocks import draw, read_block
+from gelato_kernels.sweeps.records import Statistics, Sweeps
+
+
+def token_stats(
+    logits: Array, uniforms: Array | None, temperature: Array | None, *, sweeps: Sweeps
+) -> tuple[Array | None, ...]:
+    """Fields of TokenStats for logits [..., V]."""
+    warm = None if temperature is None else jnp.where(temperature > 0, temperature, 1.0)
+    seen = sweeps.statistics(logits, warm)
+    if uniforms is None:
+        return (*fields(seen), None)
+    token = draw(partial(read_block, logits), seen.maximum, seen.block_sums, uniforms, warm)
+    return (*fields(seen), token if temperature is None else jnp.where(temperature > 0, token, seen.argmax))
+
+
+def fields(seen: Statistics) -> tuple[Array, Array, Array, Array]:
+    """Entropy, log-sum-exp, maximum probability and argmax of a row.
+
+    With d = x - max, S = sum e^d and T = sum d e^d: logsumexp = max + log S, H = log S - T / S.
+    """
+    log_total = jnp.log(seen.total)
+    return log_total - seen.weighted / seen.total, seen.maximum + log_total, 1.0 / seen.total, seen.argmax
