@@ -252,7 +252,7 @@ def _wants_deeper(index: int, normed: Array, loop: _Loop, plan: RoundPlan, decod
     if decoder.config.exit_probes:
         entropy = decoder.exit_probes[index](normed[:, 0])
     else:
-        entropy = gelato_kernels.entropy(decoder.head_logits(normed)[:, 0]).entropy
+        entropy = decoder.head_stats(normed[:, 0]).entropy
     work = job.draft.work[index + 1] - job.draft.work[index]
     device = job.system.device
 

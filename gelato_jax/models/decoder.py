@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+import gelato_kernels
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.attention import Attention
 from gelato_jax.models.cache import Cache, KeyValue
@@ -124,6 +125,15 @@ class Decoder(nnx.Module):
         """
         logits: Array = product(normed, self.embed.embedding[...], 1) if self.head is None else self.head(normed)
         return logits[..., : self.config.valid_outputs]
+
+    def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:
+        """Entropy (nats) and the rest of the law that `head_logits` gives, `[...]`; kernels store no logits for it."""
+        if self.config.valid_outputs < self.config.output_size:  # the kernels know no padding rows
+            return gelato_kernels.entropy(self.head_logits(normed))
+        if self.head is None:
+            return gelato_kernels.unembed_entropy(normed, self.embed.embedding[...])
+        scale = None if self.head.kernel_scale is None else self.head.kernel_scale[...]
+        return gelato_kernels.unembed_entropy(normed, self.head.kernel[...], scale=scale)
 
     def forward(self, tokens: Array, cache: Cache | None, lengths: Array) -> tuple[Array, Cache]:
         """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values."""

@@ -76,7 +76,7 @@ def _check(decoder, number: int, normed: Array) -> Array:
     """What asking whether to go deeper costs."""
     if decoder.config.exit_probes:
         return decoder.exit_probes[number](normed).sum()
-    return gelato_kernels.entropy(decoder.head_logits(normed)).entropy.sum()
+    return decoder.head_stats(normed).entropy.sum()
 
 
 def measured_shares(target: Model, draft: DraftModel) -> dict[str, list[float] | float]:

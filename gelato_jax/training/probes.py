@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-import gelato_kernels
 from gelato_jax.models import Model
 from gelato_jax.training.batches import Batch, Batches
 from gelato_jax.training.distill import at_learned, exit_states
@@ -63,9 +62,7 @@ def _normal_equations(model: Model, batch: Batch) -> tuple[Array, Array]:
     for state in exit_states(decoder, batch.tokens, jnp.full(batch.tokens.shape, deepest))[:-1]:
         normed = at_learned(state, batch)
         normed = normed.reshape(-1, normed.shape[-1])
-        entropy = lax.map(
-            lambda x: gelato_kernels.entropy(decoder.head_logits(x)).entropy, normed, batch_size=_ROWS_AT_ONCE
-        )
+        entropy = lax.map(lambda x: decoder.head_stats(x).entropy, normed, batch_size=_ROWS_AT_ONCE)
         features = jnp.concatenate([normed, jnp.ones_like(normed[:, :1])], axis=1)
         products.append(features.T @ (features * weight))
         targets.append((features * weight).T @ entropy)

@@ -5,17 +5,20 @@ program is lowered for. A name picks one (`"xla"`, `"reference"`). All arithmeti
 float32, logits of -inf are legal, no epsilon bends a law, and no op offers a gradient.
 """
 
+from gelato_kernels.attention.api import window_attention
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
 from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
 from gelato_kernels.sampling.api import sample
 from gelato_kernels.token_stats.api import TokenStats, entropy
 from gelato_kernels.truncation.api import top_k_logits, top_p_logits
+from gelato_kernels.unembedding.api import unembed_entropy
 from gelato_kernels.verification.api import accept, match, sample_residual, speculative_verify
-from gelato_kernels.verification.records import ResidualSample, Verification, VerifyUniforms
+from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
 __all__ = [
     "ResidualSample",
+    "Support",
     "TokenStats",
     "Verification",
     "VerifyUniforms",
@@ -31,5 +34,7 @@ __all__ = [
     "speculative_verify",
     "top_k_logits",
     "top_p_logits",
+    "unembed_entropy",
     "uniforms",
+    "window_attention",
 ]

@@ -1,0 +1,1 @@
+"""Statistics of a softmax straight from hidden states, its logits never stored."""
