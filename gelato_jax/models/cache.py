@@ -48,9 +48,12 @@ def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
 
 @jax.jit  # so that all layers share one tracing and lowering; XLA inlines the calls
 def _write(old: Array, new: Array, lengths: Array) -> Array:
-    rows, _, window, _ = new.shape
+    rows, heads, window, _ = new.shape
     new = new.astype(old.dtype)
     if rows == 1 and window == 1:
         return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=2)
-    slots = lengths[:, None] + jnp.arange(window)
-    return old.at[jnp.arange(rows)[:, None], :, slots].set(new.transpose(0, 2, 1, 3), mode="drop")
+    slots = lengths[:, None, None] + jnp.arange(window)
+    row, head = jnp.arange(rows)[:, None, None], jnp.arange(heads)[:, None]
+    # Heads are indexed too: updates that span them want another layout on a TPU than the attention kernel reads, and
+    # XLA would copy whole caches between the two at every step.
+    return old.at[row, head, slots].set(new, mode="drop")

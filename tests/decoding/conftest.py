@@ -12,7 +12,8 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.decoding import DraftModel, job, make_draft
-from gelato_jax.models import Model, attention
+from gelato_jax.models import Model
+from gelato_kernels.attention import xla
 
 POWER_BUDGET_W = 1.5
 ENERGY_BUDGET_J = 0.2
@@ -68,7 +69,7 @@ def small_buffers():
     """Buffers and attention blocks as small as the texts of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 64)
-        patch.setattr(attention, "SHORTEST_PREFIX", 64)
+        patch.setattr(xla, "SHORTEST_PREFIX", 64)
         yield
 
 

@@ -31,15 +31,15 @@ from gelato_jax.decoding import draft as drafting
 from gelato_jax.decoding import encode_prompts, job, keys, make_job
 from gelato_jax.decoding import round as rounds
 from gelato_jax.decoding.programs import decode
-from gelato_jax.models import attention
 from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_kernels.attention import xla
 
 
 @pytest.fixture(autouse=True, scope="module")
 def tiny_buffers(small_buffers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 8)
-        patch.setattr(attention, "SHORTEST_PREFIX", 8)
+        patch.setattr(xla, "SHORTEST_PREFIX", 8)
         patch.setattr(drafting, "CATCH_UP_WINDOW", 2)
         yield
 

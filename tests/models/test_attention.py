@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import test_util
 
 from gelato_jax.config import RopeScaling
 from gelato_jax.models import allocate, write
-from gelato_jax.models.attention import SHORTEST_PREFIX, attend
+from gelato_jax.models.attention import attend
 from gelato_jax.models.layers import rope_frequencies, rotate
 from gelato_jax.testing import tiny_config
 
-ROWS, HEADS, KV_HEADS, SIZE = 2, 4, 2, 8
+ROWS, HEADS, KV_HEADS, SIZE, SLOTS = 2, 4, 2, 8, 64
 
 
 def reference(query, cached, lengths, fresh):
@@ -32,25 +33,42 @@ def reference(query, cached, lengths, fresh):
     return out.reshape(rows, window, heads * size)
 
 
-SLOTS = 64
-
-
-@pytest.mark.parametrize("window", [1, 3])
-def test_attention_is_the_same_on_every_prefix(window):
-    """Texts that end on, before and behind the shortest prefix that is read, and at the buffer's end."""
+@pytest.fixture
+def arrays():
+    """Queries, cached and fresh keys and values of a window of three tokens."""
     rng = np.random.default_rng(0)
-    shortest = SHORTEST_PREFIX
-    slots = 4 * shortest + 32
-    draw = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
-    query = draw(ROWS, window, HEADS, SIZE)
-    cached = tuple(draw(ROWS, KV_HEADS, slots, SIZE) * 3 for _ in range(2))
-    fresh = tuple(draw(ROWS, KV_HEADS, window, SIZE) for _ in range(2))
-    compiled = jax.jit(attend)
-    sizes = [0, 1, shortest - 1, shortest, shortest + 1, 4 * shortest, 4 * shortest + 1, slots]
-    for longest in sizes:
-        lengths = np.asarray([longest, longest // 3])
-        ours = compiled(query, cached, jnp.asarray(lengths), fresh)
-        np.testing.assert_allclose(ours, reference(query, cached, lengths, fresh), rtol=0, atol=2e-5)
+    query, *keys_values = (
+        rng.standard_normal((ROWS, *shape), np.float32)
+        for shape in [(3, HEADS, SIZE), *2 * [(KV_HEADS, SLOTS, SIZE)], *2 * [(KV_HEADS, 3, SIZE)]]
+    )
+    return query, tuple(keys_values[:2]), tuple(keys_values[2:])
+
+
+def test_a_window_attends_to_the_cache_and_to_its_past(arrays):
+    query, cached, fresh = arrays
+    lengths = np.asarray([SLOTS, 21])
+    ours = jax.jit(attend)(query, cached, jnp.asarray(lengths), fresh)
+    np.testing.assert_allclose(ours, reference(query, cached, lengths, fresh), rtol=0, atol=2e-5)
+
+
+def test_without_a_cache_a_window_attends_to_its_past_alone(arrays):
+    query, cached, fresh = arrays
+    nothing = np.zeros(ROWS, int)
+    ours = jax.jit(attend)(query, None, jnp.asarray(nothing), fresh)
+    np.testing.assert_allclose(ours, reference(query, cached, nothing, fresh), rtol=0, atol=2e-5)
+
+
+def test_only_whole_sequences_have_a_gradient(arrays):
+    query, cached, fresh = arrays
+    lengths = jnp.zeros(ROWS, jnp.int32)
+    towards = np.random.default_rng(1).standard_normal((ROWS, 3, HEADS * SIZE), np.float32)
+
+    def loss(query, fresh, cached=None):
+        return (attend(query, cached, lengths, fresh) * towards).sum()
+
+    test_util.check_grads(loss, (query, fresh), order=1, modes=("rev",), atol=1e-2, rtol=1e-2)
+    with pytest.raises(NotImplementedError, match="no gradient of window_attention"):
+        jax.grad(loss)(query, fresh, cached)
 
 
 def test_rotation_shows_distances_alone():

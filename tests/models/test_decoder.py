@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gelato_jax.config import ModelConfig, RopeScaling
-from gelato_jax.models import Model, allocate, attention, exit_work, parameter_shapes, random_model, write
+from gelato_jax.models import Model, allocate, exit_work, parameter_shapes, random_model, write
+from gelato_kernels.attention import xla
 
 TOLERANCE = 1e-5  # float32 sums in another order, on logits of size one
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32)
@@ -51,7 +52,7 @@ def disturbed(model: Model) -> Model:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Attention prefixes from 16 slots, so that short texts cross from one to the next."""
-    monkeypatch.setattr(attention, "SHORTEST_PREFIX", 16)
+    monkeypatch.setattr(xla, "SHORTEST_PREFIX", 16)
 
 
 @pytest.fixture(params=["llama", "qwen2", "qwen3"])

@@ -1,0 +1,1 @@
+"""Attention of a window of new tokens to a cache and to itself."""

@@ -1,0 +1,33 @@
+"""What the Pallas kernel of `window_attention` serves; apart from it, so that asking imports no Pallas."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from gelato_kernels.targets import Target
+
+MOST_QUERIES = 128
+"""Queries of one key head that a program holds at once; with more (prompts) XLA's own products are the better form."""
+LARGEST_HEAD = 128
+"""Numbers a head on a GPU: with 256, 64 float32 queries pass the shared memory of a smaller one (sm_89), and 128 spill
+kilobytes of registers on the largest (ptxas, sm_90a)."""
+
+
+def refuses(target: Target) -> Callable[..., str | None]:
+    """What `Backend.refuses` is for a target."""
+
+    def reason(query: Array, cache_key: Array, cache_value: Array, *others: Array) -> str | None:
+        del others
+        _, window, heads, size = query.shape
+        queries = heads // cache_key.shape[1] * window
+        if queries > MOST_QUERIES:
+            return f"{queries} queries share a key head, at most {MOST_QUERIES} are served"
+        if target.name == "triton" and size > LARGEST_HEAD:
+            return f"heads have {size} numbers, at most {LARGEST_HEAD} are served"
+        for cache in (cache_key, cache_value):
+            if cache.dtype not in (jnp.float32, jnp.bfloat16):
+                return f"a cache is {cache.dtype}, float32 and bfloat16 are served"
+        return None
+
+    return reason

@@ -1,0 +1,114 @@
+"""Window attention against float64 NumPy, every implementation and case."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+import gelato_kernels as gk
+from gelato_kernels.attention import pallas, xla
+from gelato_kernels.attention.api import BACKENDS
+from gelato_kernels.attention.cases import CASES, case
+from gelato_kernels.dispatch import runnable
+from gelato_kernels.targets import Target
+
+window_attention = jax.jit(gk.window_attention, static_argnames=("scale", "implementation"))
+IMPLEMENTATIONS = runnable(BACKENDS)
+
+
+@pytest.fixture(autouse=True)
+def float32_products():
+    """An accelerator would multiply float32 with fewer bits; a CPU does not."""
+    with jax.default_matmul_precision("float32"):
+        yield
+
+
+def attention64(query, cache_key, cache_value, lengths, window_key, window_value, scale=None):
+    """Attention in float64, by row, token and head, and how far a unit of rounding in every product can move it."""
+    rows, window, heads, size = query.shape
+    groups = heads // cache_key.shape[1]
+    scale = size**-0.5 if scale is None else scale
+    out, reach = np.zeros(query.shape), np.zeros(query.shape)
+    for row, step, head in np.ndindex(rows, window, heads):
+        keys, values = (
+            np.concatenate([old[row, head // groups, : lengths[row]], new[row, head // groups, : step + 1]])
+            for old, new in ((cache_key, window_key), (cache_value, window_value))
+        )
+        keys, values = keys.astype(np.float64) * scale, values.astype(np.float64)
+        scores = keys @ query[row, step, head]
+        weights = np.exp(scores - scores.max())
+        out[row, step, head] = weights @ values / weights.sum()
+        largest = (np.abs(keys) @ np.abs(query[row, step, head])).max()
+        reach[row, step, head] = (1 + largest) * np.abs(values).max()
+    return out, reach
+
+
+def assert_close(out, inputs):
+    expected, reach = attention64(**inputs)
+    assert out.dtype == np.float32
+    assert out.shape == expected.shape
+    unit = 2.0**-23 if inputs["cache_key"].dtype == np.float32 else 2.0**-9  # of float32, of bfloat16
+    assert np.all(np.abs(out - expected) <= unit * reach)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+def test_is_the_softmax_over_cache_and_window(implementation, name):
+    inputs = CASES[name]()
+    assert_close(window_attention(**inputs, implementation=implementation), inputs)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_rows_do_not_depend_on_their_batch(implementation):
+    inputs = CASES["window"]()
+    together = window_attention(**inputs, implementation=implementation)
+    for row in range(len(together)):
+        alone = {name: array[row : row + 1] for name, array in inputs.items()}
+        out = window_attention(**alone, implementation=implementation)[0]
+        np.testing.assert_allclose(out, together[row], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "programs"), [("tpu", 256), ("triton", 256), ("triton", 12)])
+def test_parts_are_merged_and_dead_slots_hidden(name, programs, monkeypatch):
+    """Blocks that end before, on and behind a row's length, a last one that juts out, rows with nothing; nan beyond."""
+    monkeypatch.setattr(pallas, "GPU_PROGRAMS", programs)  # of 24 blocks, one or two a program
+    inputs = case(8, [40, 32, 17, 0], garbage=np.nan)
+    order = ("query", "cache_key", "cache_value", "lengths", "window_key", "window_value")
+    arrays = [inputs[argument] for argument in order]
+    arrays[0] = arrays[0] / 4  # the kernel's queries are scaled
+    target = Target(name=name, interpret=True)
+    out = jax.jit(partial(pallas.window_attention, target=target, block_slots=16))(*arrays)
+    assert_close(out, inputs)
+
+
+def test_a_cpu_reads_a_prefix_that_holds_every_row(monkeypatch):
+    """Texts that end before, on and behind the prefixes of 4, 16 and 40 slots; behind a prefix nothing is read."""
+    monkeypatch.setattr(xla, "SHORTEST_PREFIX", 4)
+    attention = jax.jit(lambda inputs: gk.window_attention(**inputs, implementation="cpu"))
+    for longest in (0, 3, 4, 5, 16, 17, 40):
+        inputs = case(longest, [longest // 3, longest], window=2)
+        assert_close(attention(inputs), inputs)
+    inputs = case(10, [16, 16], window=2, garbage=np.nan)
+    assert_close(attention(inputs), inputs)
+
+
+REFUSED = {
+    "wide window": (
+        case(11, [3], window=43, heads=(3, 1), slots=8),
+        "129 queries share a key head, at most 128 are served",
+    ),
+    "wide head": (case(12, [3], window=1, size=136, slots=8), "heads have 136 numbers, at most 128 are served"),
+    "float16": (
+        case(13, [3], slots=8) | {"cache_value": np.zeros((1, 2, 8, 16), np.float16)},
+        "a cache is float16, float32 and bfloat16 are served",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_kernel_says_what_it_cannot_serve(fault):
+    inputs, message = REFUSED[fault]
+    with pytest.raises(ValueError, match=f"'pallas_triton_interpret' cannot serve these inputs: {message}"):
+        window_attention(**inputs, implementation="pallas_triton_interpret")
+    window_attention(**inputs)
