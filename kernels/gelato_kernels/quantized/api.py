@@ -6,9 +6,11 @@ from jax.typing import ArrayLike
 
 from gelato_kernels.checks import expect
 from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.quantized import reference, xla
+from gelato_kernels.quantized import limits, reference, xla
+from gelato_kernels.targets import pallas_backends
 
 BACKENDS = (
+    *pallas_backends("gelato_kernels.quantized.pallas", "quantized_matmul", limits.refuses),
     Backend("cpu", xla.quantized_matmul_cpu, platforms=("cpu",)),
     Backend("xla", xla.quantized_matmul),
     Backend("reference", reference.quantized_matmul),
@@ -47,15 +49,17 @@ def quantized_matmul(x: ArrayLike, weights: ArrayLike, scale: ArrayLike, *, impl
         x: [..., in] finite floating.
         weights: [out, in] int8, of which `quantize_rows` makes -127..127.
         scale: [out] floating.
-        implementation: `cpu` and `xla` (what a CPU and what other platforms get by default), `reference` or None.
-            `cpu` takes one row, and 128 or more, in float32, and a few rows as sums of two int8 pieces, within
-            1/64,516 of the row's largest magnitude; `xla` rounds x to bfloat16, as bfloat16 weights would.
+        implementation: `pallas_tpu` and `pallas_triton` (what a TPU and a GPU get for 1 to 16 rows), `cpu` (what a
+            CPU gets), `xla` (all else), `reference` or None; `pallas_tpu_interpret` and `pallas_triton_interpret` run
+            the kernels as XLA code. `cpu` takes one row, and 128 or more, in float32, and a few rows as sums of two
+            int8 pieces, within 1/64,516 of the row's largest magnitude; `xla` and the kernels round x to bfloat16, as
+            bfloat16 weights would.
 
     Returns:
         [..., out] float32; sums are float32, or exact.
 
     Raises:
-        ValueError: wrong shape or dtype, or an unknown implementation.
+        ValueError: wrong shape or dtype, an unknown implementation, or one that does not serve this many rows.
         NotImplementedError: if differentiated.
     """
     op = "quantized_matmul"

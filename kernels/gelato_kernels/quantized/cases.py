@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -26,11 +27,19 @@ def _zeros() -> dict[str, np.ndarray]:
     return inputs
 
 
+def _narrow() -> dict[str, np.ndarray]:
+    inputs = _case(9, 33, 2, 576)
+    return inputs | {"x": inputs["x"].astype(jnp.bfloat16)}
+
+
 CASES: dict[str, Callable[[], dict[str, np.ndarray]]] = {
     "one_row": lambda: _case(0, 960, 1, 1, 576),
     "one_vector": lambda: _case(1, 33, 47),
     "one_long_row": lambda: _case(2, 33, 1, 4864),
     "window": lambda: _case(3, 576, 1, 5, 1536),
+    "ragged": lambda: _case(8, 5003, 3, 47),
+    "bfloat16": _narrow,
+    "most_rows": lambda: _case(10, 33, 16, 896),
     "many_rows": lambda: _case(4, 33, 2, 70, 47),
     "outlier": _outlier,
     "zero_row": _zeros,

@@ -1,0 +1,33 @@
+"""What the Pallas kernel of `quantized_matmul` serves; apart from it, so that asking imports no Pallas."""
+
+from collections.abc import Callable
+
+from jax import Array
+
+from gelato_kernels.targets import Target
+
+MOST_ROWS = 16
+"""Rows of one tile of a matrix unit; with more, XLA's own product shares the widened weights among them."""
+MOST_INPUTS = 32_768
+"""On a TPU, where a program holds whole rows: two blocks of 128 of them are 8 of its fast memory's 16 MiB."""
+MOST_WEIGHTS = 2**31 - 1
+"""On a GPU: Triton's offsets are int32."""
+
+
+def refuses(target: Target) -> Callable[[Array, Array, Array], str | None]:
+    """What `Backend.refuses` is for a target."""
+
+    def reason(x: Array, weights: Array, scale: Array) -> str | None:
+        del scale
+        out, inputs = weights.shape
+        if 0 in (x.size, out):
+            return f"x has shape {x.shape} and weights {weights.shape}, expected no axis of 0"
+        if x.size > MOST_ROWS * inputs:
+            return f"x has {x.size // inputs} rows, at most {MOST_ROWS} are served"
+        if target.name == "tpu" and inputs > MOST_INPUTS:
+            return f"weights has {inputs} inputs, at most {MOST_INPUTS} are served"
+        if target.name == "triton" and weights.size > MOST_WEIGHTS:
+            return f"weights has {weights.size} numbers, at most {MOST_WEIGHTS} are served"
+        return None
+
+    return reason
