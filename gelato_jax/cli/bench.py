@@ -11,11 +11,12 @@ from tyro.conf import Positional, arg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure on this machine: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text."""
+    """Measure here: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text, `kernels` each op."""
 
-    what: Annotated[Positional[Literal["speed", "decode", "lossless"]], arg(metavar="WHAT")]
+    what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels"]], arg(metavar="WHAT")]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
-    against its parts, overhead. lossless: greedy text, or --law."""
+    against its parts, overhead. lossless: greedy text, or --law. kernels: each op of gelato_kernels against a
+    textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
@@ -38,13 +39,16 @@ class Bench:
     """Write the figures to this file; - is standard output."""
 
     def run(self) -> int:
-        """Measure; exit code 1 where text or law is not the target's."""
+        """Measure; exit code 1 where text or law is not the target's, or a kernel's result not the reference's."""
         from gelato_jax.cli.output import JsonFile
 
         if self.law and self.what != "lossless":
             raise ValueError(f"--law has no effect with bench {self.what}; take bench lossless --law")
+        if self.what == "kernels":
+            _refuse_all_but_json(self)
         with JsonFile(self.json) as file:
-            run = _law if self.law else {"speed": _speed, "decode": _decode, "lossless": _lossless}[self.what]
+            parts = {"speed": _speed, "decode": _decode, "lossless": _lossless, "kernels": _kernels}
+            run = _law if self.law else parts[self.what]
             lines, figures, sound = run(self)
             file.write(figures)
         if self.json != "-":
@@ -159,6 +163,22 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
             f"{joules:>11s} {a_round:>12s} {accepted:>12s} {row['different']:>10d}"
         )
     return lines, {"system": options.system, "rows": figures}, True
+
+
+def _refuse_all_but_json(options: Bench) -> None:
+    for field in dataclasses.fields(options):
+        if field.name not in ("what", "json") and getattr(options, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise ValueError(f"--{flag} has no effect with bench kernels, which takes --json alone")
+
+
+def _kernels(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from gelato_kernels.bench import measure, report, timing, workloads
+
+    del options
+    say = lambda line: print(f"gelato: {line}", file=sys.stderr)  # noqa: E731
+    measured = measure.run(workloads.WORKLOADS, timing.FULL, say)
+    return report.table(measured), dataclasses.asdict(measured), measured.sound
 
 
 def _modelled(name: str):

@@ -9,6 +9,7 @@ from gelato_experiments.benchmarks import decode, law, lossless
 from gelato_experiments.prompts import read_prompts
 from gelato_jax import autoregressive
 from gelato_jax.decoding import DecodeSettings
+from gelato_kernels.bench import timing, workloads
 
 
 @pytest.fixture
@@ -86,6 +87,26 @@ def test_the_law_runs_every_payload_and_fails_a_bent_one(gelato, monkeypatch):
     assert all(check["texts"] == 2_000 and check["z"] < law.LIMIT_Z for check in checks)
     monkeypatch.setattr(law, "LIMIT_Z", -100.0)
     assert gelato("bench", "lossless", "--law", "--json", "-")[0] == 1
+
+
+def test_kernels_are_measured_without_a_model(gelato, monkeypatch):
+    monkeypatch.setattr(workloads, "WORKLOADS", workloads.chosen(["gumbel_argmax"], quick=True))
+    monkeypatch.setattr(timing, "FULL", timing.QUICK)
+    code, out, _ = gelato("bench", "kernels", "--json", "-")
+    report = json.loads(out)
+    assert code == 0
+    assert report["copy_gb_per_s"] > 0
+    assert {row["implementation"]: row["status"] for row in report["rows"]} == {"xla": "ok", "reference": "ok"}
+    assert all(row["ratio"] > 0 for row in report["rows"])
+    code, out, _ = gelato("bench", "kernels")
+    assert (code, "x textbook" in out) == (0, True)
+
+
+@pytest.mark.parametrize("option", [("--model", "qwen2.5-0.5b"), ("--draft-length", "2"), ("--law",)])
+def test_an_option_that_kernels_do_not_have_is_refused(gelato, option):
+    code, _, error = gelato("bench", "kernels", *option)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{option[0]} has no effect with bench kernels" in error
 
 
 @pytest.mark.parametrize(
