@@ -16,6 +16,8 @@ TOKENS, LENGTH = jnp.zeros((2, 2), jnp.int32), jnp.full(2, 2)
 NOISE = gk.VerifyUniforms(U, U)
 IS_BONUS = jnp.zeros(2, bool)
 WEIGHTS, SCALE = jnp.zeros((5, 8), jnp.int8), jnp.ones(5)
+CACHE, FRESH = [jnp.zeros((2, 1, 4, 8))] * 2, [jnp.zeros((2, 1, 3, 8))] * 2
+QUERY = jnp.zeros((2, 3, 2, 8))
 
 FLOAT_OPS = {
     "entropy": lambda x: gk.entropy(x[:, 0]).entropy,
@@ -28,6 +30,7 @@ FLOAT_OPS = {
     "gumbel_argmax": lambda x: gk.gumbel_argmax(x, LOGITS) * 1.0,
     "quantize_rows": lambda x: gk.quantize_rows(x[0])[1],
     "quantized_matmul": lambda x: gk.quantized_matmul(x, WEIGHTS, SCALE),
+    "window_attention": lambda x: gk.window_attention(x[:, :, None], *CACHE, LENGTH, *FRESH),
 }
 
 
@@ -79,7 +82,15 @@ FAULTS = {
     "inputs": (lambda: gk.quantized_matmul(ROW[:, :7], WEIGHTS, SCALE), "(2, 7), expected (..., 8)"),
     "outputs": (lambda: gk.quantized_matmul(ROW, WEIGHTS, SCALE[:4]), "(4,), expected (5,)"),
     "wide_weights": (lambda: gk.quantized_matmul(ROW, WEIGHTS.astype(jnp.int32), SCALE), "int32, expected int8"),
-    "unknown": (lambda: gk.sample(ROW, U, implementation="cuda"), "'cuda', there are ['reference', 'xla']"),
+    "key_heads": (
+        lambda: gk.window_attention(QUERY, *[jnp.zeros((2, 3, 4, 8))] * 2, LENGTH, *FRESH),
+        "query has 2 heads, expected a multiple of cache_key's 3",
+    ),
+    "window_keys": (
+        lambda: gk.window_attention(QUERY, *CACHE, LENGTH, FRESH[0][:, :, :2], FRESH[1]),
+        "(2, 1, 2, 8), expected (2, 1, 3, 8)",
+    ),
+    "unknown": (lambda: gk.sample(ROW, U, implementation="cuda"), "no implementation 'cuda', there are ['mosaic_gpu'"),
 }
 
 
