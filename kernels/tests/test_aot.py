@@ -92,15 +92,13 @@ def _window(vocab, dtype=F32):
     return laws[0], shape(I32, 2, 4), shape(I32, 2), shape(F32, 2, 4), shape(F32, 2, 2), laws[1]
 
 
-SWEEPS = {
+CALLS = {
     "entropy short": (_entropy, (shape(F32, 1, 200), shape(F32, 1, 2), shape(F32))),
     "entropy ragged": (_entropy, (shape(F32, 10, 5003), shape(F32, 10, 2), shape(F32))),
     "entropy smollm2": (_entropy, (shape(F32, 1, SMOLLM2), shape(F32, 1, 2), shape(F32))),
     "entropy qwen bfloat16": (_entropy, (shape(BF16, 5, QWEN), shape(F32, 5, 2), shape(F32))),
     "verify smollm2": (_verify, _window(SMOLLM2)),
     "verify qwen bfloat16": (_verify, _window(QWEN, BF16)),
-}
-PRODUCTS = {
     "unembed smollm2": (_unembed, (shape(F32, 1, 576), shape(F32, SMOLLM2, 576), shape(F32, 1, 2))),
     "unembed qwen 7b bfloat16": (_unembed, (shape(F32, 5, 3584), shape(BF16, 152_064, 3584), shape(F32, 5, 2))),
     "unembed smollm2 int8": (
@@ -114,7 +112,6 @@ PRODUCTS = {
     "attention smollm2 ragged": (_attention, _heads(4, 1, 9, 3, 64, 700, F32)),
     "attention qwen 7b bfloat16": (_attention, _heads(4, 5, 28, 4, 128, 4096, BF16)),
 }
-CALLS = {**SWEEPS, **PRODUCTS}
 
 
 def compile_all(chip: str) -> dict[str, str]:
@@ -182,10 +179,10 @@ def test_compiles(compiled, chip, name):
     assert compiled(chip)[name] == ""
 
 
-@pytest.mark.parametrize("name", [name for name in SWEEPS if "short" not in name])
+@pytest.mark.parametrize("name", [name for name in CALLS if "short" not in name])
 def test_mosaic_gpu_lowers(name):
     pytest.importorskip("absl", reason="jax lowers Mosaic GPU with absl-py, which is not installed")
-    call, arguments = SWEEPS[name]
+    call, arguments = CALLS[name]
     lowered = jax.jit(partial(call, "mosaic_gpu")).trace(*arguments).lower(lowering_platforms=("cuda",))
     assert "mosaic_gpu" in lowered.as_text()
 

@@ -8,9 +8,11 @@ from gelato_kernels.attention import limits, reference, xla
 from gelato_kernels.checks import expect
 from gelato_kernels.dispatch import Backend, dispatch
 from gelato_kernels.targets import pallas_backends
+from gelato_kernels.warpgroups import mosaic_backends
 
 BACKENDS = (
     *pallas_backends("gelato_kernels.attention.pallas", "window_attention", limits.refuses),
+    *mosaic_backends("gelato_kernels.attention.mosaic", "window_attention", limits.refuses_mosaic),
     Backend("cpu", xla.window_attention_cpu, platforms=("cpu",), narrow=True),
     Backend("xla", xla.window_attention, narrow=True),
     Backend("reference", reference.window_attention),

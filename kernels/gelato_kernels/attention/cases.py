@@ -62,5 +62,6 @@ CASES: dict[str, Callable[[], Inputs]] = {
     "one_token": lambda: case(3, [23], window=1, heads=(3, 3)),
     "seven_heads_share_a_key": lambda: case(4, [3, 21], heads=(14, 2), size=24, slots=21),
     "bfloat16": _bfloat16,
+    "wide_heads": lambda: case(8, [9, 4], window=2, heads=(2, 1), size=128, slots=9),
     "many_slots": lambda: case(7, [600, 64, 0], window=1, size=8, slots=600),
 }

@@ -1,4 +1,4 @@
-"""What the Pallas kernel of `window_attention` serves; apart from it, so that asking imports no Pallas."""
+"""What the Pallas kernels of `window_attention` serve; apart from them, so that asking imports no Pallas."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_kernels.targets import Target
+from gelato_kernels.warpgroups import THREADS
 
 MOST_QUERIES = 128
 """Queries of one key head that a program holds at once; with more (prompts) XLA's own products are the better form."""
@@ -31,3 +32,14 @@ def refuses(target: Target) -> Callable[..., str | None]:
         return None
 
     return reason
+
+
+def refuses_mosaic(query: Array, cache_key: Array, *others: Array) -> str | None:
+    """What `Backend.refuses` is for Mosaic GPU."""
+    del others
+    size, slots = cache_key.shape[3], cache_key.shape[2]
+    if size % THREADS and THREADS % size:
+        return f"heads have {size} numbers, multiples and divisors of {THREADS} are served"
+    if slots * size < THREADS:
+        return f"a cache of {slots} slots is shorter than a vector"
+    return None

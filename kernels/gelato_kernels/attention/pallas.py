@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu, triton
 
 from gelato_kernels import tuning
-from gelato_kernels.attention.window import MASKED, attend
+from gelato_kernels.attention.window import MASKED, attend, merge
 from gelato_kernels.targets import Target
 
 BLOCK_SLOTS = {"tpu": 512, "triton": 128}
@@ -65,10 +65,7 @@ def _read(
     """The cache's share (`ReadCache`): the partial softmaxes of its parts, merged."""
     lengths = jnp.clip(lengths, 0, key.shape[2])
     weighted, lanes = _partials(target, block_slots, lengths, query.astype(key.dtype), key, value)
-    maxima, totals = lanes[..., :1], lanes[..., 1:2]
-    maximum = jnp.maximum(maximum, maxima.max(axis=2))
-    factors = jnp.exp(maxima - maximum[:, :, None])
-    return maximum, (factors * totals).sum(axis=2), (factors * weighted).sum(axis=2)
+    return merge(lanes[..., :1], lanes[..., 1:2], weighted, maximum)
 
 
 def _partials(

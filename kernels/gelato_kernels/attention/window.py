@@ -67,3 +67,17 @@ def scores(query: Array, key: Array, mask: Array) -> Array:
 def mix(weights: Array, value: Array) -> Array:
     """Values [B, K, Q, H] summed with weights [B, K, Q, keys]."""
     return jnp.einsum("bkqs,bksh->bkqh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+
+
+def merge(maxima: Array, totals: Array, weighted: Array, maximum: Array) -> tuple[Array, Array, Array]:
+    """One partial softmax of many (arXiv 2205.14135, section 3.1), as `ReadCache` returns it.
+
+    Args:
+        maxima: [B, K, P, Q, 1] of each part's scores.
+        totals: [B, K, P, Q, 1] sums of exp(score - maximum of the part).
+        weighted: [B, K, P, Q, H] values summed with these weights.
+        maximum: [B, K, Q, 1] of the other scores.
+    """
+    maximum = jnp.maximum(maximum, maxima.max(axis=2))
+    factors = jnp.exp(maxima - maximum[:, :, None])
+    return maximum, (factors * totals).sum(axis=2), (factors * weighted).sum(axis=2)

@@ -8,9 +8,11 @@ from gelato_kernels.checks import expect
 from gelato_kernels.dispatch import Backend, dispatch
 from gelato_kernels.quantized import limits, reference, xla
 from gelato_kernels.targets import pallas_backends
+from gelato_kernels.warpgroups import mosaic_backends
 
 BACKENDS = (
     *pallas_backends("gelato_kernels.quantized.pallas", "quantized_matmul", limits.refuses),
+    *mosaic_backends("gelato_kernels.quantized.mosaic", "quantized_matmul", limits.refuses_mosaic),
     Backend("cpu", xla.quantized_matmul_cpu, platforms=("cpu",)),
     Backend("xla", xla.quantized_matmul),
     Backend("reference", reference.quantized_matmul),

@@ -1,10 +1,11 @@
-"""What the Pallas kernel of `quantized_matmul` serves; apart from it, so that asking imports no Pallas."""
+"""What the Pallas kernels of `quantized_matmul` serve; apart from them, so that asking imports no Pallas."""
 
 from collections.abc import Callable
 
 from jax import Array
 
 from gelato_kernels.targets import Target
+from gelato_kernels.warpgroups import THREADS
 
 MOST_ROWS = 16
 """Rows of one tile of a matrix unit; with more, XLA's own product shares the widened weights among them."""
@@ -31,3 +32,10 @@ def refuses(target: Target) -> Callable[[Array, Array, Array], str | None]:
         return None
 
     return reason
+
+
+def refuses_mosaic(x: Array, weights: Array, scale: Array) -> str | None:
+    """What `Backend.refuses` is for Mosaic GPU."""
+    if weights.shape[1] < THREADS:
+        return f"weights has {weights.shape[1]} inputs, at least {THREADS} are served"
+    return refuses(Target(name="triton"))(x, weights, scale)

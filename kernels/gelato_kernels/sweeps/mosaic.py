@@ -1,9 +1,4 @@
-"""Sweeps for Mosaic GPU, the compiler that Pallas is moving to on NVIDIA chips: twins of those for Triton.
-
-A program looks at one block of one row, as a vector, and writes a few scalars; references stay in
-global memory. Mosaic GPU has neither argmax nor reductions of matrices that keep an axis, so the two
-sources differ in all but the math.
-"""
+"""Sweeps for Mosaic GPU: a program looks at one block of one row, as a vector, and writes a few scalars."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,44 +8,26 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gelato_kernels.blocks import Scale, block_size
 from gelato_kernels.sweeps import xla
 from gelato_kernels.sweeps.partials import FIELDS, LOWEST, combine
 from gelato_kernels.sweeps.records import Statistics, Sweeps
+from gelato_kernels.warpgroups import call
 
 _NO_ID = 2**30
 
 
 def run(op: Callable[..., Any], *arrays: Any, interpret: bool) -> Any:
-    """A two-level op over these sweeps.
-
-    Raises:
-        ValueError: this jax has no interpreter of Mosaic GPU.
-    """
+    """A two-level op over these sweeps."""
     return op(*arrays, sweeps=Sweeps(partial(statistics, interpret=interpret), partial(residual, interpret=interpret)))
 
 
-def _call(body: Callable[..., None], rows: int, vocab: int, outputs: int, interpret: bool) -> Any:
-    """A kernel with a program for every block and row; it writes `outputs` numbers of each."""
+def _call(body: Callable[..., None], *arrays: Array, rows: int, vocab: int, outputs: int, interpret: bool) -> Array:
+    """A kernel with a program for every block of every row, which writes `outputs` numbers: [parts, rows, outputs]."""
     parts = -(-vocab // block_size(vocab))
-    return plgpu.kernel(
-        body,
-        out_type=jax.ShapeDtypeStruct((parts, rows, outputs), jnp.float32),
-        grid=(rows, parts),
-        grid_names=("row", "part"),
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=_interpreter() if interpret else False,
-    )
-
-
-def _interpreter() -> Any:
-    try:
-        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-    except ImportError:
-        raise ValueError(f"mosaic_gpu_interpret: jax {jax.__version__} has no interpreter of Mosaic GPU") from None
-    return InterpretGPUParams()
+    out_type = jax.ShapeDtypeStruct((parts, rows, outputs), jnp.float32)
+    return call(body, *arrays, out_type=out_type, grid=(("row", rows), ("part", parts)), interpret=interpret)
 
 
 def _place(vocab: int) -> tuple[Array, Array, Array, Any]:
@@ -88,7 +65,7 @@ def statistics(logits: Array, temperature: Array | None, *, interpret: bool) -> 
             out_ref[index, row, field] = value
 
     factor = jnp.ones(len(rows)) if inverse is None else inverse
-    found = _call(body, len(rows), vocab, FIELDS + 1, interpret)(rows, factor)
+    found = _call(body, rows, factor, rows=len(rows), vocab=vocab, outputs=FIELDS + 1, interpret=interpret)
     seen = combine(found[..., :FIELDS], found[..., FIELDS:], found.shape[0], inverse)
     return jax.tree.map(lambda field: field.reshape(*shape, *field.shape[1:]), seen)
 
@@ -116,6 +93,5 @@ def residual(
 
     # A scalar cannot choose between vectors here: q vanishes by its scale instead.
     draft_scale = jax.tree.map(lambda number: jnp.where(alone, -LOWEST, number), draft_scale)
-    call = _call(body, rows, vocab, 1, interpret)
-    masses = call(target_logits, draft_logits, *target_scale, *draft_scale)
-    return masses[..., 0].T
+    arrays = (target_logits, draft_logits, *target_scale, *draft_scale)
+    return _call(body, *arrays, rows=rows, vocab=vocab, outputs=1, interpret=interpret)[..., 0].T

@@ -12,11 +12,15 @@ from gelato_kernels.dispatch import Backend, dispatch
 from gelato_kernels.targets import Target, pallas_backends
 from gelato_kernels.token_stats.api import TokenStats
 from gelato_kernels.unembedding import reference, xla
+from gelato_kernels.warpgroups import THREADS, mosaic_backends
 
 MOST_ROWS = 64
 """Rows that the kernels serve, assumed: beyond them a product that keeps its logits costs less than the weights."""
 MOST_BLOCK_BYTES = 6 * 2**20
 """Of one block of weights on a TPU: two are held at once, in 16 MiB of which the scratch of a product is a part."""
+
+MOST_SCALAR_ROWS = 16
+"""Rows that a program of Mosaic GPU serves, whose sums it keeps as scalars."""
 
 
 def _refuses(target: Target) -> Callable[..., str | None]:
@@ -32,8 +36,16 @@ def _refuses(target: Target) -> Callable[..., str | None]:
     return refuse
 
 
+def _refuses_mosaic(hidden: Array, weight: Array, *others: Array | None) -> str | None:
+    if weight.shape[1] < THREADS:
+        return f"weight has {weight.shape[1]} inputs, at least {THREADS} are served"
+    rows = hidden.size // hidden.shape[-1]
+    return None if 1 <= rows <= MOST_SCALAR_ROWS else f"{rows} rows, from 1 to {MOST_SCALAR_ROWS} are served"
+
+
 BACKENDS = (
     *pallas_backends("gelato_kernels.unembedding.pallas", "unembed_entropy", _refuses),
+    *mosaic_backends("gelato_kernels.unembedding.mosaic", "unembed_entropy", _refuses_mosaic),
     Backend("xla", xla.unembed_entropy, narrow=True),
     Backend("reference", reference.unembed_entropy),
 )

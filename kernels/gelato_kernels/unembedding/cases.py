@@ -36,6 +36,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "one_row": lambda: head(84, 1, 1024, 576),
     "bfloat16": lambda: narrowed(head(86, 3, 1030, 96)),
     "int8": lambda: quantized(head(88, 3, 1030, 96)),
+    "wide_int8": lambda: quantized(head(96, 2, 300, 192)) | {"temperature": np.array([0.0, 0.6], np.float32)},
     "many_rows": lambda: head(90, 19, 700, 70),
     "no_draw": lambda: {name: value for name, value in head(92, 3, 700, 70).items() if name != "uniforms"},
     "temperature_per_row": lambda: head(94, 3, 1030, 96) | {"temperature": np.array([0.0, 0.6, 1.8], np.float32)},

@@ -10,11 +10,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from gelato_kernels import tuning
-from gelato_kernels.blocks import block_place, block_size, draw
+from gelato_kernels.blocks import block_size
 from gelato_kernels.sweeps.pallas import block_sums
 from gelato_kernels.sweeps.partials import FIELDS, combine, pack, part
+from gelato_kernels.sweeps.records import Statistics
 from gelato_kernels.targets import Target, pad_axis
-from gelato_kernels.token_stats.two_level import fields
+from gelato_kernels.unembedding import two_level
+from gelato_kernels.unembedding.two_level import dot
 
 BLOCK_BYTES = 2 * 2**20
 """Of a block of weights on a TPU, assumed: long enough a transfer, and two of them fit in any chip's VMEM."""
@@ -46,31 +48,12 @@ def _cut(rows: int, weight: Array, target: Target) -> _Cut:
     return _Cut(height, width, size, (-(-rows // height), -(-vocab // width)))
 
 
-def unembed_entropy(
-    hidden: Array,
-    weight: Array,
-    scale: Array | None,
-    uniforms: Array | None,
-    temperature: Array | None,
-    *,
-    target: Target,
-) -> tuple[Array | None, ...]:
-    """Fields of TokenStats for hidden [..., D] and weight [V, D]; see the API."""
-    shape = hidden.shape[:-1]
-    warm = None if temperature is None else jnp.where(temperature > 0, temperature, 1.0).reshape(-1)
-    rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.bfloat16 if scale is not None else weight.dtype)
-    seen = _sweep(rows, weight, scale, None if warm is None else 1.0 / warm, target)
-    token = None
-    if uniforms is not None:
-        read = partial(_read_block, rows, weight, scale)
-        token = draw(read, seen.maximum, seen.block_sums, uniforms.reshape(-1, 2), warm).reshape(shape)
-    stats = tuple(field.reshape(shape) for field in fields(seen))
-    if token is not None and temperature is not None:
-        token = jnp.where(temperature > 0, token, stats[-1])
-    return (*stats, token)
+def unembed_entropy(*arrays: Array | None, target: Target) -> tuple[Array | None, ...]:
+    """Fields of TokenStats; see the API."""
+    return two_level.unembed_entropy(*arrays, sweep=partial(_sweep, target=target))  # type: ignore[arg-type]
 
 
-def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | None, target: Target) -> Any:
+def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | None, *, target: Target) -> Statistics:
     """Statistics of the rows' logits; `inverse` [R] is that of their temperatures."""
     vocab, inputs = weight.shape
     height, width, size, grid = cut = _cut(len(rows), weight, target)
@@ -111,7 +94,7 @@ def _product(rows_ref: Any, weight_ref: Any, cut: _Cut, vocab: int, target: Targ
     """Logits [height, width] of a program, without scales."""
     inputs = rows_ref.shape[1]
     if target.name == "tpu":
-        return _dot(rows_ref[...], weight_ref[...])
+        return dot(rows_ref[...], weight_ref[...])
     first = pl.program_id(1) * cut.width
     there = first + lax.broadcasted_iota(jnp.int32, (cut.width, _CHUNK), 0) < vocab
 
@@ -122,17 +105,9 @@ def _product(rows_ref: Any, weight_ref: Any, cut: _Cut, vocab: int, target: Targ
             inside = index * _CHUNK + lax.broadcasted_iota(jnp.int32, (height, _CHUNK), 1) < inputs
             return triton.load(ref.at[:, chunk], mask=inside & mask, other=0)
 
-        return total + _dot(load(rows_ref, cut.height, True), load(weight_ref, cut.width, there))
+        return total + dot(load(rows_ref, cut.height, True), load(weight_ref, cut.width, there))
 
     return lax.fori_loop(0, -(-inputs // _CHUNK), step, jnp.zeros((cut.height, cut.width), jnp.float32))
-
-
-def _dot(rows: Array, weight: Array) -> Array:
-    """Products with weight.T in the rows' dtype, summed in float32."""
-    precision = lax.Precision.HIGHEST if rows.dtype == jnp.float32 else None
-    dimensions = (((1,), (1,)), ((), ()))
-    weight = weight.astype(rows.dtype)
-    return lax.dot_general(rows, weight, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _load_scale(ref: Any, vocab: int, target: Target) -> Array:
@@ -141,15 +116,3 @@ def _load_scale(ref: Any, vocab: int, target: Target) -> Array:
         return ref[...]
     ids = pl.program_id(1) * ref.shape[1] + lax.broadcasted_iota(jnp.int32, ref.shape, 1)
     return triton.load(ref.at[:, :], mask=ids < vocab, other=0.0)
-
-
-def _read_block(rows: Array, weight: Array, scale: Array | None, block: Array) -> tuple[Array, Array]:
-    """`blocks.read_block` of logits that are computed again, for a block [R] of each row."""
-    vocab = weight.shape[0]
-    first, kept = block_place(block, vocab)
-
-    def logits(row: Array, start: Array) -> Array:
-        values = _dot(row[None], lax.dynamic_slice_in_dim(weight, start, kept.shape[-1]))[0]
-        return values if scale is None else values * lax.dynamic_slice_in_dim(scale, start, kept.shape[-1])
-
-    return jnp.where(kept, jax.vmap(logits)(rows, first), -jnp.inf), first
