@@ -138,8 +138,8 @@ class Scale(NamedTuple):
     log_total: Array  # [B]
 
 
-def residual_weights(target: Array, draft: Array, target_scale: Scale, draft_scale: Scale, alone: Array) -> Array:
-    """max(p - q, 0) of logits [B, ...]; p where `alone` [B]."""
+def residual_weights(target: Array, draft: Array, target_scale: Scale, draft_scale: Scale) -> Array:
+    """max(p - q, 0) of logits [B, ...]."""
     wide = (slice(None), *[None] * (target.ndim - 1))
 
     def law(x: Array, scale: Scale) -> Array:
@@ -147,4 +147,4 @@ def residual_weights(target: Array, draft: Array, target_scale: Scale, draft_sca
         # then leave a residual of rounding errors.
         return jnp.exp(x - scale.maximum[wide] - scale.log_total[wide])
 
-    return jnp.maximum(law(target, target_scale) - jnp.where(alone[wide], 0.0, law(draft, draft_scale)), 0.0)
+    return jnp.maximum(law(target, target_scale) - law(draft, draft_scale), 0.0)

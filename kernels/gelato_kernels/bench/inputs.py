@@ -83,6 +83,14 @@ def product(out: int, inputs: int, rows: int) -> dict[str, Any]:
     return {"x": _held_by_bfloat16(rng, rows, inputs), "weights": weights, "scale": scale}
 
 
+def layers(count: int, out: int, inputs: int, rows: int) -> dict[str, Any]:
+    """`product` with many matrices, which no cache holds together: `weights` and `scale` are tuples."""
+    first = product(out, inputs, rows)
+    rng = np.random.default_rng(6)
+    weights = tuple(rng.integers(-127, 128, (out, inputs), np.int8) for _ in range(count))
+    return first | {"weights": weights, "scale": (first["scale"],) * count}
+
+
 def unembedding(vocab: int, width: int, rows: int) -> dict[str, Any]:
     """Hidden states [B, D], an int8 head [V, D] with scales [V], and uniforms [B, 2]."""
     made = product(vocab, width, rows)

@@ -35,6 +35,7 @@ _without = _step(lambda p, q: jnp.maximum(p - jnp.pad(q, ((0, 0), (0, 1), (0, 0)
 _log = _step(jnp.log)
 _at = _step(lambda rows, index: jnp.take_along_axis(rows, index[:, None], axis=1)[:, 0])
 _matmul = _step(jnp.matmul)
+_matmuls = _step(lambda x, weights: [jnp.matmul(x, w) for w in weights])
 
 
 @_step
@@ -72,6 +73,12 @@ def quantized_matmul(*, x: Array, weights: Array, scale: Array) -> Callable[[], 
     """The product with float32 weights, stored [in, out] as most models store them."""
     wide = jax.block_until_ready((weights * scale[:, None]).T)
     return lambda: _matmul(x, wide)
+
+
+def quantized_layers(*, x: Array, weights: tuple[Array, ...], scale: tuple[Array, ...]) -> Callable[[], Any]:
+    """The products with float32 weights, stored [in, out], all in one program as a decoder has them."""
+    wide = jax.block_until_ready([(w * s[:, None]).T for w, s in zip(weights, scale, strict=True)])
+    return lambda: _matmuls(x, wide)
 
 
 def unembed_entropy(*, hidden: Array, weight: Array, scale: Array, uniforms: Array) -> Callable[[], Any]:

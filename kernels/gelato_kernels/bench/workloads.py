@@ -29,6 +29,7 @@ SHAPES = [(rows, vocab) for vocab in (SMOLLM2, QWEN) for rows in (1, 4)]
 DRAFTED = 4
 WINDOW = 5
 PRODUCTS = [(960, 576), (3072, 576), (576, 1536), (SMOLLM2, 576)]
+LAYERS = 40, (3072, 576)
 WIDTHS = {SMOLLM2: 576, QWEN: 896}
 HEADS, HEAD_SIZE, SLOTS, LIVE = (9, 3), 64, 1024, 768
 
@@ -134,6 +135,27 @@ def _products() -> Iterator[Workload]:
             )
 
 
+def _each(
+    *, x: jax.Array, weights: Sequence[jax.Array], scale: Sequence[jax.Array], implementation: str
+) -> list[jax.Array]:
+    return [gk.quantized_matmul(x, w, s, implementation=implementation) for w, s in zip(weights, scale, strict=True)]
+
+
+def _layers() -> Iterator[Workload]:
+    """Products whose weights come from memory, as a decoder's do: one matrix alone stays in a CPU's cache."""
+    count, (out, width) = LAYERS
+    for rows in (1, WINDOW):
+        yield Workload(
+            op="quantized_matmul",
+            case=f"{count} of {out}x{width} rows={rows}",
+            inputs=functools.partial(inputs.layers, count, out, width, rows),
+            call=_each,
+            backends=quantized.BACKENDS,
+            textbook=textbook.quantized_layers,
+            tolerance=1e-3,
+        )
+
+
 def _heads() -> Iterator[Workload]:
     """8-bit output heads; SmolLM2's is part of a quick run."""
     for rows, vocab in SHAPES:
@@ -177,7 +199,7 @@ def _in_order(workloads: Sequence[Workload]) -> tuple[Workload, ...]:
     return tuple(sorted(workloads, key=lambda workload: ops.index(workload.op)))
 
 
-WORKLOADS = _in_order([*_rows_of_logits(), *_windows(), *_products(), *_heads(), *_attention()])
+WORKLOADS = _in_order([*_rows_of_logits(), *_windows(), *_products(), *_layers(), *_heads(), *_attention()])
 OPS = tuple(dict.fromkeys(workload.op for workload in WORKLOADS))
 
 

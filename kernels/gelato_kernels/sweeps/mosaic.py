@@ -75,23 +75,22 @@ def residual(
     draft_logits: Array,
     target_scale: Scale,
     draft_scale: Scale,
-    alone: Array,
+    needed: Array,
     *,
     interpret: bool,
 ) -> Array:
-    """See `Sweeps`."""
+    """See `Sweeps`; all rows are swept."""
     if not target_logits.size:
-        return xla.residual(target_logits, draft_logits, target_scale, draft_scale, alone)
+        return xla.residual(target_logits, draft_logits, target_scale, draft_scale, needed)
     rows, vocab = target_logits.shape
 
     def body(x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, out_ref: Any) -> None:
         row, index, first, place = _place(vocab)
-        p = jnp.exp(_own(x_ref[row, place], first, index) - x_max[row] - x_log[row])
-        y = _own(y_ref[row, place], first, index)
-        y = jnp.where(y > LOWEST, y, LOWEST)  # a row that is not asked for may hold nan
-        out_ref[index, row, 0] = jnp.sum(jnp.maximum(p - jnp.exp(y - y_max[row] - y_log[row]), 0.0))
 
-    # A scalar cannot choose between vectors here: q vanishes by its scale instead.
-    draft_scale = jax.tree.map(lambda number: jnp.where(alone, -LOWEST, number), draft_scale)
+        def law(ref: Any, maximum: Any, log_total: Any) -> Array:
+            return jnp.exp(_own(ref[row, place], first, index) - maximum[row] - log_total[row])
+
+        out_ref[index, row, 0] = jnp.sum(jnp.maximum(law(x_ref, x_max, x_log) - law(y_ref, y_max, y_log), 0.0))
+
     arrays = (target_logits, draft_logits, *target_scale, *draft_scale)
     return _call(body, *arrays, rows=rows, vocab=vocab, outputs=1, interpret=interpret)[..., 0].T

@@ -104,27 +104,24 @@ def statistics(logits: Array, temperature: Array | None, *, target: Target) -> S
 
 
 def residual(
-    target_logits: Array, draft_logits: Array, target_scale: Scale, draft_scale: Scale, alone: Array, *, target: Target
+    target_logits: Array, draft_logits: Array, target_scale: Scale, draft_scale: Scale, needed: Array, *, target: Target
 ) -> Array:
-    """See `Sweeps`."""
+    """See `Sweeps`; all rows are swept."""
     if not target_logits.size:
-        return xla.residual(target_logits, draft_logits, target_scale, draft_scale, alone)
+        return xla.residual(target_logits, draft_logits, target_scale, draft_scale, needed)
     rows, vocab = target_logits.shape
     _, width, size, grid = cut = tiles(rows, vocab, target)
 
-    def kernel(
-        x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, alone_ref: Any, out: Any
-    ) -> None:
+    def kernel(x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, out: Any) -> None:
         ids = _ids(cut)
 
         def law(ref: Any, maximum: Any, log_total: Any) -> Array:
             x = jnp.maximum(jnp.where(ids < vocab, load(ref, ids, vocab, target).astype(jnp.float32), LOWEST), LOWEST)
             return jnp.exp(x - maximum[...] - log_total[...])
 
-        p, q = law(x_ref, x_max, x_log), law(y_ref, y_max, y_log)
-        out[0] = block_sums(jnp.maximum(p - jnp.where(alone_ref[...] > 0, 0.0, q), 0.0), size, target)
+        out[0] = block_sums(jnp.maximum(law(x_ref, x_max, x_log) - law(y_ref, y_max, y_log), 0.0), size, target)
 
-    scalars = (*target_scale, *draft_scale, alone.astype(jnp.float32))
+    scalars = (*target_scale, *draft_scale)
     masses = target.call(
         kernel,
         grid=grid,

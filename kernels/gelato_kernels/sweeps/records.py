@@ -26,5 +26,5 @@ class Sweeps(NamedTuple):
     residual: Callable[[Array, Array, Scale, Scale, Array], Array]
     """Block masses [B, blocks] of max(p - q, 0), of logits [B, V] of the two laws and their scales.
 
-    Where `alone` [B] (the last argument) is set, of p, whatever q's logits hold.
+    Rows that are not needed (the last argument, [B] bool) may get anything, and q's logits there hold anything.
     """

@@ -90,14 +90,15 @@ def _draw_residual(
 ) -> ResidualSample:
     """Draw from max(p - q, 0) of logits [B, V], given the rows' scales."""
     target_scale = _scale(target_sums)
-    block_masses = sweeps.residual(target, draft, target_scale, draft_scale, is_bonus)
-    mass = jnp.sum(block_masses, axis=-1)
-    block = pick(jnp.where(mass[:, None] > 0, block_masses, target_sums.block_sums), uniforms[:, 0])
+    masses = sweeps.residual(target, draft, target_scale, draft_scale, ~is_bonus)
+    mass = jnp.sum(masses, axis=-1)
+    whole = is_bonus | ~(mass > 0)  # the draw is from p itself
+    block = pick(jnp.where(whole[:, None], target_sums.block_sums, masses), uniforms[:, 0])
     (x, first), (y, _) = read_block(target, block), read_block(draft, block)
-    inside = residual_weights(x, y, target_scale, draft_scale, is_bonus)
+    inside = residual_weights(x, y, target_scale, draft_scale)
     # The second evaluation may round otherwise than the first: a block chosen for a mass of one rounding can be empty.
-    has_mass = jnp.any(inside > 0, axis=-1, keepdims=True)
-    inside = jnp.where(has_mass, inside, jnp.exp(x - target_sums.maximum[:, None]))
+    whole = whole | ~jnp.any(inside > 0, axis=-1)
+    inside = jnp.where(whole[:, None], jnp.exp(x - target_sums.maximum[:, None]), inside)
     return ResidualSample(first + pick(inside, uniforms[:, 1]), jnp.where(is_bonus, 1.0, mass))
 
 
