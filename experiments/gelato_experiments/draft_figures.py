@@ -45,6 +45,35 @@ def frontier(reports: Mapping[str, Report], path: Path) -> Path:
     return _save(figure, path)
 
 
+def scaling(by_text: Mapping[int, Report], by_shape: Mapping[str, Report], path: Path) -> Path:
+    """Draw what more text and more draft are worth, every token at the deepest exit.
+
+    Args:
+        by_text: drafts of one shape, by the tokens that they learned from.
+        by_shape: drafts of several shapes that learned from the same text, by name.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for color, law in zip(("C0", "C1"), _LAWS, strict=True):
+        deepest = lambda report, law=law: report[law]["average"]["acceptance"][-1]  # noqa: E731
+        sizes = sorted(by_text)
+        heights = [deepest(by_text[tokens]) for tokens in sizes]
+        left.plot(sizes, heights, marker="o", color=color)
+        left.annotate(_LAWS[law], (sizes[-1], heights[-1]), textcoords="offset points", xytext=(-90, 8), color=color)
+        costs = {name: report["cost"]["weights"][-1] for name, report in by_shape.items()}
+        right.plot(list(costs.values()), [deepest(by_shape[name]) for name in costs], "o", color=color)
+        if law == "greedy":
+            for name, cost in costs.items():
+                place = (cost, deepest(by_shape[name]))
+                right.annotate(name, place, textcoords="offset points", xytext=(4, -10), fontsize=8)
+    left.set(xscale="log", xlabel="tokens of text", ylabel="acceptance of the head alone", title="one shape, more text")
+    right.set(xlabel="weights read, share of a target step", ylabel="acceptance", title="the same text, other drafts")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return _save(figure, path)
+
+
 def _costs(report: Report) -> list[float]:
     """Measured where it was, else by weights."""
     measured = report["cost"].get("measured")

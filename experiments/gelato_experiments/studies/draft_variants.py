@@ -6,11 +6,14 @@ in the work folder, and one that was killed goes on, so the same command continu
     python -m gelato_experiments.studies.draft_variants --prompts FILE --work DIR --out DIR
 """
 
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -70,6 +73,9 @@ class DraftVariants:
     """The model that wrote them."""
     only: tuple[str, ...] = ()
     """Names of variants; all if not given."""
+    full: Path | None = None
+    """Folder of a run of the recipe on all of the text: run.json, and as eval_head_alone.json what
+    `gelato eval-draft --head-alone` said of it. The last point of the curve against text."""
     recipe: tuple[str, ...] = ()
     """More options of `gelato train-draft` for every variant, as NAME=VALUE: other text wants other settings."""
 
@@ -83,6 +89,21 @@ class DraftVariants:
             self._measure(name)
         reports = tuple(f"{name}={self.work / name / 'eval' / 'eval.json'}" for name in names)
         DraftShapes(reports=reports, out=self.out, target=self.target).run()
+        self._draw_scaling(names)
+
+    def _draw_scaling(self, names: Sequence[str]) -> None:
+        """What more text and more draft are worth: scaling.png and scaling.md."""
+        from gelato_experiments.draft_figures import scaling
+
+        reports = {name: _read(self.work / name / "eval" / "eval.json") for name in names}
+        recipe = [name for name in names if not VARIANTS[name].options]
+        by_text = {_read(self.work / name / "run.json")["tokens"]: reports[name] for name in recipe}
+        if self.full is not None:
+            by_text[_read(self.full / "run.json")["tokens"]] = _read(self.full / "eval_head_alone.json")
+        tenths = {name: report for name, report in reports.items() if VARIANTS[name].every == Variant.every}
+        if by_text:
+            scaling(by_text, tenths, self.out / "scaling.png")
+            (self.out / "scaling.md").write_text(scaling_table(by_text), "utf-8")
 
     def _train(self, name: str) -> None:
         folder, variant = self.work / name, VARIANTS[name]
@@ -113,6 +134,25 @@ class DraftVariants:
             self.work.mkdir(parents=True, exist_ok=True)
             write_ids(path, read_ids(self.corpus)[::every])
         return path
+
+
+def scaling_table(by_text: Mapping[int, Mapping[str, Any]]) -> str:
+    """Acceptance of the deepest exit against tokens of text, and what ten times the text adds from row to row."""
+    lines = ["| tokens | greedy | temperature 1 | per tenfold text |", "|---|---|---|---|"]
+    before: tuple[int, list[float]] | None = None
+    for tokens, report in sorted(by_text.items()):
+        values = [report[law]["average"]["acceptance"][-1] for law in ("greedy", "sampled")]
+        gain = "-"
+        if before is not None:
+            decades = math.log10(tokens / before[0])
+            gain = " / ".join(f"{(b - a) / decades:+.3f}" for a, b in zip(before[1], values, strict=True))
+        lines.append(f"| {tokens} | {values[0]:.3f} | {values[1]:.3f} | {gain} |")
+        before = tokens, values
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
 
 
 def _call(command: str, options: Mapping[str, str], *flags: str) -> None:
