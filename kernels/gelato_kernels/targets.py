@@ -12,7 +12,8 @@ import jax
 
 from gelato_kernels.dispatch import Backend
 
-PLATFORMS = {"tpu": ("tpu",), "triton": ("cuda", "rocm")}
+PLATFORMS = {"tpu": ("tpu",), "triton": ("cuda",)}
+"""What each gets by default: only what the kernels have been compiled for."""
 
 
 @dataclass(frozen=True, kw_only=True)
