@@ -181,7 +181,6 @@ def test_compiles(compiled, chip, name):
 
 @pytest.mark.parametrize("name", [name for name in CALLS if "short" not in name])
 def test_mosaic_gpu_lowers(name):
-    pytest.importorskip("absl", reason="jax lowers Mosaic GPU with absl-py, which is not installed")
     call, arguments = CALLS[name]
     lowered = jax.jit(partial(call, "mosaic_gpu")).trace(*arguments).lower(lowering_platforms=("cuda",))
     assert "mosaic_gpu" in lowered.as_text()
