@@ -34,14 +34,29 @@ class Target:
         """Numbers that a kernel writes side by side for one row: a vector register's on a TPU."""
         return 128 if self.name == "tpu" else 16
 
-    def call(self, kernel: Callable[..., None], *, grid: Sequence[int], parallel: bool = True, **specs: Any) -> Any:
-        """`pallas_call` with this compiler's parameters.
+    def call(
+        self,
+        kernel: Callable[..., None],
+        *,
+        grid: Sequence[int],
+        in_specs: Sequence[Any],
+        out_specs: Any,
+        out_shape: Any,
+        name: str,
+        prefetched: int = 0,
+        stages: int | None = None,
+    ) -> Callable[..., Any]:
+        """`pallas_call` with this compiler's parameters; no program depends on what another writes.
 
         Args:
             kernel: the body.
             grid: of programs.
-            parallel: programs depend on no other's writes; False: they run in order, which only a TPU can.
-            **specs: of `pallas_call` (out_shape, in_specs, out_specs, scratch_shapes, name).
+            in_specs: of the operands, without those that are prefetched.
+            out_specs: of the results.
+            out_shape: of the results.
+            name: of the kernel, for profiles.
+            prefetched: first operands, of int32, that a TPU knows ahead of its transfers and index maps are given.
+            stages: blocks in hand at once on a GPU; None is Triton's choice.
 
         Raises:
             ValueError: a TPU's or GPU's kernel is lowered for another platform (Pallas says so).
@@ -50,10 +65,19 @@ class Target:
         from jax.experimental.pallas import tpu, triton
 
         if self.name == "triton":
-            params: Any = triton.CompilerParams()
+            params: Any = triton.CompilerParams(num_stages=stages)
+            spec: Any = pl.GridSpec(grid=tuple(grid), in_specs=in_specs, out_specs=out_specs)
         else:
-            params = tpu.CompilerParams(dimension_semantics=("parallel" if parallel else "arbitrary",) * len(grid))
-        return pl.pallas_call(kernel, grid=tuple(grid), compiler_params=params, interpret=self.interpret, **specs)
+            params = tpu.CompilerParams(dimension_semantics=("parallel",) * len(grid))
+            spec = tpu.PrefetchScalarGridSpec(prefetched, grid=tuple(grid), in_specs=in_specs, out_specs=out_specs)
+        return pl.pallas_call(
+            kernel,
+            grid_spec=spec,
+            out_shape=out_shape,
+            compiler_params=params,
+            interpret=self.interpret,
+            name=name,
+        )
 
 
 def pallas_backends(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu, triton
+from jax.experimental.pallas import triton
 
 from gelato_kernels import tuning
 from gelato_kernels.attention.window import MASKED, attend, merge
@@ -91,8 +91,17 @@ def _partials(
     ]
     out_shape = [jax.ShapeDtypeStruct((*grid, queries, width), jnp.float32) for width in (size, target.lanes)]
     kernel = partial(_kernel, target=target, block_slots=block_slots, sizes=(queries, size))
-    call = _call(target, kernel, grid, [query_spec, cache_spec, cache_spec], out_specs, out_shape)
-    return call(lengths, query, key, value)
+    whole = pl.BlockSpec((batch,), lambda *_: (0,))
+    return target.call(
+        kernel,
+        grid=grid,
+        in_specs=[*([] if target.name == "tpu" else [whole]), query_spec, cache_spec, cache_spec],
+        out_specs=out_specs,
+        out_shape=out_shape,
+        name="window_attention",
+        prefetched=1,  # lengths
+        stages=GPU_STAGES,
+    )(lengths, query, key, value)
 
 
 def _power_of_two(n: int) -> int:
@@ -104,27 +113,6 @@ def _live_part(part_slots: int, row: Any, head: Any, part: Any, *prefetched: Any
     if prefetched:
         part = jnp.minimum(part, lax.div(jnp.maximum(prefetched[0][row] - 1, 0), part_slots))
     return row, head, part, 0
-
-
-def _call(
-    target: Target, kernel: Any, grid: tuple[int, ...], in_specs: list[Any], out_specs: list[Any], out_shape: list[Any]
-) -> Any:
-    """`pallas_call` whose first operand, `lengths`, a TPU knows ahead of its transfers."""
-    if target.name == "tpu":
-        params: Any = tpu.CompilerParams(dimension_semantics=("parallel",) * len(grid))
-        spec: Any = tpu.PrefetchScalarGridSpec(1, grid=grid, in_specs=in_specs, out_specs=out_specs)
-    else:
-        params = triton.CompilerParams(num_stages=GPU_STAGES)
-        lengths_spec = pl.BlockSpec((grid[0],), lambda *_: (0,))
-        spec = pl.GridSpec(grid=grid, in_specs=[lengths_spec, *in_specs], out_specs=out_specs)
-    return pl.pallas_call(
-        kernel,
-        grid_spec=spec,
-        out_shape=out_shape,
-        compiler_params=params,
-        interpret=target.interpret,
-        name="window_attention",
-    )
 
 
 def _kernel(
