@@ -55,21 +55,25 @@ def scaling(by_text: Mapping[int, Report], by_shape: Mapping[str, Report], path:
     """
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for color, law in zip(("C0", "C1"), _LAWS, strict=True):
+    sizes = sorted(by_text)
+    costs = {name: round(report["cost"]["weights"][-1], 3) for name, report in by_shape.items()}
+    for law, marker in zip(_LAWS, ("o", "s"), strict=True):
         deepest = lambda report, law=law: report[law]["average"]["acceptance"][-1]  # noqa: E731
-        sizes = sorted(by_text)
-        heights = [deepest(by_text[tokens]) for tokens in sizes]
-        left.plot(sizes, heights, marker="o", color=color)
-        left.annotate(_LAWS[law], (sizes[-1], heights[-1]), textcoords="offset points", xytext=(-90, 8), color=color)
-        costs = {name: report["cost"]["weights"][-1] for name, report in by_shape.items()}
-        right.plot(list(costs.values()), [deepest(by_shape[name]) for name in costs], "o", color=color)
-        if law == "greedy":
-            for name, cost in costs.items():
-                place = (cost, deepest(by_shape[name]))
-                right.annotate(name, place, textcoords="offset points", xytext=(4, -10), fontsize=8)
+        left.plot(sizes, [deepest(by_text[tokens]) for tokens in sizes], marker=marker, label=_LAWS[law])
+        right.plot(list(costs.values()), [deepest(by_shape[name]) for name in costs], marker, label=_LAWS[law])
+    for cost in sorted(set(costs.values())):  # drafts of one cost share a label below their points
+        names = [name for name in costs if costs[name] == cost]
+        lowest = min(by_shape[name][law]["average"]["acceptance"][-1] for name in names for law in _LAWS)
+        place = {"textcoords": "offset points", "xytext": (0, -6), "ha": "center", "va": "top"}
+        right.annotate("\n".join(names), (cost, lowest), fontsize=8, **place)
     left.set(xscale="log", xlabel="tokens of text", ylabel="acceptance of the head alone", title="one shape, more text")
-    right.set(xlabel="weights read, share of a target step", ylabel="acceptance", title="the same text, other drafts")
+    left.set_xticks(sizes, [f"{tokens / 1000:.0f}k" for tokens in sizes])
+    left.minorticks_off()
+    right.set(xlabel="weights read, share of a target step", ylabel="acceptance of the head alone")
+    right.set_title(f"{min(by_text) / 1000:.0f}k tokens, other drafts")
+    right.margins(x=0.12, y=0.2)
     for axes in (left, right):
+        axes.legend(fontsize=8, loc="upper left")
         axes.grid(alpha=0.3)
     return _save(figure, path)
 
