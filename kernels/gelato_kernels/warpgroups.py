@@ -82,12 +82,17 @@ def chunk_size(inputs: int, most: int) -> int:
     return min(most, inputs // THREADS * THREADS)
 
 
-def read_chunk(index: Array, size: int, inputs: int) -> tuple[Any, Array]:
-    """Slice of a row's chunk, and which of its numbers are its own: a last one that falls short begins early."""
+def read_chunk(index: Array, size: int, inputs: int) -> tuple[Any, Array, Array]:
+    """A row's chunk, of which a last one that falls short begins early.
+
+    Returns:
+        Its slice, the places [size] of its numbers in the row, and which of them, [size] bool, no chunk before it has.
+    """
     from jax.experimental import pallas as pl
 
     first = jnp.minimum(index * size, inputs - size)
-    return pl.ds(first, size), first + lax.broadcasted_iota(jnp.int32, (size,), 0) >= index * size
+    places = first + lax.broadcasted_iota(jnp.int32, (size,), 0)
+    return pl.ds(first, size), places, places >= index * size
 
 
 def row_products(rows_ref: Any, count: int, weight_ref: Any, output: Array, chunk: int) -> tuple[Array, ...]:
@@ -95,7 +100,7 @@ def row_products(rows_ref: Any, count: int, weight_ref: Any, output: Array, chun
     inputs = rows_ref.shape[1]
 
     def step(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        place, own = read_chunk(index, chunk, inputs)
+        place, _, own = read_chunk(index, chunk, inputs)
         weight = jnp.where(own, weight_ref[output, place].astype(jnp.float32), 0.0)
         return tuple(
             total + jnp.sum(weight * rows_ref[row, place].astype(jnp.float32)) for row, total in enumerate(sums)

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
 
 from gelato_kernels.blocks import Scale, block_size
 from gelato_kernels.sweeps import xla
 from gelato_kernels.sweeps.partials import FIELDS, LOWEST, combine
 from gelato_kernels.sweeps.records import Statistics, Sweeps
-from gelato_kernels.warpgroups import call
+from gelato_kernels.warpgroups import call, read_chunk
 
 _NO_ID = 2**30
 
@@ -30,18 +29,9 @@ def _call(body: Callable[..., None], *arrays: Array, rows: int, vocab: int, outp
     return call(body, *arrays, out_type=out_type, grid=(("row", rows), ("part", parts)), interpret=interpret)
 
 
-def _place(vocab: int) -> tuple[Array, Array, Array, Any]:
-    """Row, part, first id of the part's vector, and that vector's slice: a last block that falls short begins early."""
-    size = block_size(vocab)
-    row, index = lax.axis_index("row"), lax.axis_index("part")
-    first = jnp.minimum(index * size, vocab - size)
-    return row, index, first, pl.ds(first, size)
-
-
-def _own(x: Array, first: Array, index: Array) -> Array:
-    """Logits of a part, what belongs to the part before it or is -inf at the lowest."""
-    ids = first + lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    return jnp.maximum(jnp.where(ids < index * x.shape[0], LOWEST, x.astype(jnp.float32)), LOWEST)
+def _own(x: Array, own: Array) -> Array:
+    """Logits of a part; what another part has, or is -inf, at the lowest."""
+    return jnp.maximum(jnp.where(own, x.astype(jnp.float32), LOWEST), LOWEST)
 
 
 def statistics(logits: Array, temperature: Array | None, *, interpret: bool) -> Statistics:
@@ -53,9 +43,9 @@ def statistics(logits: Array, temperature: Array | None, *, interpret: bool) -> 
     inverse = None if temperature is None else 1.0 / temperature.reshape(-1)
 
     def body(logits_ref: Any, inverse_ref: Any, out_ref: Any) -> None:
-        row, index, first, place = _place(vocab)
-        x = _own(logits_ref[row, place], first, index)
-        ids = first + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+        row, index = lax.axis_index("row"), lax.axis_index("part")
+        place, ids, own = read_chunk(index, block_size(vocab), vocab)
+        x = _own(logits_ref[row, place], own)
         maximum = jnp.max(x)
         below = x - maximum
         weights = jnp.exp(below)
@@ -85,10 +75,11 @@ def residual(
     rows, vocab = target_logits.shape
 
     def body(x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, out_ref: Any) -> None:
-        row, index, first, place = _place(vocab)
+        row, index = lax.axis_index("row"), lax.axis_index("part")
+        place, _, own = read_chunk(index, block_size(vocab), vocab)
 
         def law(ref: Any, maximum: Any, log_total: Any) -> Array:
-            return jnp.exp(_own(ref[row, place], first, index) - maximum[row] - log_total[row])
+            return jnp.exp(_own(ref[row, place], own) - maximum[row] - log_total[row])
 
         out_ref[index, row, 0] = jnp.sum(jnp.maximum(law(x_ref, x_max, x_log) - law(y_ref, y_max, y_log), 0.0))
 
