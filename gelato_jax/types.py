@@ -69,6 +69,12 @@ def number(
     return jnp.asarray(value, dtype)
 
 
+def powers(base: Array, most: int) -> Array:
+    """base^0 .. base^most, `[most + 1]` for a base in 0..1: in exponentials, which vectorise where `pow` is a call each."""
+    exponent = jnp.arange(most + 1, dtype=jnp.float32)
+    return jnp.where(exponent > 0, jnp.exp(exponent * jnp.log(base)), 1.0)
+
+
 @record
 class Compensated:
     """A running sum in two float32: a total whose rounding errors do not accumulate.

@@ -17,9 +17,11 @@ from gelato_jax.cli.bench import Bench
 from gelato_jax.cli.codes import BROKEN_PIPE, INTERRUPTED, MISTAKE
 from gelato_jax.cli.convert import Convert
 from gelato_jax.cli.eval_draft import EvalDraft
+from gelato_jax.cli.experiment import Experiment
 from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
 from gelato_jax.cli.presets import Presets
+from gelato_jax.cli.record import Record
 from gelato_jax.cli.train_draft import TrainDraft
 
 
@@ -39,6 +41,8 @@ COMMANDS: dict[str, type[Command]] = {
     "bench": Bench,
     "train-draft": TrainDraft,
     "eval-draft": EvalDraft,
+    "experiment": Experiment,
+    "record": Record,
 }
 """Name -> options; a new subcommand is one line here."""
 

@@ -84,15 +84,15 @@ class TextOptions:
 class ControlOptions:
     """How much is drafted. Changes speed and energy, never the law of the text."""
 
-    controller: Literal["ratio", "gelato", "static", "hf_schedule"] = "ratio"
-    """Sets each round's draft length: best (ratio), the paper's (gelato), fixed (static), by success (hf_schedule)."""
+    controller: Literal["ratio", "gelato", "static", "hf_schedule", "flexspec", "ucb_specstop", "banditspec"] = "ratio"
+    """Sets each round's draft length: ratio is best, gelato the paper's; those after them want --length-exit none."""
     power_budget_w: Annotated[
         float | None,
         arg(metavar="W", help_behavior_hint="(default: no cap)"),
         Range(0.0),
-        OnlyWith("controller", {"ratio": None, "gelato": None}),
+        OnlyWith("controller", {"ratio": None, "gelato": None, "flexspec": None}),
     ] = None
-    """Cap on the device's mean power in watts, idle included. gelato needs one."""
+    """Cap on the device's mean power in watts, idle included (flexspec: of each round). gelato needs one."""
     penalty_weight: Annotated[
         float | None,
         arg(metavar="V", help_behavior_hint="(default: 10)"),
@@ -109,8 +109,19 @@ class ControlOptions:
     """Tokens drafted a round by static, at first by hf_schedule; 0..32, cut at --max-draft-length."""
     max_draft_length: Annotated[int, arg(metavar="G"), Range(0, 32)] = 4
     """Most tokens drafted in a round, 0..32. A new value compiles once; 0 decodes by the target alone."""
-    length_exit: Literal["priced", "none", "bucket", "adaedl", "svip", "confidence"] = "priced"
-    """Ends a round's drafting early by the draft's entropy; priced weighs a token's worth against its cost."""
+    length_exit: Literal[
+        "priced",
+        "none",
+        "bucket",
+        "adaedl",
+        "svip",
+        "confidence",
+        "sled",
+        "edgellm_no_tree",
+        "confidence_roc",
+        "specdec_entropy",
+    ] = "priced"
+    """Ends a round's drafting early by entropy or confidence; priced weighs a token's worth against its cost."""
     depth_exit: Literal["fixed", "entropy", "priced"] = "fixed"
     """Ends a drafted token's computing at an early exit; fixed always takes the deepest."""
     draft_sampling: Literal["fixed", "entropy"] = "fixed"

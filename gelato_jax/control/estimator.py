@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_jax.types import Calibration, RoundOutcome, number, record
+from gelato_jax.types import Calibration, RoundOutcome, number, powers, record
 
 
 @record
@@ -83,4 +83,4 @@ def expected_tokens(acceptance: Array, max_draft_length: int) -> Array:
     Returns:
         [G+1] tokens.
     """
-    return jnp.cumsum(acceptance ** jnp.arange(max_draft_length + 1, dtype=jnp.float32))
+    return jnp.cumsum(powers(acceptance, max_draft_length))

@@ -4,13 +4,29 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gelato_jax.control import depth_exits, draft_sampling, length_exits, lyapunov, schedules
+from gelato_jax.control import (
+    banditspec,
+    confidence_roc,
+    depth_exits,
+    draft_sampling,
+    edgellm,
+    flexspec,
+    length_exits,
+    lyapunov,
+    schedules,
+    sled,
+    specdec_entropy,
+    ucb_specstop,
+)
 
 CONTROLLERS: dict[str, Callable[..., Any]] = {
     "ratio": lyapunov.ratio,
     "gelato": lyapunov.gelato,
     "static": schedules.static,
     "hf_schedule": schedules.hf_schedule,
+    "flexspec": flexspec.flexspec,
+    "ucb_specstop": ucb_specstop.ucb_specstop,
+    "banditspec": banditspec.banditspec,
 }
 LENGTH_EXITS: dict[str, Callable[..., Any]] = {
     "none": length_exits.none,
@@ -19,6 +35,10 @@ LENGTH_EXITS: dict[str, Callable[..., Any]] = {
     "adaedl": length_exits.adaedl,
     "svip": length_exits.svip,
     "confidence": length_exits.confidence,
+    "sled": sled.sled,
+    "edgellm_no_tree": edgellm.edgellm_no_tree,
+    "confidence_roc": confidence_roc.confidence_roc,
+    "specdec_entropy": specdec_entropy.specdec_entropy,
 }
 DEPTH_EXITS: dict[str, Callable[..., Any]] = {
     "fixed": depth_exits.fixed,

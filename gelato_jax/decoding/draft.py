@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.control import DepthSignal, DraftSignal, acceptance_at
+from gelato_jax.control import DepthSignal, acceptance_at
 from gelato_jax.decoding import keys
+from gelato_jax.decoding.accounting import draft_signal
 from gelato_jax.decoding.records import DecodeState, Draft, DraftModel, Job, Shapes
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
 from gelato_jax.decoding.sampling import next_token, shape_logits, shape_payload
@@ -56,7 +57,7 @@ def draft(
     """
     decoder, exit_rule = job.draft.model.bind(), job.policy.length_exit
     size = shapes.max_draft_length
-    exit_state = jax.vmap(exit_rule.start)(state.memory.length_exit, plan)
+    exit_state = jax.vmap(exit_rule.start)(state.account.memory.length_exit, plan)
     if size == 0:
         nothing = _empty_draft(state, job.draft, size, jnp.zeros_like(state.length))
         return nothing, state.draft_cache, state.draft_length, exit_state
@@ -125,6 +126,7 @@ def _empty_draft(state: DecodeState, draft: DraftModel, size: int, caught_up: Ar
         log_weights=jnp.zeros((rows, size, draft.num_outputs), jnp.float32),
         repeated=jnp.zeros((rows, size), jnp.int32),
         entropy=numbers,
+        max_probability=numbers,
         exit=jnp.zeros((rows, size), jnp.int32),
         work=jnp.zeros((rows,), jnp.float32),
         support=jnp.zeros((rows,), jnp.float32),
@@ -155,6 +157,7 @@ def _draft_token(
         "log_weights": weights,
         "repeated": repeated,
         "entropy": jnp.where(sent, stats.entropy, 0.0),
+        "max_probability": stats.max_probability,
         "exit": exits,
     }
     drafted = jax.tree.map(lambda old, new: old.at[:, loop.index].set(new), _select(loop.draft, update), update)
@@ -167,7 +170,9 @@ def _draft_token(
         caught_up=loop.draft.caught_up,
     )
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_rate)
-    signal = _signal(stats, loop.index, plan, channel, exits, support, job)
+    signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
+        stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.terms
+    )
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
     return _Loop(
         index=loop.index + 1,
@@ -207,7 +212,7 @@ def _law(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> t
 def _draw(weights: Array, ids: Array, index: Array, state: DecodeState, job: Job) -> Array:
     """Draw draft token `index` from `weights [B, Q]`, whose columns stand for target `ids`: a column, `[B]`."""
     if job.policy.payload.scheme != "seeded":
-        return next_token(weights, keys.round_uniforms(state.key, state.round, keys.Use.DRAFT + index, (2,)))
+        return next_token(weights, keys.round_uniforms(state.key, state.account.round, keys.Use.DRAFT + index, (2,)))
     positions = (state.length + index)[:, None]
     noise = keys.position_noise(state.key, positions, job.target.config.valid_outputs)[:, 0]
     # The noise is the target id's, also under a vocabulary of the draft's own.
@@ -270,34 +275,3 @@ def _wants_deeper(index: int, normed: Array, loop: _Loop, plan: RoundPlan, decod
         )
 
     return jax.vmap(ask)(entropy, loop.survival, plan)
-
-
-def _signal(
-    stats, index: Array, plan: RoundPlan, channel: Channel, exits: Array, support: Array, job: Job
-) -> DraftSignal:
-    """What the length exit may know after token `index`, leaves `[B]`."""
-
-    def marginal(channel: Channel, exit_taken: Array, support: Array) -> tuple[Array, Array]:
-        return job.system.token_cost(
-            channel,
-            job.policy.payload,
-            work=job.draft.work[exit_taken],
-            support=support,
-            window=index + 2,
-            vocab_size=job.target.config.valid_outputs,
-            draft_vocab_size=job.draft.num_outputs,
-        )
-
-    rows = exits.shape[0]
-    token_s, token_j = jax.vmap(marginal)(channel, exits, support)
-    repeat = lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf)))  # noqa: E731
-    return DraftSignal(
-        entropy=stats.entropy,
-        exit=exits,
-        max_probability=stats.max_probability,
-        index=repeat(index),
-        plan=plan,
-        token_s=token_s,
-        token_j=token_j,
-        calibration=jax.tree.map(repeat, job.calibration),
-    )

@@ -20,6 +20,8 @@ class Stream(IntEnum):
     ROUND = 0
     POSITION = 1
     LINK = 2
+    REQUEST = 3
+    ENVIRONMENT = 4
 
 
 class Use(IntEnum):
@@ -64,3 +66,17 @@ def position_noise(keys: Array, positions: Array, vocab_size: int) -> Array:
         return gelato_kernels.gumbel_noise(key, (vocab_size,))
 
     return jax.vmap(jax.vmap(draw, (None, 0)))(keys, positions)
+
+
+def request_uniform(key: Array, request: Array) -> Array:
+    """A uniform [] of a row's request [] int32, of no round and no position: which prompt comes next."""
+    return _stream_uniform(key, Stream.REQUEST, request)
+
+
+def environment_uniform(key: Array, round: Array) -> Array:
+    """A uniform [] of a row's round [] int32: how its world changes."""
+    return _stream_uniform(key, Stream.ENVIRONMENT, round)
+
+
+def _stream_uniform(key: Array, stream: Stream, index: Array) -> Array:
+    return gelato_kernels.uniforms(jax.random.fold_in(jax.random.fold_in(key, stream), index), ())

@@ -3,14 +3,16 @@
 The first token comes from here, so a stream can show it while the round's program still loads.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.decoding import keys
+from gelato_jax.decoding import accounting, keys
 from gelato_jax.decoding.commit import append
-from gelato_jax.decoding.records import DecodeState, Job, Memory, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Job, Memory, Shapes
 from gelato_jax.decoding.sampling import next_token, shape_logits
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
 
@@ -43,13 +45,8 @@ def prefill(
     target_cache, last = read_prompt(job.target, tokens, prompt_length, shapes, size)
     draft_cache, _ = read_prompt(job.draft.model, tokens, prompt_length, shapes, size)
     first = first_token(job, last, row_keys, prompt_length)
-    link = jax.vmap(job.system.link.init)(keys.link_keys(row_keys))
-    channel = jax.vmap(job.system.link.observe)(link)
-    vocab_size = job.target.config.valid_outputs
-    cost = jax.vmap(lambda c, n: job.system.prefill_cost(c, prompt_tokens=n, vocab_size=vocab_size))(
-        channel, prompt_length
-    )
-    exits = job.draft.work.shape[0]
+    memory = fresh_memory(job, rows) if memory is None else memory
+    open_account = partial(accounting.open_account, job.terms)
     return DecodeState(
         tokens=append(tokens, first[:, None], prompt_length, jnp.ones_like(prompt_length)),
         length=prompt_length + 1,
@@ -59,17 +56,13 @@ def prefill(
         target_cache=target_cache,
         draft_cache=draft_cache,
         key=row_keys,
-        round=jnp.ones((rows,), jnp.int32),  # the first token took the uniforms of round 0
-        pending_id=jnp.zeros((rows,), jnp.int32),
-        link=jax.vmap(job.system.link.advance)(link, cost.time_s),
-        memory=fresh_memory(job, rows) if memory is None else memory,
-        totals=jax.vmap(lambda row_cost: Totals.zero(exits, row_cost))(cost),
+        account=jax.vmap(open_account)(memory, keys.link_keys(row_keys), prompt_length),
     )
 
 
 def fresh_memory(job: Job, rows: int) -> Memory:
     """The memory of rows that never asked before."""
-    memory = Memory(controller=job.policy.controller.init(job.calibration), length_exit=job.policy.length_exit.init())
+    memory = accounting.fresh_memory(job.terms)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), memory)
 
 

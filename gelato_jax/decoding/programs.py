@@ -37,7 +37,7 @@ def decode(
     """
     state = prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
     state = lax.while_loop(lambda s: ~s.done.all(), lambda s: decode_round(s, job, shapes)[0], state)
-    return Text(state.tokens, state.length), state.totals, state.memory
+    return Text(state.tokens, state.length), state.account.totals, state.account.memory
 
 
 @partial(jax.jit, static_argnames="shapes")

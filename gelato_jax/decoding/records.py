@@ -9,7 +9,7 @@ from jax import Array
 from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
 from gelato_jax.models import Cache, Model
 from gelato_jax.system import LinkState, Payload, System
-from gelato_jax.types import Calibration, Calibrations, Compensated, RepeatLaws, RoundCost, number, record
+from gelato_jax.types import Calibration, Calibrations, Compensated, RepeatLaws, RoundCost, number, record, static
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,18 @@ class Policy:
 
 
 @record
+class Terms:
+    """What the books of a round follow from: rules, world, and sizes. A job without its models."""
+
+    policy: Policy
+    system: System
+    calibration: Calibration
+    work: Array  # [X] weights read up to an exit, as a share of the deepest
+    vocab_size: int = static()  # target ids
+    draft_vocab_size: int = static()  # columns of q
+
+
+@record
 class Job:
     """What one decode runs: models, policy, physical world and law. Numbers in it are traced."""
 
@@ -112,6 +124,18 @@ class Job:
         """What the draft's entropy says under this job's law. Chosen as data: any temperature, one program."""
         return self.draft.calibration.at(self.sampling.temperature)
 
+    @property
+    def terms(self) -> Terms:
+        """What the books of its rounds follow from."""
+        return Terms(
+            policy=self.policy,
+            system=self.system,
+            calibration=self.calibration,
+            work=self.draft.work,
+            vocab_size=self.target.config.valid_outputs,
+            draft_vocab_size=self.draft.num_outputs,
+        )
+
 
 @record
 class Draft:
@@ -123,6 +147,7 @@ class Draft:
     log_weights: Array  # [B, G, Q] that q, unnormalised logs; Q = `DraftModel.num_outputs`
     repeated: Array  # [B, G] int32 target id that q's further column stands for, where it has one
     entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond `length`
+    max_probability: Array  # [B, G] of the same softmax; beyond `length` meaningless
     exit: Array  # [B, G] int32 exit taken
     work: Array  # [B] work summed over the drafted tokens
     support: Array  # [B] support sizes of q summed over the drafted tokens
@@ -185,6 +210,17 @@ class Memory:
 
 
 @record
+class Account:
+    """The books of a row: what rounds leave behind beside text and caches."""
+
+    round: Array  # [] int32 the row's own round counter
+    pending_id: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
+    link: LinkState
+    memory: Memory
+    totals: Totals
+
+
+@record
 class DecodeState:
     """What a decode carries from round to round; every leaf but the caches' layers has rows first.
 
@@ -200,11 +236,7 @@ class DecodeState:
     target_cache: Cache
     draft_cache: Cache
     key: Array  # [B] random key of the row
-    round: Array  # [B] int32 the row's own round counter
-    pending_id: Array  # [B] int32 1 where the edge has not seen the last token (drawn on the device)
-    link: LinkState
-    memory: Memory
-    totals: Totals
+    account: Account
 
 
 @record

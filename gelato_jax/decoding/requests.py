@@ -139,7 +139,7 @@ class Stream:
     def generation(self) -> Generation:
         """What has been decoded so far."""
         text = Text(self.state.tokens, self.state.length)
-        return _generation(self.job, text, self.prompt_length, self.state.totals, self.state.memory)
+        return _generation(self.job, text, self.prompt_length, self.state.account.totals, self.state.account.memory)
 
 
 def stream(

@@ -50,7 +50,7 @@ def verify(
     bucket = jnp.searchsorted(sizes, draft.length.max() + 1)
     verification, fresh, after = lax.switch(bucket, [branch(window) for window in shapes.windows])
     cache = write(state.target_cache, fresh, state.length - 1, after=after)
-    return verification, cache, _candidates_seen(verification, state)
+    return verification, cache, _candidates(verification, state)
 
 
 def _reject(weights: Array, state: DecodeState, draft: Draft, job: Job) -> gelato_kernels.Verification:
@@ -58,13 +58,13 @@ def _reject(weights: Array, state: DecodeState, draft: Draft, job: Job) -> gelat
     drafts = weights.shape[1] - 1
     size = draft.tokens.shape[1]
     # Uniforms are drawn for G drafts whatever the window: padding must not change the text.
-    accept_uniforms = keys.round_uniforms(state.key, state.round, keys.Use.ACCEPT, (size,))[:, :drafts]
+    accept_uniforms = keys.round_uniforms(state.key, state.account.round, keys.Use.ACCEPT, (size,))[:, :drafts]
     accepted = gelato_kernels.accept(
         weights[:, :drafts], draft.tokens[:, :drafts], draft.log_prob[:, :drafts], draft.length, accept_uniforms
     )
     is_bonus = accepted == draft.length
     target_row = jnp.take_along_axis(weights, accepted[:, None, None], axis=1)[:, 0]
-    token_uniforms = keys.round_uniforms(state.key, state.round, keys.Use.NEXT_TOKEN, (2,))
+    token_uniforms = keys.round_uniforms(state.key, state.account.round, keys.Use.NEXT_TOKEN, (2,))
     residual = gelato_kernels.sample_residual(target_row, _draft_row(draft, accepted, job), is_bonus, token_uniforms)
     return gelato_kernels.Verification(accepted, residual.token, is_bonus, residual.mass)
 
@@ -95,11 +95,16 @@ def _match(weights: Array, state: DecodeState, draft: Draft, job: Job) -> gelato
     return gelato_kernels.match(tokens, draft.tokens[:, : window - 1], draft.length)
 
 
-def _candidates_seen(verification: gelato_kernels.Verification, state: DecodeState) -> Array:
+def _candidates(verification: gelato_kernels.Verification, state: DecodeState) -> Array:
     """How many fresh draws of p a device needs until one passes 1 - q/p: geometric, `[B]` int32.
 
     Their law is the residual's, which was drawn already; only the count is still open.
     """
-    uniform = keys.round_uniforms(state.key, state.round, keys.Use.CANDIDATES, ())
-    failure = jnp.clip(1.0 - verification.residual_mass, 0.0, 1.0 - 1e-6)  # a count beyond 1e6 is as good as none
+    uniform = keys.round_uniforms(state.key, state.account.round, keys.Use.CANDIDATES, ())
+    return candidates_seen(verification.residual_mass, uniform)
+
+
+def candidates_seen(residual_mass: Array, uniform: Array) -> Array:
+    """Draws of p until one is accepted with probability `residual_mass`, `[...]` int32, by inversion of `uniform`."""
+    failure = jnp.clip(1.0 - residual_mass, 0.0, 1.0 - 1e-6)  # a count beyond 1e6 is as good as none
     return 1 + jnp.floor(jnp.log(uniform) / jnp.log(jnp.maximum(failure, 1e-30))).astype(jnp.int32)

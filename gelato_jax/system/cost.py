@@ -11,7 +11,7 @@ from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
 from gelato_jax.system.link import Channel, Link
 from gelato_jax.system.payload import Payload, id_bits
-from gelato_jax.types import Outlook, RoundCost, record
+from gelato_jax.types import Outlook, RoundCost, powers, record
 
 
 @record
@@ -102,7 +102,7 @@ class System:
         """
         drafted = jnp.arange(max_draft_length + 1)
         count = drafted.astype(jnp.float32)
-        rejected = 1.0 - acceptance**count
+        rejected = 1.0 - powers(jnp.asarray(acceptance), max_draft_length)
         rows = payload.row_probability(rejected, acceptance)
         asked_again = rows if payload.scheme == "candidates" else 0.0
         cost = self.round_cost(

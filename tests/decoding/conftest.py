@@ -11,6 +11,13 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import control
+from gelato_jax.control.banditspec import banditspec
+from gelato_jax.control.confidence_roc import confidence_roc
+from gelato_jax.control.edgellm import edgellm_no_tree
+from gelato_jax.control.flexspec import flexspec
+from gelato_jax.control.sled import sled
+from gelato_jax.control.specdec_entropy import specdec_entropy
+from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.decoding import DraftModel, job, make_draft
 from gelato_jax.models import Model
 from gelato_kernels.attention import xla
@@ -24,6 +31,9 @@ CONTROLLERS = {
     "gelato": control.gelato(energy_budget_j=ENERGY_BUDGET_J, penalty_weight=0.05),
     "static": control.static(3),
     "hf_schedule": control.hf_schedule(2),
+    "flexspec": flexspec(POWER_BUDGET_W),
+    "ucb_specstop": ucb_specstop(),
+    "banditspec": banditspec(),
 }
 LENGTH_EXITS = {
     "none": control.length_exits.none(),
@@ -32,6 +42,10 @@ LENGTH_EXITS = {
     "adaedl": control.length_exits.adaedl(0.2, 0.35),
     "svip": control.length_exits.svip(0.15, 0.5),
     "confidence": control.length_exits.confidence(0.4),
+    "sled": sled(0.2),
+    "edgellm_no_tree": edgellm_no_tree(0.2),
+    "confidence_roc": confidence_roc(0.4),
+    "specdec_entropy": specdec_entropy(0.7),
 }
 DEPTH_EXITS = {
     "fixed": control.depth_exits.fixed(),

@@ -12,6 +12,12 @@ from gelato_jax.models import Model
 
 CONTROLLERS = ("ratio", "gelato", "static", "hf_schedule")
 LENGTH_EXITS = ("none", "bucket", "priced", "adaedl", "svip", "confidence")
+PEER_CONTROLLERS = ("flexspec", "ucb_specstop", "banditspec")
+PEER_EXITS = ("sled", "edgellm_no_tree", "confidence_roc", "specdec_entropy")
+RULES = [
+    *itertools.product(CONTROLLERS, LENGTH_EXITS),
+    *itertools.product(("ratio", *PEER_CONTROLLERS), PEER_EXITS),
+]
 DEPTH_EXITS = ("fixed", "entropy", "priced")
 DRAFT_SAMPLINGS = ("fixed", "entropy")
 NOISES = (0.0, 0.03, 0.1)
@@ -29,14 +35,13 @@ def alone(pairs, prompts, settings):
 
 
 def test_every_rule_is_tried():
-    assert set(CONTROLLERS) == set(control.CONTROLLERS)
-    assert set(LENGTH_EXITS) == set(control.LENGTH_EXITS)
+    assert {controller for controller, _ in RULES} == set(control.CONTROLLERS)
+    assert {length_exit for _, length_exit in RULES} == set(control.LENGTH_EXITS)
     assert set(DEPTH_EXITS) == set(control.DEPTH_EXITS)
     assert set(DRAFT_SAMPLINGS) == set(control.DRAFT_SAMPLINGS)
 
 
-@pytest.mark.parametrize("length_exit", LENGTH_EXITS)
-@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize(("controller", "length_exit"), RULES)
 def test_text_is_the_targets(controller, length_exit, pairs, alone, run, policy):
     for pair, depth_exit, draft_sampling in itertools.product(pairs, DEPTH_EXITS, DRAFT_SAMPLINGS):
         decoded = run(pair, policy(controller, length_exit, depth_exit, draft_sampling))

@@ -6,6 +6,7 @@ once and for all, since seeds are fixed.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -54,26 +55,32 @@ def logits(pair) -> np.ndarray:
     return target_logits(pair)
 
 
+CONTROLLERS = ("ratio", "gelato", "static", "hf_schedule")
 LENGTH_EXITS = ("none", "bucket", "priced", "adaedl", "svip", "confidence")
+PEER_CONTROLLERS = ("flexspec", "ucb_specstop", "banditspec")
+PEER_EXITS = ("sled", "edgellm_no_tree", "confidence_roc", "specdec_entropy")
+RULES = [
+    *itertools.product(enumerate(CONTROLLERS), enumerate(LENGTH_EXITS)),
+    *itertools.product(enumerate(("ratio", *PEER_CONTROLLERS)), enumerate(PEER_EXITS)),
+]
 DEPTH_EXITS = ("fixed", "entropy", "priced")
 DRAFT_SAMPLINGS = ("fixed", "entropy")
 
 
 def test_every_rule_keeps_the_law(pair, logits, policy):
-    """Each controller with every exit and sampling rule; and pooled, 200k texts or more a rule."""
+    """Each of our controllers with each of our exits, the peers' likewise; and pooled, 200k texts or more a rule."""
     law = joint_law(logits, SETTINGS)
     pools: dict[str, np.ndarray] = {}
     scores = {}
-    for row, controller in enumerate(control.CONTROLLERS):
-        for number, length_exit in enumerate(LENGTH_EXITS):
-            names = (controller, length_exit, DEPTH_EXITS[(number + row) % 3], DRAFT_SAMPLINGS[(number + row) % 2])
-            seen, totals = count_texts(pair, {**policy(*names), "payload": system.payload.full()}, seed=len(scores))
-            assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
-            scores[names] = z_score(seen, law)
-            for kind, name in enumerate(names):
-                pools[f"{kind} {name}"] = pools.get(f"{kind} {name}", 0) + seen
+    for (row, controller), (number, length_exit) in RULES:
+        names = (controller, length_exit, DEPTH_EXITS[(number + row) % 3], DRAFT_SAMPLINGS[(number + row) % 2])
+        seen, totals = count_texts(pair, {**policy(*names), "payload": system.payload.full()}, seed=len(scores))
+        assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
+        scores[names] = z_score(seen, law)
+        for kind, name in enumerate(names):
+            pools[f"{kind} {name}"] = pools.get(f"{kind} {name}", 0) + seen
     pooled = {name: z_score(seen, law) for name, seen in pools.items()}
-    assert len(pooled) == 4 + 6 + 3 + 2
+    assert len(pooled) == len(control.CONTROLLERS) + len(control.LENGTH_EXITS) + 3 + 2
     assert min(seen.sum() for seen in pools.values()) >= 200_000
     assert max(scores.values()) < LIMIT_Z, scores
     assert max(pooled.values()) < LIMIT_Z, pooled

@@ -75,7 +75,7 @@ def test_a_draft_cache_catches_up_after_rounds_without_drafts(pair, settings, be
     state, packed = advance(state, drafting, shapes=settings.shapes)
     info = unpack(np.asarray(packed))
     assert (info.drafted == 3).all()
-    assert (np.asarray(state.totals.caught_up) >= behind).all()
+    assert (np.asarray(state.account.totals.caught_up) >= behind).all()
     assert_holds(state.draft_cache, pair.draft.model, state.tokens, state.draft_length, settings.shapes)
     assert_holds(state.target_cache, pair.target, state.tokens, state.length - 1, settings.shapes)
 
@@ -84,7 +84,7 @@ def test_a_finished_row_stands_still(prompts, settings, begin, policy):
     pair = gelato.testing.tiny_pair(0.03)
     settings = dataclasses.replace(settings, temperature=1.0)
     work, state = begin(pair, policy("ratio", "adaedl", "entropy"), settings)
-    still = lambda s: (s.tokens, s.length, s.done, s.round, s.memory, s.totals)  # noqa: E731
+    still = lambda s: (s.tokens, s.length, s.done, s.account)  # noqa: E731
     seen = 0
     while not bool(state.done.all()):
         done, before = np.asarray(state.done), jax.device_get(_data(still(state)))

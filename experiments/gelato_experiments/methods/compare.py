@@ -1,0 +1,146 @@
+"""Tuning a method on half of the texts and judging it on the other half, under every cap on mean power."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gelato_experiments.methods.base import Method, Setting
+from gelato_experiments.study import Row
+from gelato_jax import simulation
+from gelato_jax.decoding.records import Terms
+from gelato_jax.simulation import Recording
+from gelato_jax.system import Payload, System
+
+CAP_TOLERANCE = 0.005
+"""Share by which mean power may exceed a cap and still count as keeping it."""
+_T_95 = {2: 12.706, 4: 3.182, 8: 2.365, 16: 2.131}  # Student's t, two-sided 95 %, by the number of shares
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """The world that methods are compared in.
+
+    Attributes:
+        system: device, link, edge.
+        payload: what all methods send; None: what each paper sends.
+        vocab_size: target ids that bits are counted over; the recording's if None.
+        draft_vocab_size: entries of q that bits are counted over; the recording's if None.
+    """
+
+    system: System
+    payload: Payload | None = None
+    vocab_size: int | None = None
+    draft_vocab_size: int | None = None
+
+    def terms(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Terms:
+        """A method in this world, under a cap (inf: none)."""
+        payload = method.payload() if self.payload is None else self.payload
+        return simulation.make_terms(
+            recording,
+            method.build(cap_w, **setting).policy(payload),
+            self.system,
+            vocab_size=self.vocab_size,
+            draft_vocab_size=self.draft_vocab_size,
+        )
+
+
+class Share(NamedTuple):
+    """How much is simulated: devices, rounds of each, seed, and into how many shares devices fall for intervals."""
+
+    devices: int = 64
+    rounds: int = 1500
+    seed: int = 0
+    shares: int = 8
+
+
+class Measured(NamedTuple):
+    """Figures by share of the devices, each `[S, shares]`: sums over sums."""
+
+    tokens_per_s: np.ndarray
+    power_w: np.ndarray
+    energy_per_token_j: np.ndarray
+    draft_length: np.ndarray
+    acceptance: np.ndarray
+
+
+def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> Measured:
+    """Simulate settings. Shares of the devices are independent; the same share meets the same world everywhere."""
+    result = simulation.simulate(recording, settings, devices=effort.devices, rounds=effort.rounds, seed=effort.seed)
+
+    def total(name: str) -> np.ndarray:
+        value = getattr(result.totals, name)
+        value = value if isinstance(value, np.ndarray) else np.float64(value.high) + value.low
+        return value.reshape(len(settings), effort.shares, -1).sum(axis=2, dtype=np.float64)
+
+    tokens, seconds, joules, drafted = map(total, ("tokens", "time_s", "energy_j", "drafted"))
+    return Measured(
+        tokens_per_s=tokens / seconds,
+        power_w=joules / seconds,
+        energy_per_token_j=joules / tokens,
+        draft_length=drafted / total("rounds"),
+        acceptance=total("accepted") / np.maximum(drafted, 1),
+    )
+
+
+def mean_and_half(values: np.ndarray) -> tuple[float, float]:
+    """Mean over independent shares, and half the width of its 95 % interval (Student's t).
+
+    Args:
+        values: `[shares]`, 2, 4, 8 or 16 of them.
+    """
+    return float(values.mean()), float(_T_95[len(values)] * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def compare(
+    method: Method,
+    tuning: Recording,
+    judging: Recording,
+    scenario: Scenario,
+    caps_w: Sequence[float],
+    effort: Share = Share(),  # noqa: B008
+) -> list[Row]:
+    """One row for each cap: the setting of most tokens per second that keeps it in tuning, judged on other texts.
+
+    A method whose every setting breaks the cap is judged with the one of least power, and its row says so.
+
+    Args:
+        method: what is judged.
+        tuning: texts that its setting is chosen on.
+        judging: other texts.
+        scenario: the world.
+        caps_w: caps on mean power; inf for none.
+        effort: how much is simulated, for each setting.
+
+    Returns:
+        Rows of `method`, `cap_w`, `setting` (JSON), `tokens_per_s`, `power_w`, `energy_per_token_j`, each with its
+        `_half` of the interval, `draft_length`, `acceptance`, and `keeps_cap` (on the texts judged).
+    """
+    tried = [(cap, setting) for cap in caps_w for setting in method.grid]
+    tuned = measure(tuning, [scenario.terms(tuning, method, cap, setting) for cap, setting in tried], effort)
+    rate, power = tuned.tokens_per_s.mean(axis=1), tuned.power_w.mean(axis=1)
+    chosen = []
+    for number, cap in enumerate(caps_w):
+        own = slice(number * len(method.grid), (number + 1) * len(method.grid))
+        keeps = power[own] <= cap * (1 + CAP_TOLERANCE)
+        best = np.where(keeps, rate[own], -np.inf).argmax() if keeps.any() else power[own].argmin()
+        chosen.append(method.grid[int(best)])
+    settings = [scenario.terms(judging, method, cap, s) for cap, s in zip(caps_w, chosen, strict=True)]
+    judged = measure(judging, settings, effort)
+    return [
+        _row(method, cap, setting, judged, number)
+        for number, (cap, setting) in enumerate(zip(caps_w, chosen, strict=True))
+    ]
+
+
+def _row(method: Method, cap_w: float, setting: Setting, judged: Measured, number: int) -> Row:
+    row: Row = {"method": method.name, "cap_w": cap_w, "setting": json.dumps(dict(setting))}
+    for name in ("tokens_per_s", "power_w", "energy_per_token_j"):
+        row[name], row[f"{name}_half"] = mean_and_half(getattr(judged, name)[number])
+    row["draft_length"] = float(judged.draft_length[number].mean())
+    row["acceptance"] = float(judged.acceptance[number].mean())
+    row["keeps_cap"] = row["power_w"] <= cap_w * (1 + CAP_TOLERANCE)
+    return row

@@ -1,0 +1,68 @@
+"""Names of the studies, in the order in which they are run and reported.
+
+Importing this file imports no study: their modules need JAX and matplotlib, a list of them does not.
+"""
+
+import ast
+import importlib
+import importlib.util
+from pathlib import Path
+
+from gelato_experiments.study import Study
+
+STUDIES: dict[str, str] = {}
+"""Name -> module with a `STUDY`; a new study is one line here."""
+
+
+def select(wanted: str) -> list[str]:
+    """The names that a command means.
+
+    Args:
+        wanted: a key of `STUDIES`, or `all`.
+
+    Raises:
+        ValueError: no study is called that.
+    """
+    if wanted == "all":
+        return list(STUDIES)
+    _known(wanted)
+    return [wanted]
+
+
+def load(name: str) -> Study:
+    """Import a study.
+
+    Args:
+        name: a key of `STUDIES`.
+
+    Raises:
+        ValueError: no study is called that.
+    """
+    _known(name)
+    return importlib.import_module(STUDIES[name]).STUDY
+
+
+def question(name: str) -> str:
+    """What a study asks, read from its source, so that listing imports nothing.
+
+    Args:
+        name: a key of `STUDIES`.
+
+    Returns:
+        The text of its `question=`; where that is no plain text, the study is imported for it.
+
+    Raises:
+        ValueError: no study is called that.
+    """
+    _known(name)
+    spec = importlib.util.find_spec(STUDIES[name])
+    if spec is not None and spec.origin is not None:
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "question" and isinstance(node.value, ast.Constant):
+                return str(node.value.value)
+    return load(name).question
+
+
+def _known(name: str) -> None:
+    if name not in STUDIES:
+        raise ValueError(f"STUDY is {name!r}, must be all or one of {', '.join(STUDIES)}")

@@ -1,0 +1,21 @@
+"""Replaying recorded rollouts of a real pair under any rule, link and device: millions of rounds a second."""
+
+from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.recording import Recording, Rollouts, load, save
+from gelato_jax.simulation.replay import Report
+from gelato_jax.simulation.simulate import Rates, Simulation, make_terms, rates, simulate, stack
+
+__all__ = [
+    "Environment",
+    "Rates",
+    "Recording",
+    "Report",
+    "Rollouts",
+    "Simulation",
+    "load",
+    "make_terms",
+    "rates",
+    "save",
+    "simulate",
+    "stack",
+]

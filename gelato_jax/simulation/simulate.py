@@ -1,0 +1,303 @@
+"""Many simulated devices at once: settings by devices, rounds in one compiled loop, devices over whatever jax has.
+
+Settings are a leading axis of the terms' arrays (`stack`): one program serves a sweep. Devices are run in
+chunks that stay in a processor's caches; chunks are shared out over jax's devices.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
+
+from gelato_jax.decoding import accounting, keys
+from gelato_jax.decoding.records import Policy, Terms, Totals
+from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.recording import Recording, Rollouts
+from gelato_jax.simulation.replay import Device, Report, replay_round
+from gelato_jax.system import System
+from gelato_jax.types import record
+
+CHUNK = 4096
+"""Rows (settings x devices) that run together: their arrays stay in a CPU's caches."""
+GROUP = 16
+"""Settings of one program; a list of them is filled up to a multiple, so that its length never compiles anew."""
+
+
+@record
+class Simulation:
+    """What a simulation gave: NumPy leaves, settings and devices first `[S, D, ...]`."""
+
+    totals: Totals
+    queue_j: Any  # [S, D] after the last round
+    requests: Any  # [S, D] int32 texts begun
+    history: Report | None  # leaves [S, D, rounds] where it was asked for
+
+
+class Rates(NamedTuple):
+    """Sums over sums, each `[S]` or `[S, D]`."""
+
+    tokens_per_s: np.ndarray
+    power_w: np.ndarray
+    energy_per_token_j: np.ndarray
+
+
+def make_terms(
+    recording: Recording,
+    policy: Policy,
+    system: System,
+    *,
+    vocab_size: int | None = None,
+    draft_vocab_size: int | None = None,
+) -> Terms:
+    """Rules and world of a simulated device.
+
+    Args:
+        recording: whose calibration, exit costs and vocabularies hold.
+        policy: the rules.
+        system: device, link and edge.
+        vocab_size: target ids that the payload's bits are counted over; the recording's if not given.
+        draft_vocab_size: entries of q that the payload's bits are counted over; the recording's if not given.
+
+    Raises:
+        ValueError: `seeded` with sampled text, whose acceptance was recorded under other draws.
+    """
+    if policy.payload.scheme == "seeded" and recording.temperature > 0:
+        raise ValueError(
+            f"payload seeded with text sampled at temperature {recording.temperature:g}: the recording's acceptance is "
+            "that of rejection sampling; take a greedy recording or another payload"
+        )
+    return Terms(
+        policy=policy,
+        system=system,
+        calibration=jax.tree.map(jnp.asarray, recording.calibration),
+        work=jnp.asarray(recording.work, jnp.float32),
+        vocab_size=recording.vocab_size if vocab_size is None else vocab_size,
+        draft_vocab_size=recording.draft_vocab_size if draft_vocab_size is None else draft_vocab_size,
+    )
+
+
+def stack(settings: Sequence[Terms]) -> Terms:
+    """Settings `[S]` of one structure as one record, arrays `[S, ...]`.
+
+    Raises:
+        ValueError: they differ in more than numbers: other rules, payload schemes or sizes.
+    """
+    structures = {jax.tree.structure(terms) for terms in settings}
+    if len(structures) != 1:
+        raise ValueError(
+            f"{len(settings)} settings have {len(structures)} structures; stack those of the same rules only"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
+
+
+def simulate(
+    recording: Recording,
+    settings: Sequence[Terms],
+    *,
+    devices: int,
+    rounds: int,
+    seed: int = 0,
+    max_draft_length: int | None = None,
+    believed: Sequence[Terms] | None = None,
+    environment: Environment | None = None,
+    texts: Sequence[int] | None = None,
+    endless: bool = True,
+    history: bool = False,
+) -> Simulation:
+    """Run devices through recorded text under each setting.
+
+    A device answers one request after the other, queue and estimate going on; which text comes next is
+    drawn from its key. Device d meets the same channel and texts under every setting.
+
+    Args:
+        recording: of a pair.
+        settings: rules and world, alike but for their numbers.
+        devices: D.
+        rounds: of each device.
+        seed: of texts, channels and acceptances; the same seed gives the same result whatever runs it.
+        max_draft_length: G; the recording's if not given.
+        believed: the worlds that the devices believe to be in, one for each setting; the true ones if not given.
+        environment: how the worlds change from round to round; not at all if not given.
+        texts: `[D]` the first text of each device; drawn if not given.
+        endless: False ends a device with its first text.
+        history: keep every round's report.
+
+    Returns:
+        Totals, queues and, if asked for, reports.
+
+    Raises:
+        ValueError: a size that cannot run; names it.
+    """
+    most = recording.max_draft_length
+    size = most if max_draft_length is None else max_draft_length
+    if not 0 < size <= most:
+        raise ValueError(f"max_draft_length is {size}, the recording holds drafts of 1 to {most} tokens")
+    if devices < 1 or rounds < 1 or not settings:
+        raise ValueError(f"devices {devices}, rounds {rounds} and settings {len(settings)} must be at least 1")
+    if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
+        raise ValueError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
+    plan = _Plan(max_draft_length=size, endless=endless, reports=rounds if history else None)
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    group = 1 if len(settings) == 1 else GROUP
+    chunk = max(1, min(CHUNK // group, -(-devices // mesh.size)))
+    padded = -(-devices // (chunk * mesh.size)) * chunk * mesh.size
+    first = np.full(padded, -1, np.int32)
+    if texts is not None:
+        first[:devices] = texts
+    rollouts = jax.tree.map(jnp.asarray, recording.rollouts)
+    parts = []
+    for begin in range(0, len(settings), group):
+        actual = _group(settings, begin, group)
+        trusted = actual if believed is None else _group(believed, begin, group)
+        world = (trusted, actual, environment, rollouts)
+        parts.append(_run(*world, jnp.asarray(first), seed, rounds, plan=plan, chunk=chunk, mesh=mesh))
+    kept = lambda *leaves: np.concatenate(leaves)[: len(settings), :devices]  # noqa: E731
+    return jax.tree.map(kept, *jax.device_get(parts))
+
+
+def _group(settings: Sequence[Terms], begin: int, size: int) -> Terms:
+    """`size` settings from `begin`, the last one repeated."""
+    chosen = list(settings[begin : begin + size])
+    return stack(chosen + chosen[-1:] * (size - len(chosen)))
+
+
+def rates(simulation: Simulation, *, by_device: bool = False) -> Rates:
+    """Tokens per second, watts and joules per token of the rounds: sums over sums, in double precision."""
+
+    def total(name: str) -> np.ndarray:
+        value = getattr(simulation.totals, name)
+        value = value if isinstance(value, np.ndarray) else np.float64(value.high) + np.float64(value.low)
+        return value if by_device else value.sum(axis=1, dtype=np.float64)
+
+    tokens, seconds, joules = total("tokens"), total("time_s"), total("energy_j")
+    return Rates(tokens / seconds, joules / seconds, joules / tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The static part of a simulation."""
+
+    max_draft_length: int
+    endless: bool
+    reports: int | None  # rounds whose reports are kept
+
+
+@partial(jax.jit, static_argnames=("plan", "chunk", "mesh"))
+def _run(
+    believed: Terms,
+    actual: Terms,
+    environment: Environment | None,
+    rollouts: Rollouts,
+    texts: Array,
+    seed: Array,
+    rounds: Array,
+    *,
+    plan: _Plan,
+    chunk: int,
+    mesh: Mesh,
+) -> Simulation:
+    """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
+    device_keys = keys.row_keys(seed, texts.shape[0])
+
+    def one(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
+        return _lifetime(believed, actual, environment, rollouts, key, text, rounds, plan)
+
+    rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
+
+    def share(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
+        """The devices of one jax device, chunk by chunk."""
+        split = lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:])  # noqa: E731
+        parts = lax.map(lambda part: rows(believed, actual, *part), (split(key), split(text)))
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:]), parts)
+
+    everywhere, over = PartitionSpec(), PartitionSpec("devices")
+    shared = jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, over, over),
+        out_specs=PartitionSpec(None, "devices"),
+        check_vma=False,
+    )
+    return shared(believed, actual, device_keys, texts)
+
+
+def _lifetime(
+    believed: Terms,
+    actual: Terms,
+    environment: Environment | None,
+    rollouts: Rollouts,
+    key: Array,
+    text: Array,
+    rounds: Array,
+    plan: _Plan,
+) -> Simulation:
+    """One device, from its first request to its last round."""
+    text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
+    link_key = keys.link_keys(key[None])[0]
+    count = jnp.zeros((), jnp.int32)
+    device = Device(
+        account=accounting.open_account(
+            actual, accounting.fresh_memory(believed), link_key, rollouts.prompt_tokens[text]
+        ),
+        key=key,
+        text=text,
+        position=count,
+        lag=count,
+        requests=count + 1,
+        done=rollouts.positions[text] < 1,
+        mode=count,
+    )
+
+    def step(device: Device) -> tuple[Device, Report]:
+        trusted, world = believed, actual
+        if environment is not None:
+            mode = environment.next_mode(key, device.account.round, device.mode)
+            device = dataclasses.replace(device, mode=mode)
+            trusted, world = environment.believed(believed, mode), environment.actual(actual, mode)
+        if plan.endless:
+            device = _next_request(device, rollouts, world)
+        return replay_round(device, rollouts, trusted, world, plan.max_draft_length)
+
+    if plan.reports is None:
+        device, history = lax.fori_loop(0, rounds, lambda _, device: step(device)[0], device), None
+    else:
+        device, history = lax.scan(lambda device, _: step(device), device, length=plan.reports)
+    queue = actual.policy.controller.queue(device.account.memory.controller)
+    return Simulation(totals=device.account.totals, queue_j=queue, requests=device.requests, history=history)
+
+
+def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
+    uniform = keys.request_uniform(key, request)
+    count = rollouts.positions.shape[0]
+    return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
+
+
+def _next_request(device: Device, rollouts: Rollouts, terms: Terms) -> Device:
+    """A device that is done gets another text: its prompt is paid for, apart from the rounds."""
+    text = jnp.where(device.done, _draw_text(device.key, device.requests, rollouts), device.text)
+    account, new = device.account, device.done
+    cost = accounting.prompt_cost(terms, terms.system.link.observe(account.link), rollouts.prompt_tokens[text])
+    prefill_s, prefill_j = jnp.where(new, cost.time_s, 0.0), jnp.where(new, cost.energy_j, 0.0)
+    totals = account.totals
+    return dataclasses.replace(
+        device,
+        text=text,
+        position=jnp.where(new, 0, device.position),
+        lag=jnp.where(new, 0, device.lag),
+        requests=device.requests + new,
+        done=rollouts.positions[text] < 1,
+        account=dataclasses.replace(
+            account,
+            pending_id=jnp.where(new, 0, account.pending_id),
+            link=terms.system.link.advance(account.link, prefill_s),
+            totals=dataclasses.replace(
+                totals, prefill_s=totals.prefill_s + prefill_s, prefill_j=totals.prefill_j + prefill_j
+            ),
+        ),
+    )
