@@ -22,6 +22,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 PLACE = st.floats(0.01, 0.99)  # of a cap between the floor and the power of the unconstrained optimum
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
 SIMULATED_ROUNDS = 200_000
+DEAR_W, CHEAP_W = (1.0, 10.0), (0.01, 0.5)  # power while drafting, above that of waiting or below
 SIGMAS = 5.0  # false alarm 6e-7 a comparison
 
 
@@ -49,7 +50,7 @@ def random_tables(seed, states=2, actions=3):
     return rng.dirichlet(np.ones(states)), tables
 
 
-def random_world(seed, *, states=2, classes=2, drafts=3):
+def random_world(seed, *, states=2, classes=2, drafts=3, token_w=DEAR_W):
     """Costs at which some rounds should draft and some not; outcomes cost something too."""
     rng = np.random.default_rng(seed)
     model = EntropyModel(
@@ -62,7 +63,7 @@ def random_world(seed, *, states=2, classes=2, drafts=3):
         base_s=base,
         base_j=base * rng.uniform(0.5, 2.0),
         token_s=token,
-        token_j=token * rng.uniform(1.0, 10.0, (states, drafts)),
+        token_j=token * rng.uniform(*token_w, (states, drafts)),
         reject_s=rng.uniform(0.0, 0.1, states),
         reject_j=rng.uniform(0.0, 0.1, states),
         full_s=rng.uniform(0.0, 0.05, states),
@@ -173,6 +174,18 @@ def test_round_level_leaves_out_what_was_never_observed():
     assert round_level.solve([0.0, 1.0], tokens, seconds, joules).policy[0, 0] == 1.0
 
 
+def test_round_level_completes_unmet_states_at_both_prices():
+    probability, tables = random_tables(5, states=40, actions=5)
+    free = round_level.solve(probability, *tables)
+    cap = between(0.5, free.floor_w, free.power_w)
+    with_more = [np.concatenate([table, table]) for table in tables]
+    found = round_level.solve(np.append(probability, np.zeros(40)), *with_more, power_cap_w=cap)
+    assert found.energy_price > 0.0
+    # A copy of a state that occurs has the same best actions, where these are not mixed.
+    pure = found.policy[:40].max(axis=1) > 1.0 - 1e-9
+    np.testing.assert_allclose(found.policy[40:][pure], found.policy[:40][pure], atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -220,9 +233,9 @@ def stopping_rules(model, costs, w):
 
 
 @EXAMPLES
-@given(SEEDS, PLACE, st.integers(1, 2), st.integers(1, 3))
-def test_stopping_equals_enumeration(seed, place, states, drafts):
-    probability, model, costs = random_world(seed, states=states, drafts=drafts)
+@given(SEEDS, PLACE, st.integers(1, 2), st.integers(1, 3), st.sampled_from([DEAR_W, CHEAP_W]))
+def test_stopping_equals_enumeration(seed, place, states, drafts, token_w):
+    probability, model, costs = random_world(seed, states=states, drafts=drafts, token_w=token_w)
     policies = joint_policies(probability, [stopping_rules(model, costs, w) for w in range(states)])
     power = policies[2] / policies[1]
     floor, ceiling = power.min(), power[np.argmax(policies[0] / policies[1])]
@@ -244,6 +257,19 @@ def test_stopping_refuses_a_cap_under_the_floor():
     at_the_floor = entropy_stopping.solve(*world, power_cap_w=floor)
     assert at_the_floor.power_w == pytest.approx(floor)
     assert at_the_floor.bound_tokens_per_s == pytest.approx(at_the_floor.tokens_per_s, rel=1e-6)
+
+
+def test_stopping_finds_a_floor_that_no_fixed_length_reaches():
+    model = EntropyModel(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), acceptance=[1.0, 0.0])
+    # Drafting is dear, but a rejection saves more: draft until a token is sure to be rejected.
+    costs = RoundCosts([1.0], [1.0], np.full((1, 3), 0.01), np.full((1, 3), 0.1), [0.0], [0.0], [0.0], [10.0])
+    rules = stopping_rules(model, costs, 0)
+    floor = (rules[:, 2] / rules[:, 1]).min()
+    fixed = round_level.solve([1.0], *entropy_stopping.fixed_length_tables(model, costs)).floor_w
+    found = entropy_stopping.solve([1.0], model, costs, power_cap_w=between(0.5, floor, fixed))
+    assert floor < 0.99 * fixed
+    assert found.floor_w == pytest.approx(floor, rel=1e-9)
+    assert found.feasible
 
 
 @pytest.mark.parametrize("seed", range(6))

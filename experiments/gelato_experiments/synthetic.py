@@ -1,0 +1,100 @@
+"""A recording drawn from a Markov model of entropies, where the best policy is known: what oracles are held against.
+
+Every position is a round of its own: its first token's class is drawn afresh, whatever went before.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gelato_experiments.oracles import EntropyModel
+from gelato_jax.control import default_calibration
+from gelato_jax.control.calibration import REPORTED_DECAY
+from gelato_jax.simulation import Recording, Rollouts
+from gelato_jax.types import Calibration
+
+
+def synthetic_recording(
+    model: EntropyModel,
+    *,
+    texts: int = 64,
+    positions: int = 256,
+    max_draft_length: int = 12,
+    vocab_size: int = 49152,
+    seed: int = 0,
+) -> Recording:
+    """Draw rollouts from a model, with the calibration that is true of them.
+
+    A class's entropy is the one at which the reported curve exp(-0.35 H) gives the class's acceptance.
+
+    Args:
+        model: classes of entropy, of descending acceptance in (0, 1].
+        texts: R.
+        positions: N of each.
+        max_draft_length: G.
+        vocab_size: target ids, and entries of q.
+        seed: of the draws.
+
+    Raises:
+        ValueError: an acceptance is 0 or does not descend.
+    """
+    acceptance = np.asarray(model.acceptance, np.float64)
+    if (acceptance <= 0).any() or (np.diff(acceptance) >= 0).any():
+        raise ValueError(f"acceptance {acceptance.tolist()} must descend and stay over 0: classes ascend in entropy")
+    shape = (texts, positions, 1, max_draft_length)
+    kinds = _draw_classes(model, (texts, positions, max_draft_length), np.random.default_rng(seed))[:, :, None]
+    levels = -np.log(acceptance) / REPORTED_DECAY
+    chance = acceptance[kinds].astype(np.float32)
+    count = np.full(texts, positions, np.int32)
+    rollouts = Rollouts(
+        entropy=levels[kinds].astype(np.float32),
+        max_probability=np.exp(-levels[kinds]).astype(np.float32),
+        chance=chance,
+        q=np.ones(shape, np.float32),
+        p=chance,
+        overlap=np.zeros(shape, np.float32),
+        support=np.ones(shape, np.int32),
+        accepted=np.zeros(shape[:3], np.int32),
+        positions=count,
+        limit=count + max_draft_length,  # no text ends early
+        prompt_tokens=np.full(texts, 32, np.int32),
+    )
+    return Recording(
+        rollouts=rollouts,
+        calibration=_calibration(model, levels),
+        work=np.ones(1, np.float32),
+        vocab_size=vocab_size,
+        draft_vocab_size=vocab_size,
+        categories=("synthetic",) * texts,
+        about={"pair": "synthetic", "temperature": 0.0, "seed": seed},
+    )
+
+
+def _draw_classes(model: EntropyModel, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Chains of classes along the last axis."""
+    first, following = np.cumsum(model.initial), np.cumsum(model.transition, axis=1)
+    last = len(first) - 1
+    uniform = random.random(shape)
+    kinds = np.empty(shape, np.int64)
+    kinds[..., 0] = np.minimum((uniform[..., :1] >= first).sum(axis=-1), last)
+    for index in range(1, shape[-1]):
+        rows = following[kinds[..., index - 1]]
+        kinds[..., index] = np.minimum((uniform[..., index, None] >= rows).sum(axis=-1), last)
+    return kinds
+
+
+def _calibration(model: EntropyModel, levels: np.ndarray) -> Calibration:
+    acceptance, initial = np.asarray(model.acceptance), np.asarray(model.initial)
+    # What the estimator sees: drafted tokens whose predecessors were accepted; the first ones dominate.
+    mean = float(initial @ acceptance)
+    calibration = default_calibration(1, min(max(mean, 1e-3), 1 - 1e-3))
+    calibration = jax.tree.map(np.asarray, calibration)
+    return Calibration(
+        scale=calibration.scale,
+        decay=calibration.decay,
+        mean_acceptance=np.float32(mean),
+        class_edges=((levels[1:] + levels[:-1]) / 2).astype(np.float32),
+        class_acceptance=acceptance[None].astype(np.float32),
+        next_acceptance=(np.asarray(model.transition) @ acceptance).astype(np.float32),
+        deeper_acceptance=np.asarray(jnp.ones((1, len(acceptance), 1))) * acceptance[None, :, None].astype(np.float32),
+    )
