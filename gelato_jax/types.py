@@ -70,7 +70,7 @@ def number(
 
 
 def powers(base: Array, most: int) -> Array:
-    """base^0 .. base^most, `[most + 1]` for a base in 0..1: in exponentials, which vectorise where `pow` is a call each."""
+    """base^0 .. base^most, `[most + 1]`, for a base in 0..1; by exponentials, which vectorise as `pow` does not."""
     exponent = jnp.arange(most + 1, dtype=jnp.float32)
     return jnp.where(exponent > 0, jnp.exp(exponent * jnp.log(base)), 1.0)
 

@@ -88,13 +88,10 @@ class Recording:
         )
 
     def halves(self) -> tuple["Recording", "Recording"]:
-        """Every other text of each category, and the rest: to tune on, and to judge on."""
-        seen: dict[str, int] = {}
-        parts: tuple[list[int], list[int]] = ([], [])
-        for row, category in enumerate(self.categories):
-            seen[category] = seen.get(category, -1) + 1
-            parts[seen[category] % 2].append(row)
-        return self.take(parts[0]), self.take(parts[1])
+        """Two halves of as many texts and like categories: to tune on, and to judge on. An odd text is left out."""
+        order = sorted(range(len(self.categories)), key=lambda row: self.categories[row])
+        pairs = len(order) // 2
+        return self.take(order[0 : 2 * pairs : 2]), self.take(order[1 : 2 * pairs : 2])
 
 
 def save(path: Path, recording: Recording) -> None:

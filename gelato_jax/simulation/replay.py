@@ -47,6 +47,8 @@ class Report:
     queue_j: Array  # [] after the round
     uplink_bps: Array  # []
     acceptance_rate: Array  # [] the controller's estimate
+    text: Array  # [] int32
+    standing: Array  # [] int32 drafts that would stand if all G were sent
 
 
 @record
@@ -58,6 +60,7 @@ class _Loop:
     survival: Array  # [] chance, as the device sees it, that every token so far is accepted
     alive: Array  # [] chance that it is
     accepted: Array  # [] int32 tokens sent whose `alive` is over the round's uniform
+    standing: Array  # [] int32 the same of all tokens, sent or not
     overlap: Array  # [] sum of min(p, q) at the first token that is not
     work: Array
     support: Array
@@ -97,6 +100,8 @@ def replay_round(
         queue_j=queue,
         uplink_bps=channel.uplink_bps,
         acceptance_rate=plan.acceptance_rate,
+        text=device.text,
+        standing=drafted.standing,
     )
     done = device.done | (position >= rollouts.positions[device.text])
     after = dataclasses.replace(device, account=settled, position=position, lag=lag, done=done)
@@ -123,6 +128,7 @@ def _draft(
         survival=one,
         alive=one,
         accepted=count,
+        standing=count,
         overlap=zero,
         work=zero,
         support=zero,
@@ -145,6 +151,7 @@ def _draft(
             survival=loop.survival * acceptance,
             alive=alive,
             accepted=loop.accepted + stands,
+            standing=loop.standing + (uniform < alive),
             overlap=jnp.where(loop.accepted == index, _at(overlaps, exit), loop.overlap),
             work=loop.work + jnp.where(sent, _at(terms.work, exit), 0.0),
             support=loop.support + jnp.where(sent, support, 0.0),

@@ -1,0 +1,168 @@
+"""A world in which the round-level linear program is exact: independent rounds, finitely many states, known acceptance.
+
+Theorems about drift-plus-penalty rules speak of such worlds. Three things of the default scenario are changed for
+it: the channel has finitely many gains, drawn afresh in every round; catching up is free, so that a round leaves
+nothing behind; the acceptance estimate stays at the truth.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gelato_experiments.oracles import EntropyModel, round_level
+from gelato_experiments.synthetic import synthetic_recording
+from gelato_jax import control, simulation, system
+from gelato_jax.control import Controller, Estimator, depth_exits, draft_sampling, length_exits
+from gelato_jax.decoding import Policy
+from gelato_jax.decoding.records import Terms
+from gelato_jax.simulation import Environment, Recording, Simulation
+from gelato_jax.system.link import DEEPEST_FADE
+
+TEXT_POSITIONS = 1 << 16
+"""Rounds at the end of a text may emit less than they accepted: texts are long, so that this is rare."""
+
+
+class Tables(NamedTuple):
+    """What `round_level.solve` takes, `[W]` and `[W, G + 1]`; joules and seconds are exact, tokens are means."""
+
+    probability: np.ndarray
+    tokens: np.ndarray
+    seconds: np.ndarray
+    joules: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactWorld:
+    """The world, and its tables.
+
+    Attributes:
+        recording: one class of entropy: every draft is accepted with the same chance.
+        environment: modes that are the channel's states.
+        system: device, link, edge.
+        tables: of every state and draft length.
+    """
+
+    recording: Recording
+    environment: Environment
+    system: system.System
+    tables: Tables
+
+    def optimum(self, cap_w: float) -> round_level.RoundLevelOptimum:
+        """The best stationary policy under a cap."""
+        return round_level.solve(*self.tables, power_cap_w=cap_w)
+
+    def terms(self, controller: Controller) -> Terms:
+        """A controller's lengths alone in this world."""
+        return simulation.make_terms(self.recording, lengths_alone(controller, payload()), self.system)
+
+    def simulate(self, controllers: list[Controller], **size: Any) -> Simulation:
+        """Simulate controllers of one structure."""
+        settings = [self.terms(controller) for controller in controllers]
+        return simulation.simulate(self.recording, settings, environment=self.environment, **size)
+
+    def overspent(self, cap_w: float) -> np.ndarray:
+        """`[W, G + 1]` joules by which a round exceeds the cap, E - Pbar T."""
+        return self.tables.joules - cap_w * self.tables.seconds
+
+
+def payload() -> system.Payload:
+    """Two bits of each entry of q: it draws at the edge, so a round's cost does not depend on what is accepted."""
+    return system.payload.quantized(2)
+
+
+def certain() -> Estimator:
+    """An estimator that stays at its prior."""
+    return Estimator.create(discount=0.0, prior_strength=1e6)
+
+
+def lengths_alone(controller: Controller, payload: system.Payload) -> Policy:
+    """A policy whose controller alone decides."""
+    return Policy(
+        controller=controller,
+        length_exit=length_exits.none(),
+        depth_exit=depth_exits.fixed(),
+        draft_sampling=draft_sampling.fixed(),
+        payload=payload,
+    )
+
+
+def build(
+    world: system.System,
+    *,
+    states: int,
+    acceptance: float,
+    max_draft_length: int,
+    vocab_size: int,
+    positions: int = TEXT_POSITIONS,
+) -> ExactWorld:
+    """Make the exact world that is next to a given one.
+
+    Args:
+        world: device, link, edge.
+        states: W, bins of equal chance of the fading gain, each at its median.
+        acceptance: of every draft.
+        max_draft_length: G.
+        vocab_size: ids and entries of q that bits are counted over.
+        positions: of the one text.
+    """
+    link, device = world.link, world.device
+    nothing = jnp.zeros(())
+    world = dataclasses.replace(
+        world,
+        link=dataclasses.replace(link, fading=nothing),
+        device=dataclasses.replace(device, prefill_s=nothing, prefill_j=nothing),
+    )
+    gain = np.maximum(-np.log1p(-(np.arange(states) + 0.5) / states), DEEPEST_FADE)
+    snr = float(link.snr)
+    factors = np.log2(1.0 + gain * snr) / np.log2(1.0 + snr)
+    model = EntropyModel(initial=np.ones(1), transition=np.ones((1, 1)), acceptance=np.array([acceptance]))
+    recording = synthetic_recording(
+        model, texts=1, positions=positions, max_draft_length=max_draft_length, vocab_size=vocab_size
+    )
+    environment = Environment.create(np.full((states, states), 1.0 / states).tolist(), bandwidth=factors.tolist())
+    return ExactWorld(
+        recording=recording,
+        environment=environment,
+        system=world,
+        tables=_tables(recording, world, environment.bandwidth, acceptance),
+    )
+
+
+def _tables(recording: Recording, world: system.System, factors: jax.Array, acceptance: float) -> Tables:
+    """Costs as the simulated devices count them, tokens in double precision."""
+    size = recording.max_draft_length
+
+    def outlook(factor: jax.Array) -> Any:
+        channel = world.link.channel()
+        channel = dataclasses.replace(
+            channel, uplink_bps=channel.uplink_bps * factor, downlink_bps=channel.downlink_bps * factor
+        )
+        return world.outlook(
+            channel,
+            payload(),
+            max_draft_length=size,
+            vocab_size=recording.vocab_size,
+            draft_vocab_size=recording.draft_vocab_size,
+            work=1.0,
+            lag=0.0,
+            acceptance=acceptance,
+            support=1.0,
+        )
+
+    found = jax.vmap(outlook)(factors)
+    states = len(factors)
+    tokens = np.cumsum(acceptance ** np.arange(size + 1.0))
+    return Tables(
+        probability=np.full(states, 1.0 / states),
+        tokens=np.tile(tokens, (states, 1)),
+        seconds=np.asarray(found.time_s, np.float64),
+        joules=np.asarray(found.energy_j, np.float64),
+    )
+
+
+def power_floor_w(world: ExactWorld) -> float:
+    """Mean power of rounds that draft nothing."""
+    return control.power_floor_w(world.system, payload(), vocab_size=world.recording.vocab_size)
