@@ -191,6 +191,9 @@ class RoundPlan:
     energy_price: Array  # [] worth of one joule (Q)
     time_price: Array  # [] worth of one second (V*theta - Q*power_budget in `ratio`)
     acceptance_rate: Array  # [] the row's current estimate of per-token acceptance
+    acceptance_level: Array | float = (
+        1.0  # [] the row's acceptance as a share of what the calibration says; set for you
+    )
 
 
 @record
@@ -199,6 +202,7 @@ class RoundOutcome:
 
     drafted: Array  # [] int32 tokens sent to the edge
     accepted: Array  # [] int32 draft tokens accepted
+    predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     tokens: Array  # [] int32 tokens emitted: accepted + 1 (0 for a finished row)
     time_s: Array  # [] seconds of the round
     energy_j: Array  # [] device joules of the round

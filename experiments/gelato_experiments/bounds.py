@@ -163,7 +163,7 @@ def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Ter
     cost = terms.system.round_cost(
         Channel(uplink_bps=uplink, downlink_bps=downlink, rtt_s=link.rtt_s),
         draft_work=count * terms.work[-1],
-        catch_up_tokens=jnp.asarray(accepted == lengths, jnp.float32),
+        catch_up_tokens=jnp.asarray((accepted == lengths) & (lengths > 0), jnp.float32),
         uplink_bits=payload.uplink_bits(
             drafted=count,
             support_sum=count,

@@ -11,12 +11,13 @@ from tyro.conf import Positional, arg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure here: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text, `kernels` each op."""
+    """Measure here: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text, and what it stands on."""
 
-    what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels"]], arg(metavar="WHAT")]
+    what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
     against its parts, overhead. lossless: greedy text, or --law. kernels: each op of gelato_kernels against a
-    textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options."""
+    textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options. simulation: simulated rounds
+    a second and memory of a million devices, with --json alone."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
@@ -44,10 +45,16 @@ class Bench:
 
         if self.law and self.what != "lossless":
             raise ValueError(f"--law has no effect with bench {self.what}; take bench lossless --law")
-        if self.what == "kernels":
+        if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
         with JsonFile(self.json) as file:
-            parts = {"speed": _speed, "decode": _decode, "lossless": _lossless, "kernels": _kernels}
+            parts = {
+                "speed": _speed,
+                "decode": _decode,
+                "lossless": _lossless,
+                "kernels": _kernels,
+                "simulation": _simulation,
+            }
             run = _law if self.law else parts[self.what]
             lines, figures, sound = run(self)
             file.write(figures)
@@ -169,7 +176,7 @@ def _refuse_all_but_json(options: Bench) -> None:
     for field in dataclasses.fields(options):
         if field.name not in ("what", "json") and getattr(options, field.name) != field.default:
             flag = field.name.replace("_", "-")
-            raise ValueError(f"--{flag} has no effect with bench kernels, which takes --json alone")
+            raise ValueError(f"--{flag} has no effect with bench {options.what}, which takes --json alone")
 
 
 def _kernels(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
@@ -179,6 +186,15 @@ def _kernels(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     say = lambda line: print(f"gelato: {line}", file=sys.stderr)  # noqa: E731
     measured = measure.run(workloads.WORKLOADS, timing.FULL, say)
     return report.table(measured), dataclasses.asdict(measured), measured.sound
+
+
+def _simulation(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from gelato_experiments.benchmarks import simulation
+
+    del options
+    simulation.use_every_core()
+    result = simulation.run(say=lambda stage: print(f"gelato: timing {stage}", file=sys.stderr))
+    return simulation.lines(result), simulation.figures(result), True
 
 
 def _modelled(name: str):

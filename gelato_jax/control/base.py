@@ -8,6 +8,7 @@ and one constructor; the functions take `params` first and describe one row in s
     depth_exit.deeper, draw and keep the token, length_exit.step] -> verify -> *.update
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -70,7 +71,8 @@ class Controller:
         Returns:
             The plan; `draft_budget` is int32 in 0..G.
         """
-        return self.rule.plan(self.params, state.rule, outlook, self.acceptance_rate(state))
+        plan = self.rule.plan(self.params, state.rule, outlook, self.acceptance_rate(state))
+        return dataclasses.replace(plan, acceptance_level=self.estimator.level(state.estimate))
 
     def update(self, state: ControllerState, outcome: RoundOutcome) -> ControllerState:
         """Learn from a round; the state of a row that is not active does not move."""

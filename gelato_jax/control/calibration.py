@@ -1,8 +1,7 @@
 """From entropy to acceptance: reading a calibration, and the one assumed where none was fitted.
 
 A calibration may be off for the pair in use. What the exits read is therefore scaled by the row's
-own estimate, clip(alpha(H) * acceptance_rate / mean_acceptance, 0, 1): the shape is the
-calibration's, the level is measured (ours).
+own level, clip(alpha(H) * level, 0, 1): the shape is the calibration's, the level is measured (ours).
 """
 
 import jax.numpy as jnp
@@ -26,44 +25,44 @@ def entropy_class(calibration: Calibration, entropy: Array) -> Array:
     return jnp.sum(entropy > calibration.class_edges).astype(jnp.int32)
 
 
-def acceptance_at(calibration: Calibration, entropy: Array, exit: Array, acceptance_rate: Array) -> Array:
+def acceptance_at(calibration: Calibration, entropy: Array, exit: Array, level: Array | float) -> Array:
     """alpha(H) of a token, at the row's level.
 
     Args:
         calibration: of the draft.
         entropy: [] nats at the exit taken.
         exit: [] int32 that exit.
-        acceptance_rate: [] the row's estimate.
+        level: [] the row's acceptance relative to the calibration's, `RoundPlan.acceptance_level`.
 
     Returns:
         [] probability.
     """
     reported = jnp.minimum(calibration.scale[exit] * jnp.exp(-calibration.decay[exit] * entropy), 1.0)
-    return _at_level(calibration, reported, acceptance_rate)
+    return _at_level(reported, level)
 
 
-def next_acceptance(calibration: Calibration, entropy: Array, acceptance_rate: Array) -> Array:
+def next_acceptance(calibration: Calibration, entropy: Array, level: Array | float) -> Array:
     """E[alpha(H_next) | class of H], at the row's level; arguments as `acceptance_at`, the next token's exit open."""
     reported = calibration.next_acceptance[entropy_class(calibration, entropy)]
-    return _at_level(calibration, reported, acceptance_rate)
+    return _at_level(reported, level)
 
 
-def deeper_gain(calibration: Calibration, entropy: Array, exit: Array, acceptance_rate: Array) -> Array:
+def deeper_gain(calibration: Calibration, entropy: Array, exit: Array, level: Array | float) -> Array:
     """Expected gain in acceptance of going one exit deeper, at the row's level; 0 at the last exit.
 
     Args:
         calibration: of the draft.
         entropy: [] nats at this exit.
         exit: [] int32 e.
-        acceptance_rate: [] the row's estimate.
+        level: [] the row's acceptance relative to the calibration's, `RoundPlan.acceptance_level`.
 
     Returns:
         [] difference of probabilities.
     """
     here = calibration.deeper_acceptance[exit, entropy_class(calibration, entropy)]
     deeper = jnp.minimum(exit + 1, here.shape[0] - 1)
-    after = _at_level(calibration, here[deeper], acceptance_rate)
-    return after - _at_level(calibration, here[exit], acceptance_rate)
+    after = _at_level(here[deeper], level)
+    return after - _at_level(here[exit], level)
 
 
 def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Calibration:
@@ -103,5 +102,5 @@ def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Cal
     )
 
 
-def _at_level(calibration: Calibration, reported: Array, acceptance_rate: Array) -> Array:
-    return jnp.clip(reported * acceptance_rate / calibration.mean_acceptance, 0.0, 1.0)
+def _at_level(reported: Array, level: Array | float) -> Array:
+    return jnp.clip(reported * level, 0.0, 1.0)

@@ -56,7 +56,7 @@ def _entropy_deeper(params: Array, signal: DepthSignal) -> Array:
 def _priced_deeper(params: tuple[()], signal: DepthSignal) -> Array:
     del params
     plan = signal.plan
-    gain = deeper_gain(signal.calibration, signal.entropy, signal.exit, plan.acceptance_rate)
+    gain = deeper_gain(signal.calibration, signal.entropy, signal.exit, plan.acceptance_level)
     cost = plan.energy_price * signal.segment_j + plan.time_price * signal.segment_s
     return plan.token_value * signal.survival * gain >= cost
 

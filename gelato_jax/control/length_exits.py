@@ -191,8 +191,8 @@ def _bucket_step(params: BucketParams, state: Array, signal: DraftSignal) -> tup
 def _priced_step(params: tuple[()], state: Array, signal: DraftSignal) -> tuple[Array, Array]:
     del params
     plan = signal.plan
-    survival = state * acceptance_at(signal.calibration, signal.entropy, signal.exit, plan.acceptance_rate)
-    gain = plan.token_value * survival * next_acceptance(signal.calibration, signal.entropy, plan.acceptance_rate)
+    survival = state * acceptance_at(signal.calibration, signal.entropy, signal.exit, plan.acceptance_level)
+    gain = plan.token_value * survival * next_acceptance(signal.calibration, signal.entropy, plan.acceptance_level)
     return survival, gain < plan.energy_price * signal.token_j + plan.time_price * signal.token_s
 
 

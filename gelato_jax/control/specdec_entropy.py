@@ -40,7 +40,7 @@ def _start(params: Array, state: Array, plan: RoundPlan) -> Array:
 
 
 def _step(params: Array, state: Array, signal: DraftSignal) -> tuple[Array, Array]:
-    rate = signal.plan.acceptance_rate
+    rate = signal.plan.acceptance_level
     survival = state * acceptance_at(signal.calibration, signal.entropy, signal.exit, rate)
     return survival, 1.0 - survival > params
 

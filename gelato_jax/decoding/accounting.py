@@ -19,6 +19,7 @@ class Happening:
 
     drafted: Array  # [] int32 tokens sent
     accepted: Array  # [] int32
+    predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     tokens: Array  # [] int32 emitted
     rejected: Array  # [] bool: the next token is a residual draw, not the bonus
     candidates: Array  # [] int32 draws of p that a device under `candidates` looks at before one is accepted
@@ -127,6 +128,7 @@ def settle(
     outcome = RoundOutcome(
         drafted=happening.drafted,
         accepted=jnp.where(active, happening.accepted, 0),
+        predicted=jnp.where(active, happening.predicted, 0.0),
         tokens=happening.tokens,
         time_s=jnp.where(active, cost.time_s, 0.0),
         energy_j=jnp.where(active, cost.energy_j, 0.0),

@@ -169,7 +169,7 @@ def _draft_token(
         support=loop.draft.support + jnp.where(sent, support, 0.0),
         caught_up=loop.draft.caught_up,
     )
-    acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_rate)
+    acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
         stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.terms
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import gelato_kernels
+from gelato_jax.control import acceptance_at
 from gelato_jax.decoding import accounting
 from gelato_jax.decoding.commit import Commit, commit
 from gelato_jax.decoding.draft import draft
@@ -66,6 +67,7 @@ def _happening(
     return accounting.Happening(
         drafted=drafted.length,
         accepted=verification.num_accepted,
+        predicted=_predicted(drafted, verification, job),
         tokens=committed.count,
         rejected=~verification.is_bonus,
         candidates=candidates,
@@ -75,6 +77,13 @@ def _happening(
         exits=_exit_counts(drafted, job),
         active=~state.done,
     )
+
+
+def _predicted(drafted: Draft, verification: gelato_kernels.Verification, job: Job) -> Array:
+    """What the calibration says of the drafts that were tested, summed, `[B]`: those accepted, and the one rejected."""
+    says = jax.vmap(jax.vmap(acceptance_at, (None, 0, 0, None)), (None, 0, 0, None))
+    tested = jnp.arange(drafted.tokens.shape[1]) < (verification.num_accepted + ~verification.is_bonus)[:, None]
+    return jnp.where(tested, says(job.calibration, drafted.entropy, drafted.exit, 1.0), 0.0).sum(axis=1)
 
 
 def _exit_counts(drafted: Draft, job: Job) -> Array:

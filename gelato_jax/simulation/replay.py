@@ -58,6 +58,7 @@ class _Loop:
     drafting: Array  # [] bool
     length: Array  # [] int32 tokens sent
     survival: Array  # [] chance, as the device sees it, that every token so far is accepted
+    predicted: Array  # [] acceptance by the calibration, summed over the tokens that are tested
     alive: Array  # [] chance that it is
     accepted: Array  # [] int32 tokens sent whose `alive` is over the round's uniform
     standing: Array  # [] int32 the same of all tokens, sent or not
@@ -126,6 +127,7 @@ def _draft(
         drafting=limit > 0,
         length=count,
         survival=one,
+        predicted=zero,
         alive=one,
         accepted=count,
         standing=count,
@@ -140,7 +142,8 @@ def _draft(
         index, entropies, confidences, chances, overlaps, supports = token
         exit = _depth(entropies, loop, plan, terms)
         entropy, support = _at(entropies, exit), _at(supports, exit).astype(jnp.float32)
-        acceptance = acceptance_at(terms.calibration, entropy, exit, plan.acceptance_rate)
+        acceptance = acceptance_at(terms.calibration, entropy, exit, plan.acceptance_level)
+        calibrated = acceptance_at(terms.calibration, entropy, exit, 1.0)
         signal = accounting.draft_signal(entropy, _at(confidences, exit), exit, index, support, plan, channel, terms)
         length_exit, stop = rule.step(loop.length_exit, signal)
         sent, alive = loop.drafting, loop.alive * _at(chances, exit)
@@ -149,6 +152,7 @@ def _draft(
             drafting=sent & ~stop & (index + 1 < limit),
             length=loop.length + sent,
             survival=loop.survival * acceptance,
+            predicted=loop.predicted + jnp.where(sent & (loop.accepted == index), calibrated, 0.0),
             alive=alive,
             accepted=loop.accepted + stands,
             standing=loop.standing + (uniform < alive),
@@ -193,6 +197,7 @@ def _happening(device: Device, drafted: _Loop, rollouts: Rollouts, terms: Terms)
     return accounting.Happening(
         drafted=drafted.length,
         accepted=drafted.accepted,
+        predicted=drafted.predicted,
         tokens=jnp.where(device.done, 0, jnp.minimum(drafted.accepted + 1, left)),
         rejected=rejected,
         candidates=candidates,

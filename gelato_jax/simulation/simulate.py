@@ -18,10 +18,11 @@ from jax.sharding import Mesh, PartitionSpec
 from gelato_jax.decoding import accounting, keys
 from gelato_jax.decoding.records import Policy, Terms, Totals
 from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.noise import unrolled
 from gelato_jax.simulation.recording import Recording, Rollouts
 from gelato_jax.simulation.replay import Device, Report, replay_round
 from gelato_jax.system import System
-from gelato_jax.types import record
+from gelato_jax.types import Compensated, record
 
 CHUNK = 4096
 """Rows (settings x devices) that run together: their arrays stay in a CPU's caches."""
@@ -88,12 +89,16 @@ def stack(settings: Sequence[Terms]) -> Terms:
     Raises:
         ValueError: they differ in more than numbers: other rules, payload schemes or sizes.
     """
+    _one_structure(settings)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
+
+
+def _one_structure(settings: Sequence[Terms]) -> None:
     structures = {jax.tree.structure(terms) for terms in settings}
     if len(structures) != 1:
         raise ValueError(
             f"{len(settings)} settings have {len(structures)} structures; stack those of the same rules only"
         )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
 
 
 def simulate(
@@ -102,6 +107,7 @@ def simulate(
     *,
     devices: int,
     rounds: int,
+    warmup: int = 0,
     seed: int = 0,
     max_draft_length: int | None = None,
     believed: Sequence[Terms] | None = None,
@@ -109,6 +115,7 @@ def simulate(
     texts: Sequence[int] | None = None,
     endless: bool = True,
     history: bool = False,
+    jax_devices: Sequence[jax.Device] | None = None,
 ) -> Simulation:
     """Run devices through recorded text under each setting.
 
@@ -120,6 +127,7 @@ def simulate(
         settings: rules and world, alike but for their numbers.
         devices: D.
         rounds: of each device.
+        warmup: rounds ahead of them that no total counts: queue and estimates settle.
         seed: of texts, channels and acceptances; the same seed gives the same result whatever runs it.
         max_draft_length: G; the recording's if not given.
         believed: the worlds that the devices believe to be in, one for each setting; the true ones if not given.
@@ -127,6 +135,7 @@ def simulate(
         texts: `[D]` the first text of each device; drawn if not given.
         endless: False ends a device with its first text.
         history: keep every round's report.
+        jax_devices: what computes; all that JAX has if not given.
 
     Returns:
         Totals, queues and, if asked for, reports.
@@ -142,8 +151,9 @@ def simulate(
         raise ValueError(f"devices {devices}, rounds {rounds} and settings {len(settings)} must be at least 1")
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
         raise ValueError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
+    _one_structure(settings)
     plan = _Plan(max_draft_length=size, endless=endless, reports=rounds if history else None)
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))
     group = 1 if len(settings) == 1 else GROUP
     chunk = max(1, min(CHUNK // group, -(-devices // mesh.size)))
     padded = -(-devices // (chunk * mesh.size)) * chunk * mesh.size
@@ -156,7 +166,7 @@ def simulate(
         actual = _group(settings, begin, group)
         trusted = actual if believed is None else _group(believed, begin, group)
         world = (trusted, actual, environment, rollouts)
-        parts.append(_run(*world, jnp.asarray(first), seed, rounds, plan=plan, chunk=chunk, mesh=mesh))
+        parts.append(_run(*world, jnp.asarray(first), seed, warmup, rounds, plan=plan, chunk=chunk, mesh=mesh))
     kept = lambda *leaves: np.concatenate(leaves)[: len(settings), :devices]  # noqa: E731
     return jax.tree.map(kept, *jax.device_get(parts))
 
@@ -196,6 +206,7 @@ def _run(
     rollouts: Rollouts,
     texts: Array,
     seed: Array,
+    warmup: Array,
     rounds: Array,
     *,
     plan: _Plan,
@@ -203,10 +214,10 @@ def _run(
     mesh: Mesh,
 ) -> Simulation:
     """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
-    device_keys = keys.row_keys(seed, texts.shape[0])
+    device_keys = unrolled(keys.row_keys(seed, texts.shape[0]))
 
     def one(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
-        return _lifetime(believed, actual, environment, rollouts, key, text, rounds, plan)
+        return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, plan)
 
     rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
 
@@ -234,6 +245,7 @@ def _lifetime(
     rollouts: Rollouts,
     key: Array,
     text: Array,
+    warmup: Array,
     rounds: Array,
     plan: _Plan,
 ) -> Simulation:
@@ -264,12 +276,37 @@ def _lifetime(
             device = _next_request(device, rollouts, world)
         return replay_round(device, rollouts, trusted, world, plan.max_draft_length)
 
-    if plan.reports is None:
-        device, history = lax.fori_loop(0, rounds, lambda _, device: step(device)[0], device), None
-    else:
+    def phase(number: Array, carried: tuple[Device, Totals]) -> tuple[Device, Totals]:
+        """Warm-up, then what counts: one loop in the program."""
+        device, before = carried
+        before = jax.tree.map(
+            lambda new, old: jnp.where((number > 0) & (warmup > 0), new, old), _totals(device), before
+        )
+        count = jnp.where(number > 0, 0 if plan.reports else rounds, warmup)
+        return lax.fori_loop(0, count, lambda _, device: step(device)[0], device), before
+
+    nothing = jax.tree.map(jnp.zeros_like, _totals(device))
+    (device, before), history = lax.fori_loop(0, 2, phase, (device, nothing)), None
+    if plan.reports is not None:
         device, history = lax.scan(lambda device, _: step(device), device, length=plan.reports)
     queue = actual.policy.controller.queue(device.account.memory.controller)
-    return Simulation(totals=device.account.totals, queue_j=queue, requests=device.requests, history=history)
+    totals = _since(before, _totals(device))
+    return Simulation(totals=totals, queue_j=queue, requests=device.requests, history=history)
+
+
+def _totals(device: Device) -> Totals:
+    return device.account.totals
+
+
+def _since(before: Totals, now: Totals) -> Totals:
+    """What came after `before`. The device itself forgets nothing: it plans with its totals."""
+
+    def less(now: Any, before: Any) -> Any:
+        if isinstance(now, Compensated):
+            return now.add(-before.high).add(-before.low)
+        return now - before
+
+    return jax.tree.map(less, now, before, is_leaf=lambda node: isinstance(node, Compensated))
 
 
 def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:

@@ -1,5 +1,7 @@
 """The acceptance estimate: uncensored, forgetting, and never locked in."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ def _outcome(drafted, accepted):
     return RoundOutcome(
         drafted=jnp.asarray(drafted, jnp.int32),
         accepted=jnp.asarray(accepted, jnp.int32),
+        predicted=jnp.float32(0.0),
         tokens=jnp.asarray(accepted, jnp.int32) + 1,
         time_s=one,
         energy_j=one,
@@ -46,12 +49,24 @@ def test_not_censored():
     assert float(kept.mean()) / G < 0.2
 
 
+def test_the_level_compares_with_what_was_predicted_of_the_same_drafts():
+    estimator = Estimator.create(discount=1.0, level_strength=30.0)
+    estimate = estimator.init(default_calibration(mean_acceptance=0.6))
+    assert float(estimator.level(estimate)) == 1.0
+    for accepted, predicted in [(4, 3.0), (2, 2.5), (0, 0.5)]:
+        outcome = dataclasses.replace(_outcome(4, accepted), predicted=jnp.float32(predicted))
+        estimate = estimator.update(estimate, outcome)
+    np.testing.assert_allclose(estimator.level(estimate), (6 + 30 * 0.6) / (6.0 + 30 * 0.6), rtol=1e-6)
+    estimate = estimator.update(estimate, dataclasses.replace(_outcome(4, 0), predicted=jnp.float32(0.8)))
+    np.testing.assert_allclose(estimator.level(estimate), 24.0 / 24.8, rtol=1e-6)
+
+
 def test_returns_to_the_prior_while_nothing_is_drafted():
     estimator = Estimator.create()
     estimate = estimator.init(default_calibration(mean_acceptance=0.7))
     for _ in range(20):
         estimate = estimator.update(estimate, _outcome(3, 0))
-    assert float(estimator.rate(estimate)) < 0.2
+    assert float(estimator.rate(estimate)) < 0.35
     for _ in range(200):
         estimate = estimator.update(estimate, _outcome(0, 0))
     assert float(estimator.rate(estimate)) == pytest.approx(0.7, abs=1e-3)
@@ -72,6 +87,7 @@ def _recovers(estimator):
         outcome = RoundOutcome(
             drafted=drafted,
             accepted=accepted,
+            predicted=jnp.float32(0.0),
             tokens=accepted + 1,
             time_s=time_s[drafted],
             energy_j=time_s[drafted],

@@ -39,6 +39,7 @@ def _simulate(controller, seed, *, rounds=ROUNDS, alpha=0.75, mean_acceptance=0.
         outcome = RoundOutcome(
             drafted=drafted,
             accepted=accepted,
+            predicted=jnp.float32(0.0),
             tokens=accepted + 1,
             time_s=time_s[drafted],
             energy_j=energy_j[drafted],
@@ -126,6 +127,7 @@ def test_path_inequality_over_a_million_rounds():
         outcome = RoundOutcome(
             drafted=jnp.int32(4),
             accepted=jnp.int32(2),
+            predicted=jnp.float32(0.0),
             tokens=jnp.int32(3),
             time_s=time_s,
             energy_j=energy_j,
@@ -247,6 +249,7 @@ def test_a_finished_row_does_not_move(rule):
     outcome = RoundOutcome(
         drafted=jnp.int32(0),
         accepted=jnp.int32(0),
+        predicted=jnp.float32(0.0),
         tokens=jnp.int32(0),
         time_s=jnp.float32(1.0),
         energy_j=jnp.float32(9.0),

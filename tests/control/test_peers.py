@@ -56,6 +56,7 @@ def _outcome(drafted, accepted, time_s=0.1, active=True):
     return RoundOutcome(
         drafted=jnp.int32(drafted),
         accepted=jnp.int32(accepted),
+        predicted=jnp.float32(0.0),
         tokens=jnp.int32(accepted + 1),
         time_s=jnp.float32(time_s),
         energy_j=jnp.float32(0.2),
@@ -69,6 +70,7 @@ PLAN = RoundPlan(
     energy_price=jnp.float32(0.0),
     time_price=jnp.float32(0.0),
     acceptance_rate=jnp.float32(0.5),
+    acceptance_level=jnp.float32(0.5 / 0.6),
 )
 
 

@@ -25,7 +25,8 @@ OUTLOOK = Outlook(
 
 
 def _plan(**changes):
-    numbers = {"token_value": 10.0, "energy_price": 4.0, "time_price": 30.0, "acceptance_rate": 0.5, **changes}
+    numbers = {"token_value": 10.0, "energy_price": 4.0, "time_price": 30.0, "acceptance_level": 0.5 / 0.6, **changes}
+    numbers["acceptance_rate"] = 0.5
     budget = jnp.asarray(numbers.pop("draft_budget", 4), jnp.int32)
     return RoundPlan(draft_budget=budget, **{name: jnp.float32(value) for name, value in numbers.items()})
 
@@ -34,6 +35,7 @@ def _outcome(drafted, accepted, active=True):
     return RoundOutcome(
         drafted=jnp.int32(drafted),
         accepted=jnp.int32(accepted),
+        predicted=jnp.float32(0.0),
         tokens=jnp.int32(accepted + 1),
         time_s=jnp.float32(0.1),
         energy_j=jnp.float32(0.2),
@@ -100,7 +102,7 @@ def test_bucket(entropies):
 @settings(max_examples=30, deadline=None)
 @given(entropy_lists, st.floats(0.1, 1.0), st.floats(-30.0, 100.0))
 def test_priced_length(entropies, acceptance, time_price):
-    plan = _plan(acceptance_rate=acceptance, time_price=time_price)
+    plan = _plan(acceptance_level=acceptance / 0.6, time_price=time_price)
     level = acceptance / 0.6
     edges, table = np.asarray(CALIBRATION.class_edges), np.asarray(CALIBRATION.next_acceptance)
     survival, expected = 1.0, []
@@ -116,7 +118,7 @@ def test_priced_length(entropies, acceptance, time_price):
 def test_priced_length_prices_the_exit_taken():
     """alpha 0.2 at exit 0 and 0.8 at exit 1, a cost between what the two are worth."""
     curve = dataclasses.replace(CALIBRATION, scale=jnp.array([0.2, 0.8, 0.8]), decay=jnp.zeros(X))
-    plan = _plan(acceptance_rate=0.6, energy_price=0.0, time_price=100.0)
+    plan = _plan(acceptance_level=1.0, energy_price=0.0, time_price=100.0)
     worth = 10.0 * float(curve.next_acceptance[0])
     assert 0.2 * worth < 100.0 * 0.02 < 0.8 * worth
     rule = length_exits.priced()
@@ -212,7 +214,7 @@ def test_low_entropy_leaves_early():
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.0, 8.0), st.integers(0, X - 1), st.floats(0.1, 1.0), st.floats(0.0, 20.0), st.floats(0.2, 0.9))
 def test_priced_depth(entropy, exit, survival, energy_price, acceptance):
-    plan = _plan(energy_price=energy_price, acceptance_rate=acceptance)
+    plan = _plan(energy_price=energy_price, acceptance_level=acceptance / 0.6)
     deeper = bool(depth_exits.priced().deeper(_depth(entropy, exit, plan, survival)))
     if exit == X - 1:
         assert not deeper

@@ -45,17 +45,17 @@ def test_default_calibration_refuses(bad):
 
 def test_acceptance_has_the_calibrations_shape_and_the_rows_level():
     calibration = default_calibration(num_exits=2, mean_acceptance=0.6)
-    entropy, exit, rate = jnp.float32(1.2), jnp.int32(1), jnp.float32(0.3)
-    np.testing.assert_allclose(acceptance_at(calibration, entropy, exit, rate), 0.5 * np.exp(-0.35 * 1.2), rtol=1e-5)
+    entropy, exit, level = jnp.float32(1.2), jnp.int32(1), jnp.float32(0.5)
+    np.testing.assert_allclose(acceptance_at(calibration, entropy, exit, level), 0.5 * np.exp(-0.35 * 1.2), rtol=1e-5)
     np.testing.assert_allclose(
-        next_acceptance(calibration, entropy, rate), 0.5 * float(calibration.next_acceptance[3]), rtol=1e-5
+        next_acceptance(calibration, entropy, level), 0.5 * float(calibration.next_acceptance[3]), rtol=1e-5
     )
-    assert float(acceptance_at(calibration, jnp.float32(0.0), exit, jnp.float32(0.9))) == 1.0
+    assert float(acceptance_at(calibration, jnp.float32(0.0), exit, jnp.float32(1.5))) == 1.0
     row = np.asarray(calibration.deeper_acceptance)[0, 3]
     np.testing.assert_allclose(
-        deeper_gain(calibration, entropy, jnp.int32(0), rate), 0.5 * (row[1] - row[0]), rtol=1e-4
+        deeper_gain(calibration, entropy, jnp.int32(0), level), 0.5 * (row[1] - row[0]), rtol=1e-4
     )
-    assert float(deeper_gain(calibration, entropy, jnp.int32(1), rate)) == 0.0
+    assert float(deeper_gain(calibration, entropy, jnp.int32(1), level)) == 0.0
 
 
 def test_acceptance_is_that_of_the_exit_taken():
@@ -63,7 +63,7 @@ def test_acceptance_is_that_of_the_exit_taken():
         default_calibration(num_exits=3), scale=jnp.array([0.5, 0.7, 0.9]), decay=jnp.array([0.6, 0.4, 0.2])
     )
     exits = jnp.arange(3)
-    level = jax.vmap(acceptance_at, (None, None, 0, None))(calibration, jnp.float32(1.5), exits, jnp.float32(0.6))
+    level = jax.vmap(acceptance_at, (None, None, 0, None))(calibration, jnp.float32(1.5), exits, jnp.float32(1.0))
     np.testing.assert_allclose(level, [0.5 * np.exp(-0.9), 0.7 * np.exp(-0.6), 0.9 * np.exp(-0.3)], rtol=1e-5)
 
 

@@ -104,7 +104,7 @@ def test_a_calibration_says_what_made_the_data():
     report = calibrate.reliability(fit, [fake_trace(random, 100) for _ in range(200)], "greedy")
     assert max(report["curve"]["error"] + report["classes"]["error"]) < 0.03
     # What controllers read is the curve that was fitted.
-    read = acceptance_at(fit, jnp.asarray(2.0), jnp.asarray(0), fit.mean_acceptance)
+    read = acceptance_at(fit, jnp.asarray(2.0), jnp.asarray(0), 1.0)
     np.testing.assert_allclose(read, calibrate.curve(fit.scale[0], fit.decay[0], np.array(2.0)), rtol=1e-5)
 
 

@@ -49,10 +49,11 @@ class Scenario:
 
 
 class Share(NamedTuple):
-    """How much is simulated: devices, rounds of each, seed, and into how many shares devices fall for intervals."""
+    """How much is simulated: devices, rounds of each, rounds before that do not count, seed, shares for intervals."""
 
     devices: int = 64
     rounds: int = 1500
+    warmup: int = 500
     seed: int = 0
     shares: int = 8
 
@@ -69,7 +70,9 @@ class Measured(NamedTuple):
 
 def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> Measured:
     """Simulate settings. Shares of the devices are independent; the same share meets the same world everywhere."""
-    result = simulation.simulate(recording, settings, devices=effort.devices, rounds=effort.rounds, seed=effort.seed)
+    result = simulation.simulate(
+        recording, settings, devices=effort.devices, rounds=effort.rounds, warmup=effort.warmup, seed=effort.seed
+    )
 
     def total(name: str) -> np.ndarray:
         value = getattr(result.totals, name)

@@ -6,6 +6,7 @@ nothing behind; the acceptance estimate stays at the truth.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 from gelato_experiments.oracles import EntropyModel, round_level
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import control, simulation, system
+from gelato_jax import simulation, system
 from gelato_jax.control import Controller, Estimator, depth_exits, draft_sampling, length_exits
 from gelato_jax.decoding import Policy
 from gelato_jax.decoding.records import Terms
@@ -97,6 +98,7 @@ def build(
     max_draft_length: int,
     vocab_size: int,
     positions: int = TEXT_POSITIONS,
+    delays: Sequence[float] = (1.0,),
 ) -> ExactWorld:
     """Make the exact world that is next to a given one.
 
@@ -107,6 +109,7 @@ def build(
         max_draft_length: G.
         vocab_size: ids and entries of q that bits are counted over.
         positions: of the one text.
+        delays: factors on the round-trip delay that the states have in turn.
     """
     link, device = world.link, world.device
     nothing = jnp.zeros(())
@@ -122,23 +125,28 @@ def build(
     recording = synthetic_recording(
         model, texts=1, positions=positions, max_draft_length=max_draft_length, vocab_size=vocab_size
     )
-    environment = Environment.create(np.full((states, states), 1.0 / states).tolist(), bandwidth=factors.tolist())
+    chances = np.full((states, states), 1.0 / states)
+    environment = Environment.create(
+        chances.tolist(), bandwidth=factors.tolist(), rtt=np.resize(np.asarray(delays), states).tolist()
+    )
     return ExactWorld(
         recording=recording,
         environment=environment,
         system=world,
-        tables=_tables(recording, world, environment.bandwidth, acceptance),
+        tables=_tables(recording, world, environment, acceptance),
     )
 
 
-def _tables(recording: Recording, world: system.System, factors: jax.Array, acceptance: float) -> Tables:
+def _tables(recording: Recording, world: system.System, environment: Environment, acceptance: float) -> Tables:
     """Costs as the simulated devices count them, tokens in double precision."""
     size = recording.max_draft_length
 
-    def outlook(factor: jax.Array) -> Any:
+    def outlook(rate: jax.Array, delay: jax.Array) -> Any:
         channel = world.link.channel()
-        channel = dataclasses.replace(
-            channel, uplink_bps=channel.uplink_bps * factor, downlink_bps=channel.downlink_bps * factor
+        channel = system.Channel(
+            uplink_bps=channel.uplink_bps * rate,
+            downlink_bps=channel.downlink_bps * rate,
+            rtt_s=channel.rtt_s * delay,
         )
         return world.outlook(
             channel,
@@ -152,8 +160,8 @@ def _tables(recording: Recording, world: system.System, factors: jax.Array, acce
             support=1.0,
         )
 
-    found = jax.vmap(outlook)(factors)
-    states = len(factors)
+    found = jax.vmap(outlook)(environment.bandwidth, environment.rtt)
+    states = len(environment.bandwidth)
     tokens = np.cumsum(acceptance ** np.arange(size + 1.0))
     return Tables(
         probability=np.full(states, 1.0 / states),
@@ -161,8 +169,3 @@ def _tables(recording: Recording, world: system.System, factors: jax.Array, acce
         seconds=np.asarray(found.time_s, np.float64),
         joules=np.asarray(found.energy_j, np.float64),
     )
-
-
-def power_floor_w(world: ExactWorld) -> float:
-    """Mean power of rounds that draft nothing."""
-    return control.power_floor_w(world.system, payload(), vocab_size=world.recording.vocab_size)

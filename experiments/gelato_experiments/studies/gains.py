@@ -5,7 +5,7 @@ All rules are put into one structure (`merged`), so that a program serves every 
 
 import dataclasses
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,9 +66,7 @@ def _placed(known: tuple[Any, ...], rule: Any) -> tuple[list[Any], int]:
     return options, places[0]
 
 
-def judge(
-    cells: dict[Hashable, Cell], tuning: Recording, judging: Recording, effort: Share, report: Callable[[int], None]
-) -> dict[Any, Judged]:
+def judge(cells: Mapping[Any, Cell], tuning: Recording, judging: Recording, effort: Share) -> dict[Any, Judged]:
     """Choose each method's setting on one half of the texts as `methods.compare` does, and judge it on the other.
 
     Args:
@@ -76,12 +74,10 @@ def judge(
         tuning: texts that settings are chosen on.
         judging: other texts.
         effort: how much is simulated, for each setting.
-        report: told how many cells are tuned.
     """
     trials = [(key, setting) for key, cell in cells.items() for setting in cell.method.grid]
     tuned = _measure(tuning, [(cells[key], setting) for key, setting in trials], effort)
-    report(len(cells))
-    chosen: dict[Hashable, Setting] = {}
+    chosen: dict[Any, Setting] = {}
     for key, cell in cells.items():
         own = [index for index, (other, _) in enumerate(trials) if other == key]
         rate, power = tuned.tokens_per_s[own].mean(axis=1), tuned.power_w[own].mean(axis=1)
