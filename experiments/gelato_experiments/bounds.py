@@ -5,21 +5,16 @@ tokens, seconds and joules of every draft length follow from the rounds that a p
 says how many of all G drafts would have stood, whatever was sent.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from gelato_experiments.oracles import RoundCosts
 from gelato_jax import simulation
-from gelato_jax.control import Controller, ControllerRule, Estimator, depth_exits, draft_sampling, length_exits
-from gelato_jax.decoding import Policy
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
 from gelato_jax.system import Channel
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan, record
 
 
 class Rounds(NamedTuple):
@@ -40,75 +35,12 @@ class States(NamedTuple):
     joules: np.ndarray  # [W, G + 1]
 
 
-@record
-class TableParams:
-    """A randomised policy over bins of rate and estimate."""
-
-    rate_edges: Array  # [Wr - 1] bit/s
-    estimate_edges: Array  # [We - 1]
-    cumulative: Array  # [Wr, We, G + 1] of the chances of each length
-
-
-def table_policy(rate_edges: np.ndarray, estimate_edges: np.ndarray, chances: np.ndarray) -> Controller:
-    """The controller that draws a round's draft length from a table: an LP's optimum, to be simulated.
-
-    Args:
-        rate_edges: `[Wr - 1]` bit/s.
-        estimate_edges: `[We - 1]`.
-        chances: `[Wr, We, G + 1]`.
-    """
-    params = TableParams(
-        rate_edges=jnp.asarray(rate_edges, jnp.float32),
-        estimate_edges=jnp.asarray(estimate_edges, jnp.float32),
-        cumulative=jnp.asarray(np.cumsum(chances, axis=-1), jnp.float32),
-    )
-    return Controller(params=params, estimator=Estimator.create(), rule=_TABLE)
-
-
-def _table_init(params: TableParams) -> Array:
-    del params
-    return jnp.ones((), jnp.uint32)
-
-
-def _table_plan(params: TableParams, state: Array, outlook: Outlook, acceptance: Array) -> RoundPlan:
-    rate = jnp.sum(outlook.uplink_bps > params.rate_edges)
-    estimate = jnp.sum(acceptance > params.estimate_edges)
-    uniform = (state >> 8).astype(jnp.float32) / 2**24
-    length = jnp.sum(uniform >= params.cumulative[rate, estimate, :-1]).astype(jnp.int32)
-    zero = jnp.zeros(())
-    return RoundPlan(
-        draft_budget=length, token_value=jnp.ones(()), energy_price=zero, time_price=zero, acceptance_rate=acceptance
-    )
-
-
-def _table_update(params: TableParams, state: Array, outcome: RoundOutcome) -> Array:
-    del params, outcome
-    return state * jnp.uint32(1664525) + jnp.uint32(1013904223)  # Numerical Recipes' generator
-
-
-def _table_queue(params: TableParams, state: Array) -> Array:
-    del params, state
-    return jnp.zeros(())
-
-
-_TABLE = ControllerRule(init=_table_init, plan=_table_plan, update=_table_update, queue=_table_queue)
-
-
-def with_controller(terms: Terms, controller: Controller) -> Terms:
-    """The same world under a controller's lengths alone."""
-    policy = Policy(
-        controller=controller,
-        length_exit=length_exits.none(),
-        depth_exit=depth_exits.fixed(),
-        draft_sampling=draft_sampling.fixed(),
-        payload=terms.policy.payload,
-    )
-    return dataclasses.replace(terms, policy=policy)
-
-
 def met_rounds(recording: Recording, terms: Terms, *, devices: int, rounds: int, seed: int) -> Rounds:
     """The rounds that devices meet under a policy, all devices in one list."""
-    history = simulation.simulate(recording, [terms], devices=devices, rounds=rounds, seed=seed, history=True).history
+    result = simulation.simulate(
+        recording, [terms], devices=devices, rounds=rounds, warmup=rounds // 4, seed=seed, history=True
+    )
+    history = result.history
     assert history is not None
     flat = lambda leaf: np.asarray(leaf[0]).reshape(-1)  # noqa: E731
     return Rounds(*map(flat, (history.uplink_bps, history.acceptance_rate, history.text, history.standing)))
@@ -149,8 +81,8 @@ def tabulate(rounds: Rounds, state: np.ndarray, states: int, terms: Terms, max_d
 def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Terms) -> tuple[np.ndarray, np.ndarray]:
     """Seconds and joules `[M, G + 1]` of every draft length in every round.
 
-    A token that the draft has not seen (a bonus, or a round without drafts) is caught up with in some later round;
-    here the round that makes it pays. A residual takes one candidate.
+    A bonus token is caught up with in the next round that drafts; here its own round pays. A round without drafts
+    pays nothing for its token, so that an oracle stays a bound. A residual takes one candidate.
     """
     payload, link = terms.policy.payload, terms.system.link
     rejected = jnp.asarray(accepted < lengths)

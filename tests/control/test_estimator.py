@@ -74,7 +74,7 @@ def test_returns_to_the_prior_while_nothing_is_drafted():
 
 def _recovers(estimator):
     """Lowest estimate over 64 seeds, 200 rounds after alpha jumped from 0.1 to 0.8 under `ratio`."""
-    time_s = 0.12 + 0.02 * jnp.arange(G + 1, dtype=jnp.float32)  # drafting pays at the prior and at 0.8, not at 0.1
+    time_s = 0.12 + 0.05 * jnp.arange(G + 1, dtype=jnp.float32)  # drafting pays at the prior and at 0.8, not at 0.1
     outlook = Outlook(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
     controller = ratio(penalty_weight=1.0, estimator=estimator)
     alphas = jnp.concatenate([jnp.full(300, 0.1), jnp.full(200, 0.8)])

@@ -3,6 +3,7 @@
 from gelato_experiments.methods.base import Method, Rules
 from gelato_jax import control
 
+
 def _build(power_budget_w: float, penalty_weight: float, prior_strength: float = 10.0) -> Rules:
     estimator = control.Estimator.create(prior_strength=prior_strength)
     controller = control.ratio(power_budget_w=power_budget_w, penalty_weight=penalty_weight, estimator=estimator)

@@ -35,12 +35,14 @@ PAYLOADS = {
 OUTER, EXITS, DEPTHS = ("static", "gelato", "ratio"), ("none", "bucket", "svip", "priced"), ("last", "first", "entropy")
 SQUARES = (("ratio", "bucket"), ("ratio", "svip"), ("gelato", "bucket"))
 """Outer loop and length exit of each 2x2: with and without the one, with and without the other."""
-_WEIGHTS = {"gelato": (0.01, 0.1), "ratio": (0.01, 0.03, 0.1, 0.3, 1.0)}
+_WEIGHTS = {"gelato": (0.01, 0.1), "ratio": (0.03, 0.1, 0.3, 1.0)}
+_STRENGTHS = {"gelato": (10.0,), "ratio": (10.0, 30.0)}  # tokens that the prior of acceptance is worth; as registered
 _LIMITS = (3, 12)  # drafts that a static outer loop allows an exit
 _BUCKETS = ((0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (1.5, 3.0))  # nats: leak, capacity
 _SVIP = (0.2, 0.3, 0.5, 0.8)  # thresholds of sqrt(c H)
 _DEPTH_NATS = (0.5, 2.0)
 _LAST, _FIRST = -1, 0  # exits
+_BESIDE_DEPTH = ("none", "priced")  # length exits that depth exits are tried beside
 
 
 class Combination(NamedTuple):
@@ -112,8 +114,8 @@ def _exit_count(recording: Recording) -> int:
 
 def combinations(payload: str) -> list[Combination]:
     """Cells of a payload. Under a static loop nothing has a price, so `priced` would never stop there."""
-    depths = DEPTHS if payload == "candidates" else DEPTHS[:1]
-    all_of_them = [Combination(outer, exit, depth) for outer in OUTER for exit in EXITS for depth in depths]
+    depths = lambda exit: DEPTHS if payload == "candidates" and exit in _BESIDE_DEPTH else DEPTHS[:1]  # noqa: E731
+    all_of_them = [Combination(outer, exit, depth) for outer in OUTER for exit in EXITS for depth in depths(exit)]
     return [one for one in all_of_them if one[:2] != ("static", "priced")]
 
 
@@ -135,11 +137,18 @@ def _cells(settings: Settings, payload: str) -> dict[Any, Cell]:
 def _method(one: Combination, uncapped: bool) -> Method:
     """The rules of a cell and the settings that they are tuned over; a weight of the queue is moot without a cap."""
 
-    def build(power_budget_w: float, weight=0.0, length=0, leak=0.0, size=0.0, threshold=0.0, nats=0.0) -> Rules:
+    def build(
+        power_budget_w: float, weight=0.0, strength=10.0, length=0, leak=0.0, size=0.0, threshold=0.0, nats=0.0
+    ) -> Rules:
+        lyapunov: dict[str, Any] = {
+            "power_budget_w": power_budget_w,
+            "penalty_weight": weight,
+            "estimator": control.Estimator.create(prior_strength=strength),
+        }
         outer = {
             "static": lambda: control.static(int(length)),
-            "gelato": lambda: control.gelato(power_budget_w=power_budget_w, penalty_weight=weight),
-            "ratio": lambda: control.ratio(power_budget_w=power_budget_w, penalty_weight=weight),
+            "gelato": lambda: control.gelato(**lyapunov),
+            "ratio": lambda: control.ratio(**lyapunov),
         }
         inner = {
             "none": length_exits.none,
@@ -166,7 +175,8 @@ def _grid(one: Combination, uncapped: bool) -> tuple[Setting, ...]:
     if one.outer == "static":
         outer = [{"length": length} for length in (LENGTHS if one.exit == "none" else _LIMITS)]
     else:
-        outer = [{"weight": weight} for weight in _WEIGHTS[one.outer][: 1 if uncapped else None]]
+        weights = _WEIGHTS[one.outer][: 1 if uncapped else None]
+        outer = [{"weight": weight, "strength": strength} for weight in weights for strength in _STRENGTHS[one.outer]]
     depth = [{"nats": nats} for nats in _DEPTH_NATS] if one.depth == "entropy" else [{}]
     grid = [{**a, **b, **c} for a in outer for b in inner for c in depth]
     # A static loop may always not draft, which keeps any cap that can be kept.

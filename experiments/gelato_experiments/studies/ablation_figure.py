@@ -93,4 +93,4 @@ def _effects(ax: "Axes", settings: Any, rows: Sequence[Row], world: dict[str, An
     ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.set_xlabel("gain in tokens per second, %")
     ax.set_title(f"{world['link']}, one change at a time")
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")

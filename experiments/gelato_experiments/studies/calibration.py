@@ -1,39 +1,32 @@
-"""What entropy says about acceptance: how true the shipped calibration is, and what that is worth in tokens per second.
+"""What entropy says about acceptance: how true the shipped calibration is, and what that is worth in tokens/s.
 
-Everything is read off recordings of the pair but the last part, whose link, device and edge are modelled. The first draft
-token of a round is the clean one: nothing before it can hide it. Later ones count with the chance that all before them
-were accepted.
+Everything is read off recordings of the pair but the last part, whose link, device and edge are modelled. The first
+draft token of a round is the clean one: nothing before it can hide it. Later ones count with the chance that all before
+them were accepted.
 """
 
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from gelato_experiments import figures
 from gelato_experiments.inputs import recording
-from gelato_experiments.methods import METHODS, Scenario, Share
+from gelato_experiments.methods import METHODS, Method, Rules, Scenario, Share
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, measure
-from gelato_experiments.study import Claim, Progress, Row, Study
+from gelato_experiments.studies import calibration_claims, calibration_figure
+from gelato_experiments.studies.calibration_claims import KINDS, UNSCALED
+from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import control, system
 from gelato_jax.simulation import Recording
 from gelato_jax.training.calibrate import class_means, class_of, fit_curve, non_increasing, predictions
 from gelato_jax.types import Calibration
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
-MOST_ERROR = 0.05
-"""Expected calibration error that a shipped calibration may have."""
-WORTH = 0.02
-"""Share of tokens per second that entropy is to be worth; assumed."""
-MEMORY = 20.0
-"""Tokens of memory of the level that a row's estimate is replaced with here, and `PRIOR` of its prior; assumed."""
-PRIOR = 2.0
 _BINS = 10
-_KINDS = ("shipped", "refitted", "reported", "constant")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +52,7 @@ class Settings:
     link: str = "5mhz-500m-60ms"
     edge: str = "rtx3090-7b"
     cap_w: float = 0.75
-    weights: tuple[float, ...] = (0.03, 0.1, 0.3)
+    weights: tuple[float, ...] = (0.1, 0.3, 1.0)
     resamples: int = 400
     devices: int = 32
     rounds: int = 1500
@@ -68,7 +61,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(weights=(0.01, 0.03, 0.1, 0.3, 1.0), resamples=2000, devices=64, rounds=6000)
+FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0), resamples=2000, devices=64, rounds=6000)
 
 
 class Tokens(NamedTuple):
@@ -124,8 +117,8 @@ def calibration_error(
 ) -> tuple[float, float, float, list[dict[str, float]]]:
     """Expected calibration error, its bootstrap interval over texts, and its bins.
 
-    Bins hold equal counts of tokens and stay those of all texts. Chance differences of a bin add to an error, so that it
-    is biased upwards, the bootstrap's bounds more than itself.
+    Bins hold equal counts of tokens and stay those of all texts. A bin's chance differences add to the error, which is
+    therefore biased upwards, the bootstrap's bounds more than itself.
 
     Args:
         predicted: `[M]`.
@@ -166,7 +159,10 @@ def _errors(recorded: Recording, settings: Settings) -> list[Row]:
             for fit, predicted in every.items():
                 ece, low, high, bins = calibration_error(predicted[:, exit], drawn, settings.resamples, settings.seed)
                 facts = {"exit": exit, "tokens": which, "fit": fit}
-                rows.append({"kind": "error", **facts, "ece": ece, "low": low, "high": high, "count": len(drawn.text)})
+                row: Row = {"kind": "error", **facts, "ece": ece, "low": low, "high": high, "count": len(drawn.text)}
+                row["predicted"] = float(np.average(predicted[:, exit], weights=drawn.weight))
+                row["observed"] = float(np.average(drawn.outcome, weights=drawn.weight))
+                rows.append(row)
                 if which == "first":
                     rows += [{"kind": "bin", **facts, **entry} for entry in bins]
     return rows
@@ -193,43 +189,41 @@ def _pairs(recorded: Recording, calibration: Calibration) -> tuple[np.ndarray, n
 
 
 def _levels(recorded: Recording) -> list[Row]:
-    """Error and Brier score of the deepest exit's curve as it is, scaled to a running estimate, and to the text's mean."""
+    """Error and Brier score of the deepest exit's curve as it is, and scaled to what is known of its text so far.
+
+    `relative` is the level that exits read: outcomes as a share of what was predicted of the same tokens.
+    `rate over mean` compares the outcomes with the calibration's mean over all text instead.
+    """
     drawn = tokens(recorded, len(recorded.work) - 1, later=False)
     columns = np.repeat(drawn.entropy[:, None], len(recorded.work), axis=1)
     shape = predictions(recorded.calibration, columns)["curve"][:, -1]
-    mean = float(recorded.calibration.mean_acceptance)
-    counts = np.bincount(drawn.text)
-    own = (np.bincount(drawn.text, drawn.outcome) / np.maximum(counts, 1))[drawn.text]
-    rows: list[Row] = []
-    for level, rate in (
-        ("as it is", np.full(len(own), mean)),
-        ("running estimate", _running(drawn, mean)),
-        ("text's mean", own),
-    ):
-        predicted = np.clip(shape * rate / mean, 0.0, 1.0)
-        gaps = np.bincount(drawn.text, predicted - drawn.outcome) / np.maximum(counts, 1)
-        rows.append(
-            {
-                "kind": "level",
-                "level": level,
-                "ece": calibration_error(predicted, drawn, 1, 0)[0],
-                "brier": float(np.mean(np.square(predicted - drawn.outcome))),
-                "text_gap": float(np.average(np.abs(gaps), weights=counts)),
-            }
-        )
+    mean, rules = float(recorded.calibration.mean_acceptance), control.Estimator.create()
+    keep, strong, weak = (float(part) for part in (rules.discount, rules.level_strength, rules.prior_strength))
+    wins, said, count = (_before(drawn.text, part, keep) for part in (drawn.outcome, shape, np.ones(len(shape))))
+    scales = {
+        "as it is": np.ones(len(shape)),
+        "relative": (wins + strong * mean) / (said + strong * mean),
+        "rate over mean": (wins + weak * mean) / (count + weak) / mean,
+    }
+    texts, rows = np.bincount(drawn.text), []
+    for level, scale in scales.items():
+        predicted = np.clip(shape * scale, 0.0, 1.0)
+        gaps = np.bincount(drawn.text, predicted - drawn.outcome) / np.maximum(texts, 1)
+        row: Row = {"kind": "level", "level": level, "ece": calibration_error(predicted, drawn, 1, 0)[0]}
+        row["brier"] = float(np.mean(np.square(predicted - drawn.outcome)))
+        row["text_gap"] = float(np.average(np.abs(gaps), weights=texts))
+        rows.append(row)
     return rows
 
 
-def _running(drawn: Tokens, prior: float) -> np.ndarray:
-    """Mean outcome of a text's tokens before each, fading and with a prior, as a row's estimate is."""
-    keep, rates = 1.0 - 1.0 / MEMORY, np.empty(len(drawn.text))
-    wins = evidence = 0.0
-    for index, (text, outcome) in enumerate(zip(drawn.text, drawn.outcome, strict=True)):
-        if index and text != drawn.text[index - 1]:
-            wins = evidence = 0.0
-        rates[index] = (wins + PRIOR * prior) / (evidence + PRIOR)
-        wins, evidence = keep * wins + outcome, keep * evidence + 1.0
-    return rates
+def _before(text: np.ndarray, values: np.ndarray, keep: float) -> np.ndarray:
+    """Sum of a text's values before each, fading from token to token."""
+    sums, sofar = np.empty(len(values)), 0.0
+    for index, value in enumerate(values):
+        sofar = 0.0 if index and text[index] != text[index - 1] else sofar
+        sums[index] = sofar
+        sofar = keep * sofar + value
+    return sums
 
 
 def constant_calibration(calibration: Calibration) -> Calibration:
@@ -243,7 +237,7 @@ def constant_calibration(calibration: Calibration) -> Calibration:
 
 
 def refitted(recorded: Recording) -> Calibration:
-    """The calibration fitted to a recording's own first and second draft tokens; its table of depth is left as it is."""
+    """The calibration fitted to a recording's own first and second draft tokens; its table of depth is kept."""
     old = recorded.calibration
     drawn = [tokens(recorded, exit, later=False) for exit in range(len(recorded.work))]
     fits = [fit_curve(part.entropy, part.outcome) for part in drawn]
@@ -267,10 +261,25 @@ def refitted(recorded: Recording) -> Calibration:
 def _calibrations(recorded: Recording) -> dict[str, Calibration]:
     return {
         "shipped": recorded.calibration,
+        UNSCALED: recorded.calibration,
         "refitted": refitted(recorded),
         "reported": control.default_calibration(len(recorded.work)),
         "constant": constant_calibration(recorded.calibration),
     }
+
+
+def _method(kind: str) -> Method:
+    """`ratio_priced`; where a calibration is read unscaled, no evidence moves the row's level from 1."""
+    method = METHODS["ratio_priced"]
+    if kind != UNSCALED:
+        return method
+
+    def build(cap_w: float, **setting: float) -> Rules:
+        rules = method.build(cap_w, **setting)
+        estimator = dataclasses.replace(rules.controller.estimator, level_strength=jnp.float32(1e9))
+        return rules._replace(controller=dataclasses.replace(rules.controller, estimator=estimator))
+
+    return dataclasses.replace(method, build=build)
 
 
 def _worth(recorded: Recording, settings: Settings) -> list[Row]:
@@ -278,12 +287,12 @@ def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     world = system.preset(settings.device, settings.link, settings.edge)
     scenario = Scenario(system=world, payload=system.payload.candidates(32), vocab_size=settings.vocab_size)
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
-    cases = [(kind, cap) for cap in (settings.cap_w, math.inf) for kind in _KINDS]
+    cases = [(kind, cap) for cap in (settings.cap_w, math.inf) for kind in KINDS]
     measured = []
     for half in recorded.halves():
         known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in _calibrations(half).items()}
         terms = [
-            scenario.terms(known[kind], METHODS["ratio_priced"], cap, {"penalty_weight": weight})
+            scenario.terms(known[kind], _method(kind), cap, {"penalty_weight": weight})
             for kind, cap in cases
             for weight in settings.weights
         ]
@@ -312,124 +321,12 @@ def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     return rows
 
 
-def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
-    """How true it is, law by law, and what it is worth."""
-    made = []
-    for name in settings.recordings:
-        own = [row for row in rows if row["recording"] == name]
-        made += [_true(own), _worthy(own, settings), _miscalibrated(own, settings), _level(own)]
-    return made
-
-
-def _of(rows: list[Row], **wanted: Any) -> list[Row]:
-    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
-
-
-def _true(rows: list[Row]) -> Claim:
-    first = _of(rows, kind="error", tokens="first")
-    later = max(row["ece"] for row in _of(rows, kind="error", tokens="later"))
-    law = rows[0]["law"]
-    said = "; ".join(
-        f"exit {row['exit']} {row['fit']} {row['ece']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for row in first
-    )
-    return Claim(
-        claim=f"The shipped calibration is true on texts it was not fitted to, {law}",
-        required=f"expected calibration error at most {MOST_ERROR:g} at every exit, curve and classes, first draft tokens",
-        measured=f"{said}, over {first[0]['count']} tokens (95 %, bootstrap over texts); later tokens at most {later:.3f}",
-        holds=max(row["ece"] for row in first) <= MOST_ERROR,
-    )
-
-
-def _worthy(rows: list[Row], settings: Settings) -> Claim:
-    found = {row["cap_w"]: row for row in _of(rows, kind="worth", calibration="shipped")}
-    capped, free = found[settings.cap_w], found[math.inf]
-    text = lambda row: f"{row['gain']:+.1%} ± {row['gain_half']:.1%}"  # noqa: E731
-    return Claim(
-        claim=f"What entropy says is worth tokens, {rows[0]['law']}",
-        required=f"`ratio_priced` with the shipped calibration has {WORTH:.0%} more tokens/s than with one that expects the "
-        f"mean of every token, at {settings.cap_w:g} W",
-        measured=f"{text(capped)} at {settings.cap_w:g} W, {text(free)} without a cap (modelled)",
-        holds=capped["gain"] >= WORTH,
-    )
-
-
-def _miscalibrated(rows: list[Row], settings: Settings) -> Claim:
-    found = {row["calibration"]: row for row in _of(rows, kind="worth", cap_w=settings.cap_w)}
-    said = ", ".join(
-        f"{kind} {row['tokens_per_s']:.2f} ± {row['tokens_per_s_half']:.2f}" for kind, row in found.items()
-    )
-    lost = 1.0 - found["shipped"]["tokens_per_s"] / found["refitted"]["tokens_per_s"]
-    return Claim(
-        claim=f"Refitting on the very texts would gain little, {rows[0]['law']}",
-        required=f"the shipped calibration within 1 % of the tokens/s of one refitted on the judged texts, at {settings.cap_w:g} W",
-        measured=f"{lost:+.1%} lost; tokens/s {said} (modelled)",
-        holds=lost <= 0.01,
-    )
-
-
-def _level(rows: list[Row]) -> Claim:
-    found = {row["level"]: row for row in _of(rows, kind="level")}
-    said = "; ".join(
-        f"{name}: Brier {row['brier']:.4f}, error {row['ece']:.3f}, gap by text {row['text_gap']:.3f}"
-        for name, row in found.items()
-    )
-    return Claim(
-        claim=f"Scaling the curve to a row's own level makes it truer, {rows[0]['law']}",
-        required="a lower Brier score with the running estimate than without",
-        measured=said,
-        holds=found["running estimate"]["brier"] < found["as it is"]["brier"],
-    )
-
-
-def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """Reliability and worth, a column for each law."""
-    figure, axes = figures.new_figure(2, len(settings.recordings), panel_height=3.6)
-    for column, name in enumerate(settings.recordings):
-        own = [row for row in rows if row["recording"] == name]
-        _draw_reliability(axes[0, column], own)
-        _draw_worth(axes[1, column], own, settings)
-    return figure
-
-
-def _draw_reliability(ax: "Axes", rows: list[Row]) -> None:
-    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1.0)
-    exits = sorted({row["exit"] for row in _of(rows, kind="bin")})
-    for exit, color in zip(exits, (figures.BLUE, figures.VERMILLION, figures.GREEN), strict=False):
-        for fit, look in (("curve", "-"), ("classes", ":")):
-            own = sorted(_of(rows, kind="bin", exit=exit, fit=fit), key=lambda row: row["predicted"])
-            x, y = [row["predicted"] for row in own], [row["observed"] for row in own]
-            ax.plot(x, y, look, color=color, marker="o", markersize=3.5)
-            if fit == "curve":
-                figures.label_line(ax, x[-1], y[-1], f"exit {exit}", color)
-    ax.set_xlabel("predicted acceptance: curve (line), classes (dotted)")
-    ax.set_ylabel("measured acceptance, first draft tokens")
-    ax.set_title(f"Reliability, {rows[0]['law']}")
-
-
-def _draw_worth(ax: "Axes", rows: list[Row], settings: Settings) -> None:
-    for cap, color, name, shift in (
-        (settings.cap_w, figures.BLUE, f"{settings.cap_w:g} W", -0.12),
-        (math.inf, figures.ORANGE, "no cap", 0.12),
-    ):
-        own = [row for kind in _KINDS for row in _of(rows, kind="worth", cap_w=cap, calibration=kind)]
-        y = [place + shift for place in range(len(own))]
-        x, half = [100 * row["gain"] for row in own], [100 * row["gain_half"] for row in own]
-        ax.errorbar(x, y, xerr=half, color=color, marker="o", linestyle="")
-        best = int(np.argmax(x))
-        figures.label_line(ax, x[best] + half[best], y[best], name, color)
-    ax.axvline(0.0, color="0.6", linewidth=1.0)
-    ax.set_yticks(range(len(_KINDS)), _KINDS)
-    ax.invert_yaxis()
-    ax.set_xlabel("tokens/s over those without information (%, modelled)")
-    ax.set_title("Worth of a calibration to ratio_priced")
-
-
 STUDY = Study(
     name="calibration",
     question="How true is what the draft's entropy says about acceptance, and how many tokens per second is it worth?",
     quick=QUICK,
     full=FULL,
     run=run,
-    claims=claims,
-    draw=draw,
+    claims=calibration_claims.claims,
+    draw=calibration_figure.draw,
 )

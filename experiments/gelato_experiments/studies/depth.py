@@ -12,33 +12,26 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from gelato_experiments import figures
 from gelato_experiments.inputs import recording
-from gelato_experiments.methods import Rules
+from gelato_experiments.methods import Rules, Share
 from gelato_experiments.methods.base import LENGTHS
 from gelato_experiments.methods.compare import mean_and_half
-from gelato_experiments.study import Claim, Progress, Row, Study
+from gelato_experiments.studies import depth_claims, depth_figure
+from gelato_experiments.studies.depth_claims import BY_TOKEN
+from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import control, simulation, system
-from gelato_jax.control import DepthExit, DepthSignal, depth_exits
-from gelato_jax.control.base import DepthExitRule
+from gelato_jax.control import DepthExit, depth_exits
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
-from gelato_jax.types import record
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
-NEEDED = 0.05
-"""Share of the joules that choosing depth by token is to save."""
-SHARES = 8
-"""Shares of the devices, for intervals."""
+SHARES = Share().shares
+"""Of the devices, for intervals."""
 _TARGETS = 9  # speeds at which two curves are compared
-_BY_TOKEN = {"static": ("entropy",), "ratio_priced": ("entropy", "priced")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ class Settings:
     lengths: tuple[int, ...] = tuple(length for length in LENGTHS if length <= 8)
     thresholds_nats: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     caps_w: tuple[float, ...] = (0.5, 0.6, 0.75, 0.9, 1.1, 1.3, 1.5, math.inf)
-    penalty_weight: float = 0.1
+    penalty_weight: float = 0.3
     devices: int = 32
     rounds: int = 1000
     seed: int = 0
@@ -83,40 +76,17 @@ FULL = Settings(
 )
 
 
-@record
-class _Choice:
-    """One of three depth rules, chosen as data: one program serves all."""
-
-    kind: Array  # [] int32: 0 fixed, 1 entropy, 2 priced
-    fixed: Any
-    entropy: Any
-
-
-def _deeper(params: _Choice, signal: DepthSignal) -> Array:
-    """As the chosen rule says."""
-    fixed = depth_exits.fixed().rule.deeper(params.fixed, signal)
-    entropy = depth_exits.entropy().rule.deeper(params.entropy, signal)
-    priced = depth_exits.priced().rule.deeper((), signal)
-    return jnp.where(params.kind == 0, fixed, jnp.where(params.kind == 1, entropy, priced))
-
-
-_CHOICE = DepthExitRule(deeper=_deeper)
-
-
 def depth_exit(rule: str, value: float = 0.0) -> DepthExit:
-    """A depth exit of `depth_exits`, all of them of one structure.
+    """A depth exit of `depth_exits`; all are of one structure, so that one program serves them.
 
     Args:
         rule: `fixed`, `entropy` or `priced`.
         value: index of the exit, or nats.
     """
-    kind = ("fixed", "entropy", "priced").index(rule)
-    params = _Choice(
-        kind=jnp.int32(kind),
-        fixed=depth_exits.fixed(int(value) if kind == 0 else -1).params,
-        entropy=depth_exits.entropy(value if kind == 1 else 1.0).params,
-    )
-    return DepthExit(params=params, rule=_CHOICE)
+    options = {"fixed": depth_exits.fixed(), "entropy": depth_exits.entropy(), "priced": depth_exits.priced()}
+    if rule != "priced":
+        options[rule] = depth_exits.fixed(int(value)) if rule == "fixed" else depth_exits.entropy(value)
+    return control.select_depth_exit(list(options.values()), list(options).index(rule))
 
 
 class Point(NamedTuple):
@@ -137,20 +107,20 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """
     tuning, judging = recording(settings.recording).halves()
     rows: list[Row] = []
-    for number, length_rule in enumerate(_BY_TOKEN):
-        progress("measuring", number, len(_BY_TOKEN))
+    for number, length_rule in enumerate(BY_TOKEN):
+        progress("measuring", number, len(BY_TOKEN))
         made = _members(length_rule, tuning, settings)
         tried = _points(tuning, [_terms(tuning, member, settings) for member in made], settings)
         judged = _points(judging, [_terms(judging, member, settings) for member in made], settings)
         families = {"single": [i for i, member in enumerate(made) if member["depth"] == "fixed"]}
         families |= {
-            depth: [i for i, member in enumerate(made) if member["depth"] == depth] for depth in _BY_TOKEN[length_rule]
+            depth: [i for i, member in enumerate(made) if member["depth"] == depth] for depth in BY_TOKEN[length_rule]
         }
         chosen = {name: hull([tried[i] for i in members], members) for name, members in families.items()}
         for index, (member, point) in enumerate(zip(made, judged, strict=True)):
             rows.append(_row(length_rule, member, point, any(index in vertices for vertices in chosen.values())))
         single = [judged[i] for i in chosen["single"]]
-        for depth in _BY_TOKEN[length_rule]:
+        for depth in BY_TOKEN[length_rule]:
             for speed, saved in savings(single, [judged[i] for i in chosen[depth]]):
                 mean, half = mean_and_half(saved)
                 row = {"kind": "saving", "length_rule": length_rule, "depth": depth}
@@ -162,7 +132,7 @@ def _members(length_rule: str, recorded: Recording, settings: Settings) -> list[
     """Combinations of a depth rule with lengths or caps."""
     exits = range(len(recorded.work))
     depths = [("fixed", float(exit)) for exit in exits] + [("entropy", nats) for nats in settings.thresholds_nats]
-    depths += [("priced", 0.0)] if "priced" in _BY_TOKEN[length_rule] else []
+    depths += [("priced", 0.0)] if "priced" in BY_TOKEN[length_rule] else []
     levels = settings.lengths if length_rule == "static" else settings.caps_w
     return [
         {"length_rule": length_rule, "depth": depth, "value": value, "level": level}
@@ -171,12 +141,13 @@ def _members(length_rule: str, recorded: Recording, settings: Settings) -> list[
 
 
 def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -> Terms:
-    depth, level = depth_exit(member["depth"], member["value"]), member["level"]
-    if member["length_rule"] == "static":
-        rules = Rules(control.static(int(level)), depth_exit=depth)
-    else:
-        controller = control.ratio(power_budget_w=level, penalty_weight=settings.penalty_weight)
-        rules = Rules(controller, control.length_exits.priced(), depth)
+    level, static = member["level"], member["length_rule"] == "static"
+    ratio = control.ratio(power_budget_w=math.inf if static else level, penalty_weight=settings.penalty_weight)
+    rules = Rules(
+        control.select_controller([control.static(int(level) if static else 0), ratio], 0 if static else 1),
+        control.select_length_exit([control.length_exits.none(), control.length_exits.priced()], 0 if static else 1),
+        depth_exit(member["depth"], member["value"]),
+    )
     world = system.preset(settings.device, settings.link, settings.edge)
     policy = rules.policy(system.payload.candidates(32))
     return simulation.make_terms(recorded, policy, world, vocab_size=settings.vocab_size)
@@ -184,7 +155,12 @@ def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -
 
 def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:
     found = simulation.simulate(
-        recorded, terms, devices=settings.devices, rounds=settings.rounds, seed=settings.seed
+        recorded,
+        terms,
+        devices=settings.devices,
+        rounds=settings.rounds,
+        warmup=Share().warmup,
+        seed=settings.seed,
     ).totals
 
     def total(value: Any) -> np.ndarray:
@@ -200,7 +176,7 @@ def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> 
 
 
 def hull(points: Sequence[Point], names: Sequence[int]) -> list[int]:
-    """Names of the points that no share of the time at two others beats: the upper hull in watts and tokens/s, ascending."""
+    """Names of the points that no mixture of others beats: the upper hull in watts and tokens/s, ascending."""
     order = sorted(range(len(points)), key=lambda i: (points[i].power_w.mean(), -points[i].tokens_per_s.mean()))
     kept: list[tuple[float, float, int]] = []
     for i in order:
@@ -264,116 +240,12 @@ def _row(length_rule: str, member: Mapping[str, Any], point: Point, chosen: bool
     return row
 
 
-def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
-    """What depth by token saves, rule by rule, and which depth alone is best."""
-    made = [
-        _saving(settings, rows, length_rule, depth) for length_rule, depths in _BY_TOKEN.items() for depth in depths
-    ]
-    return [*made, _shallow(rows)]
-
-
-def _saving(settings: Settings, rows: list[Row], length_rule: str, depth: str) -> Claim:
-    own = [row for row in rows if row["length_rule"] == length_rule]
-    saved = [row for row in own if row["kind"] == "saving" and row["depth"] == depth]
-    what = {"entropy": "Choosing depth by token, by entropy,", "priced": "Choosing depth by token, priced,"}[depth]
-    claim = f"{what} saves at least {NEEDED:.0%} of joules at equal tokens/s under `{length_rule}`"
-    required = f"at least {NEEDED:.0%} on the mean over speeds, against the best single depth or mixture of depths"
-    if not saved:
-        return Claim(claim=claim, required=required, measured="the curves share no speed", holds=None)
-    mean = float(np.mean([row["saved"] for row in saved]))
-    best, worst = max(saved, key=lambda row: row["saved"]), min(saved, key=lambda row: row["saved"])
-    points = [row for row in own if row["kind"] == "point" and row["depth"] == depth and row["chosen"]]
-    fastest = max(points, key=lambda row: row["tokens_per_s"])
-    shares = " / ".join(f"{share:.0%}" for share in json.loads(fastest["exits"]))
-    return Claim(
-        claim=claim,
-        required=required,
-        measured=f"{mean:.1%}; from {worst['saved']:.1%} ± {worst['saved_half']:.1%} at {worst['tokens_per_s']:.2f} tokens/s "
-        f"to {best['saved']:.1%} ± {best['saved_half']:.1%} at {best['tokens_per_s']:.2f}; tokens by exit at the fastest point: "
-        f"{shares}; modelled, with a replay that is approximate for depth by token",
-        holds=mean >= NEEDED,
-    )
-
-
-def _shallow(rows: list[Row]) -> Claim:
-    """The best speed of the shallowest exit against the deepest."""
-    fixed = [
-        row for row in rows if row["kind"] == "point" and row["depth"] == "fixed" and row["length_rule"] == "static"
-    ]
-    deepest = max(row["value"] for row in fixed)
-    best = {
-        exit: max((row for row in fixed if row["value"] == exit), key=lambda row: row["tokens_per_s"])
-        for exit in (0.0, deepest)
-    }
-    first, last = best[0.0], best[deepest]
-    text = lambda row: (  # noqa: E731
-        f"{row['tokens_per_s']:.2f} ± {row['tokens_per_s_half']:.2f} tokens/s, {1e3 * row['energy_per_token_j']:.1f} mJ a token "
-        f"({row['level']:g} tokens drafted)"
-    )
-    return Claim(
-        claim="Leaving every token at the first exit is faster and costs less than full depth, at the best fixed length of each",
-        required="more tokens/s and fewer joules a token",
-        measured=f"first exit {text(first)}; last exit {text(last)}",
-        holds=first["tokens_per_s"] > last["tokens_per_s"] and first["energy_per_token_j"] < last["energy_per_token_j"],
-    )
-
-
-def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """Joules a token against tokens per second, a panel for each length rule; below, what is saved."""
-    figure, axes = figures.new_figure(2, len(_BY_TOKEN), sharex="col")
-    for column, length_rule in enumerate(_BY_TOKEN):
-        _draw_curves(axes[0, column], [row for row in rows if row["length_rule"] == length_rule], length_rule)
-        _draw_savings(axes[1, column], [row for row in rows if row["length_rule"] == length_rule])
-    axes[0, 0].set_ylabel("mJ a token (modelled)")
-    axes[1, 0].set_ylabel("joules saved (%)")
-    for ax in axes[1]:
-        ax.set_xlabel("tokens/s (modelled)")
-    return figure
-
-
-_COLORS = {"entropy": figures.VERMILLION, "priced": figures.GREEN}
-
-
-def _draw_curves(ax: "Axes", rows: list[Row], length_rule: str) -> None:
-    points = [row for row in rows if row["kind"] == "point"]
-    exits = sorted({row["value"] for row in points if row["depth"] == "fixed"})
-    lines: list[tuple[str, list[Row], Any, str]] = [
-        (
-            f"exit {int(exit)}, all tokens",
-            [row for row in points if row["depth"] == "fixed" and row["value"] == exit],
-            color,
-            "-",
-        )
-        for exit, color in zip(exits, (figures.SKY, figures.BLUE, figures.PURPLE, figures.GREY), strict=False)
-    ]
-    for depth in _BY_TOKEN[length_rule]:
-        chosen = [row for row in points if row["depth"] == depth and row["chosen"]]
-        lines.append((f"{depth}, by token", chosen, _COLORS[depth], "--"))
-    for name, members, color, look in lines:
-        members = sorted(members, key=lambda row: row["power_w"])
-        x, y = [row["tokens_per_s"] for row in members], [1e3 * row["energy_per_token_j"] for row in members]
-        ax.plot(x, y, look, color=color, marker="o", markersize=3.5)
-        figures.label_line(ax, x[-1], y[-1], name, color)
-    ax.set_title({"static": "Fixed draft lengths", "ratio_priced": "ratio, priced lengths, by cap"}[length_rule])
-
-
-def _draw_savings(ax: "Axes", rows: list[Row]) -> None:
-    ax.axhline(0.0, color="0.4", linewidth=0.8)
-    ax.axhline(100 * NEEDED, color=figures.GREY, linestyle=":", linewidth=1.2)
-    for depth, color in _COLORS.items():
-        own = [row for row in rows if row["kind"] == "saving" and row["depth"] == depth]
-        if own:
-            x = [row["tokens_per_s"] for row in own]
-            ax.errorbar(x, [100 * row["saved"] for row in own], [100 * row["saved_half"] for row in own], color=color)
-            figures.label_line(ax, x[-1], 100 * own[-1]["saved"], f"{depth}, by token", color)
-
-
 STUDY = Study(
     name="depth",
     question="How many joules does it save to choose each token's depth, at equal tokens per second?",
     quick=QUICK,
     full=FULL,
     run=run,
-    claims=claims,
-    draw=draw,
+    claims=depth_claims.claims,
+    draw=depth_figure.draw,
 )

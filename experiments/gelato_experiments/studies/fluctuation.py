@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 FIXED = "static"
 CAPPED = ("gelato", "ratio", "ratio_priced")
 """Methods with a queue."""
-TOLERANCE = 0.02
-"""Share over the cap that counts as keeping it here: runs are short, and what the queue holds was spent."""
 WORTH = 0.95
-"""Share of the rate of a fixed length tuned anew, in the world that it was tuned for, that `ratio` is to reach."""
+"""Share of a rate that is to be kept."""
 SHARES = 8  # of the devices, for intervals
 
 
@@ -70,18 +68,20 @@ PAYLOADS = {"candidates": lambda: system.payload.candidates(32), "quantized": la
 
 
 class _Found(NamedTuple):
-    """Tokens per second and true watts of one setting, `[shares]` each."""
+    """Tokens per second, true watts, and watts that the queue still holds, of one setting, `[shares]` each."""
 
     rate: np.ndarray
     power: np.ndarray
+    queue: np.ndarray
 
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
     """Tune every method in the calm world on half of the texts; judge it in every world on the other half.
 
     Returns:
-        Rows by `payload`, `method` and `world`: `tokens_per_s` and `power_w`, what they are of the same method's in
-        the calm world (`of_calm`) and of a fixed length's that is tuned anew in that world (`of_retuned`).
+        Rows by `payload`, `method` and `world`: `tokens_per_s` and `power_w`; as shares of the same method's in the
+        calm world (`of_calm`) and of a fixed length's that is tuned anew in that world (`of_retuned`). `queue_w` is
+        what the queue holds at the end, spread over the run: by so much may one that began empty exceed the cap.
     """
     tuning, judging = recording(settings.recording).halves()
     jobs = [("candidates", name, WORLDS) for name in settings.methods]
@@ -163,7 +163,8 @@ def _found(result: simulation.Simulation, number: int, meter: float) -> _Found:
     totals = result.totals
     shares = lambda values: np.asarray(values, np.float64).reshape(SHARES, -1).sum(axis=1)  # noqa: E731
     seconds, joules = (shares(total.high[number]) for total in (totals.time_s, totals.energy_j))
-    return _Found(rate=shares(totals.tokens[number]) / seconds, power=joules / meter / seconds)
+    queue = shares(result.queue_j[number])
+    return _Found(shares(totals.tokens[number]) / seconds, joules / meter / seconds, queue / meter / seconds)
 
 
 def _row(
@@ -188,7 +189,8 @@ def _row(
         row[name], row[f"{name}_half"] = mean_and_half(values)
     row["retuned_tokens_per_s"] = float(retuned.rate.mean())
     row["power_of_calm"] = row["power_w"] / float(before.power.mean())
-    row["keeps_cap"] = row["power_w"] <= settings.cap_w * (1 + TOLERANCE)
+    row["queue_w"] = float(here.queue.mean())
+    row["keeps_cap"] = row["power_w"] - row["queue_w"] <= settings.cap_w * (1 + CAP_TOLERANCE)
     return row
 
 
@@ -196,12 +198,25 @@ def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
     """Whether the cap holds, and what a departure from the calm world costs."""
     capped = [row for row in rows if row["method"] in CAPPED]
     right = [row for row in capped if row["kind"] != "meter"]
+    beliefs = [row for row in right if row["kind"] == "belief"]
+    priors = [row for row in beliefs if row["world"].startswith("prior")]
     return [
         _cap_claim(right, settings),
         _fixed_claim(rows, settings),
         _meter_claim(capped, settings),
-        _worth_claim([row for row in right if row["method"] == "ratio"]),
-        _belief_claim([row for row in right if row["kind"] == "belief" and row["method"] != "gelato"]),
+        _share_claim(
+            "ratio, tuned once, is worth a fixed length that is tuned anew for the world",
+            "of its tokens/s in every world of another link or device",
+            [row for row in right if row["method"] == "ratio" and row["kind"] in ("link", "device")],
+            "of_retuned",
+        ),
+        _share_claim(
+            "wrong constants and a wrong alpha(H) cost methods with a queue little",
+            "of the calm world's tokens/s",
+            [row for row in beliefs if row not in priors],
+            "of_calm",
+        ),
+        _share_claim("a wrong prior of acceptance is unlearnt", "of the calm world's tokens/s", priors, "of_calm"),
     ]
 
 
@@ -211,11 +226,12 @@ def _where(row: Row) -> str:
 
 
 def _cap_claim(right: list[Row], settings: Settings) -> Claim:
-    worst = max(right, key=lambda row: row["power_w"])
+    worst = max(right, key=lambda row: row["power_w"] - row["queue_w"])
     return Claim(
         claim="methods with a queue keep the cap in every world whose joules are measured rightly",
-        required=f"mean power at most {TOLERANCE:.0%} over {settings.cap_w:g} W",
-        measured=f"at most {worst['power_w']:.3f} W, {_where(worst)}",
+        required=f"mean power at most {CAP_TOLERANCE:.1%} over {settings.cap_w:g} W, but for what the queue holds",
+        measured=f"at most {worst['power_w']:.3f} W of which the queue holds {worst['queue_w']:.3f}, {_where(worst)}; "
+        f"without that allowance at most {max(row['power_w'] for row in right):.3f} W",
         holds=all(row["keeps_cap"] for row in right),
     )
 
@@ -225,9 +241,9 @@ def _fixed_claim(rows: list[Row], settings: Settings) -> Claim:
     over = [row for row in fixed if not row["keeps_cap"]]
     worst = max(fixed, key=lambda row: row["power_w"])
     return Claim(
-        claim="a draft length tuned once breaks the cap where the world changes",
-        required=f"mean power over {settings.cap_w * (1 + TOLERANCE):g} W in a world of another link or device",
-        measured=f"in {len(over)} of {len(fixed)}; most: {worst['power_w']:.3f} W in `{worst['world']}`",
+        claim="a draft length tuned once breaks the cap in some other world",
+        required=f"mean power over {settings.cap_w:g} W in a world of another link or device",
+        measured=f"in {len(over)} of {len(fixed)}; most: {worst['power_w']:.3f} W, {_where(worst)}",
         holds=bool(over),
     )
 
@@ -237,29 +253,19 @@ def _meter_claim(capped: list[Row], settings: Settings) -> Claim:
     listed = ", ".join(f"{row['method']} {row['power_w']:.2f} W" for row in half)
     return Claim(
         claim="the cap is one on measured joules: a meter that shows half of them lets it be exceeded",
-        required=f"mean power over {settings.cap_w:g} W",
+        required=f"mean power over {settings.cap_w:g} W with ratio",
         measured=listed,
-        holds=all(row["power_w"] > settings.cap_w * (1 + TOLERANCE) for row in half),
+        holds=all(not row["keeps_cap"] for row in half if row["method"] == "ratio"),
     )
 
 
-def _worth_claim(rows: list[Row]) -> Claim:
-    worst = min(rows, key=lambda row: row["of_retuned"])
+def _share_claim(claim: str, of: str, rows: list[Row], column: str) -> Claim:
+    worst = min(rows, key=lambda row: row[column])
     return Claim(
-        claim="ratio, tuned once, is worth a fixed length that is tuned anew for every world",
-        required=f"at least {WORTH:.0%} of its tokens/s in every world",
-        measured=f"at least {worst['of_retuned']:.1%} +- {worst['of_retuned_half']:.1%}, {_where(worst)}",
-        holds=worst["of_retuned"] >= WORTH,
-    )
-
-
-def _belief_claim(rows: list[Row]) -> Claim:
-    worst = min(rows, key=lambda row: row["of_calm"])
-    return Claim(
-        claim="wrong beliefs cost the methods with a queue little: the queue corrects joules, theta seconds",
-        required="at least 95 % of the calm world's tokens/s under every wrong belief, ratio and ratio_priced",
-        measured=f"at least {worst['of_calm']:.1%} +- {worst['of_calm_half']:.1%}, {_where(worst)}",
-        holds=worst["of_calm"] >= 0.95,
+        claim=claim,
+        required=f"at least {WORTH:.0%} {of}",
+        measured=f"at least {worst[column]:.1%} +- {worst[f'{column}_half']:.1%}, {_where(worst)}",
+        holds=worst[column] >= WORTH,
     )
 
 
@@ -269,7 +275,7 @@ _MARKS = dict(zip(("static", "hf_schedule", "gelato", "ratio", "ratio_priced"), 
 def draw(settings: Settings, rows: list[Row]) -> "Figure":
     """Worlds from top to bottom; rate against the re-tuned fixed length, and power, of every method."""
     payloads = list(dict.fromkeys(row["payload"] for row in rows))
-    figure, axes = figures.new_figure(len(payloads), 2, panel_height=5.0, sharey="row")
+    figure, axes = figures.new_figure(len(payloads), 2, panel_height=5.2, sharey="row")
     for payload, (left, right) in zip(payloads, axes, strict=True):
         part = [row for row in rows if row["payload"] == payload]
         worlds = list(dict.fromkeys(row["world"] for row in part))

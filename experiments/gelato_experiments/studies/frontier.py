@@ -9,7 +9,6 @@ import numpy as np
 from gelato_experiments import bounds, figures
 from gelato_experiments.inputs import recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
-from gelato_experiments.methods.compare import mean_and_half, measure
 from gelato_experiments.oracles import EntropyModel, clairvoyant, entropy_stopping, fit, round_level
 from gelato_experiments.study import Claim, Progress, Row, Study
 from gelato_experiments.synthetic import synthetic_recording
@@ -39,6 +38,7 @@ class Settings:
         methods: names of the registry.
         devices: simulated under each setting.
         rounds: of each device.
+        warmup: rounds before them that do not count: queues settle.
         seed: of texts and channels.
         rate_bins: of the channel, for the oracles.
         estimate_bins: of the acceptance estimate, for oracle (i).
@@ -54,6 +54,7 @@ class Settings:
     methods: tuple[str, ...] = tuple(METHODS)
     devices: int = 64
     rounds: int = 2000
+    warmup: int = 1000
     seed: int = 0
     rate_bins: int = 6
     estimate_bins: int = 6
@@ -66,6 +67,7 @@ FULL = Settings(
     links=("5mhz-500m-20ms", "5mhz-500m-60ms", "5mhz-500m-140ms", "1mhz-500m-60ms", "20mhz-100m-20ms"),
     caps_w=(0.3, 0.45, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
     rounds=8000,
+    warmup=3000,
 )
 
 
@@ -122,7 +124,7 @@ def _device_only(link: str, world: system.System) -> Row:
 
 
 def _effort(settings: Settings) -> Share:
-    return Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
+    return Share(devices=settings.devices, rounds=settings.rounds, warmup=settings.warmup, seed=settings.seed)
 
 
 def _method_rows(
@@ -141,31 +143,23 @@ def _method_rows(
 def _oracle_rows(
     link: str, judging: Recording, scenario: Scenario, caps: tuple[float, ...], settings: Settings
 ) -> list[Row]:
-    """Oracles on the texts that methods are judged on; `price` is tokens a joule, `achieved` was simulated."""
-    rows = []
-    classes = np.quantile(judging.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes))
-    model = fit_model(judging, np.unique(classes))
+    """Oracles on the texts that methods are judged on, over the rounds that `ratio` meets; `price` is tokens a joule."""
+    rows, size = [], judging.max_draft_length
+    edges = np.unique(np.quantile(judging.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes)))
+    model = fit_model(judging, edges)
     for cap in caps:
-        terms = scenario.terms(judging, METHODS["ratio"], cap, {"penalty_weight": 0.3})
-        found = _round_level(judging, terms, cap, settings)
-        rows.append(_row("oracle", link, "round-level", cap, **found))
+        terms = scenario.terms(judging, METHODS["ratio"], cap, {"penalty_weight": 1.0})
         met = _met(judging, terms, settings)
-        rows.append(_row("oracle", link, "round-level, true acceptance", cap, **_informed(judging, met, terms, cap)))
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
-        size = judging.max_draft_length
         costs = bounds.round_costs(rates, terms, size)
-        best = entropy_stopping.solve(chance, model, costs, power_cap_w=cap)
-        rows.append(_row("oracle", link, "entropy-stopping, fitted model", cap, **_figures(best)))
         lengths = np.bincount(met.standing, minlength=size + 1) / len(met.standing)
-        rows.append(
-            _row(
-                "oracle",
-                link,
-                "clairvoyant",
-                cap,
-                **_figures(clairvoyant.solve(chance, lengths, costs, power_cap_w=cap)),
-            )
-        )
+        found = {
+            "round-level": round_level.solve(*_round_level(met, terms, size, settings), power_cap_w=cap),
+            "round-level, true acceptance": round_level.solve(*_informed(judging, met, terms), power_cap_w=cap),
+            "entropy-stopping, fitted model": entropy_stopping.solve(chance, model, costs, power_cap_w=cap),
+            "clairvoyant": clairvoyant.solve(chance, lengths, costs, power_cap_w=cap),
+        }
+        rows += [_row("oracle", link, name, cap, **_figures(best)) for name, best in found.items()]
     return rows
 
 
@@ -185,43 +179,26 @@ def _figures(best: Any) -> dict[str, float]:
     return {"tokens_per_s": best.tokens_per_s, "power_w": best.power_w, "price": best.energy_price}
 
 
-def _round_level(recorded: Recording, terms: Terms, cap: float, settings: Settings) -> dict[str, float]:
-    """Oracle (i): an LP over rates and estimates, then its policy simulated; states are those that it meets itself."""
-    size, policy_terms = recorded.max_draft_length, terms
-    for _ in range(2):  # the states that a policy meets depend on it: solve, simulate, solve again
-        met = _met(recorded, policy_terms, settings)
-        edges = bounds.quantile_edges(met.uplink_bps, settings.rate_bins)
-        marks = bounds.quantile_edges(met.estimate, settings.estimate_bins)
-        shape = (len(edges) + 1, len(marks) + 1)
-        state = bounds.bin_of(edges, met.uplink_bps) * shape[1] + bounds.bin_of(marks, met.estimate)
-        states = bounds.tabulate(met, state, shape[0] * shape[1], terms, size)
-        best = round_level.solve(*states, power_cap_w=cap)
-        table = np.asarray(best.policy).reshape(*shape, size + 1)
-        policy_terms = bounds.with_controller(terms, bounds.table_policy(edges, marks, table))
-    measured = measure(recorded, [policy_terms], _effort(settings))
-    rate, half = mean_and_half(measured.tokens_per_s[0])
-    power = float(measured.power_w[0].mean())
-    return {
-        **_figures(best),
-        "achieved_tokens_per_s": at_equal_power(rate, power, cap, best.energy_price),
-        "achieved_half": half,
-        "achieved_power_w": power,
-    }
+def _round_level(met: bounds.Rounds, terms: Terms, size: int, settings: Settings) -> bounds.States:
+    """States that a controller sees, rate and estimate; what every length would give in them."""
+    edges = bounds.quantile_edges(met.uplink_bps, settings.rate_bins)
+    marks = bounds.quantile_edges(met.estimate, settings.estimate_bins)
+    state = bounds.bin_of(edges, met.uplink_bps) * (len(marks) + 1) + bounds.bin_of(marks, met.estimate)
+    return bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, size)
 
 
-def at_equal_power(rate: float, power: float, cap: float, price: float) -> float:
+def _at_equal_power(rate: float, power: float, cap: float, price: float) -> float:
     """Tokens per second moved to the cap by the LP's price of power, tokens per joule."""
     return rate + price * (cap - power) if price > 0 else rate
 
 
-def _informed(recorded: Recording, met: bounds.Rounds, terms: Terms, cap: float, bins: int = 6) -> dict[str, float]:
-    """As oracle (i), with the text's own mean accepted length in place of the estimate: the value of knowing it."""
+def _informed(recorded: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
+    """As `_round_level`, with the text's own mean accepted length in place of the estimate: the value of knowing it."""
     counts = np.bincount(met.text, minlength=len(recorded.categories))
     means = np.bincount(met.text, met.standing, minlength=len(counts)) / np.maximum(counts, 1)
     edges, marks = bounds.quantile_edges(met.uplink_bps, bins), np.unique(np.quantile(means[met.text], _inner(bins)))
     state = bounds.bin_of(edges, met.uplink_bps) * (len(marks) + 1) + bounds.bin_of(marks, means[met.text])
-    states = bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, recorded.max_draft_length)
-    return _figures(round_level.solve(*states, power_cap_w=cap))
+    return bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, recorded.max_draft_length)
 
 
 def fit_model(recorded: Recording, edges: np.ndarray) -> EntropyModel:
@@ -248,7 +225,7 @@ def _model_rows(
         found = compare(METHODS[name], halves, drawn, scenario, caps, _effort(settings))
         rows += [{"kind": "model", "link": link, **row, "feasible": True} for row in found]
     for cap in caps:
-        terms = scenario.terms(drawn, METHODS["ratio_priced"], cap, {"penalty_weight": 0.3})
+        terms = scenario.terms(drawn, METHODS["ratio_priced"], cap, {"penalty_weight": 1.0})
         met = _met(drawn, terms, settings)
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
         costs = bounds.round_costs(rates, terms, drawn.max_draft_length)
@@ -277,11 +254,11 @@ def _cells(rows: list[Row], kind: str, method: str) -> dict[tuple[str, float], R
     return {(row["link"], row["cap_w"]): row for row in rows if row["kind"] == kind and row["method"] == method}
 
 
-def _shares(ours: dict, best: dict, column: str) -> dict[tuple[str, float], float]:
+def _shares(ours: dict, best: dict) -> dict[tuple[str, float], float]:
     """Share of an oracle's rate in each cell, at equal power."""
     return {
-        cell: at_equal_power(ours[cell]["tokens_per_s"], ours[cell]["power_w"], cell[1], best[cell]["price"])
-        / best[cell][column]
+        cell: _at_equal_power(ours[cell]["tokens_per_s"], ours[cell]["power_w"], cell[1], best[cell]["price"])
+        / best[cell]["tokens_per_s"]
         for cell in ours
     }
 
@@ -293,7 +270,7 @@ def _lowest(shares: dict[tuple[str, float], float]) -> str:
 
 def _round_level_claim(rows: list[Row]) -> Claim:
     best = _cells(rows, "oracle", "round-level")
-    shares = _shares(_cells(rows, "method", "ratio"), best, "achieved_tokens_per_s")
+    shares = _shares(_cells(rows, "method", "ratio"), best)
     return Claim(
         claim="ratio alone comes up to the best round-level policy of its own information, at equal mean power",
         required=f"at least {ROUND_LEVEL_SHARE:.0%} of oracle (i) in every feasible cell",
@@ -304,7 +281,7 @@ def _round_level_claim(rows: list[Row]) -> Claim:
 
 def _stopping_claim(rows: list[Row]) -> Claim:
     best = _cells(rows, "model", "entropy-stopping")
-    shares = _shares(_cells(rows, "model", "ratio_priced"), best, "tokens_per_s")
+    shares = _shares(_cells(rows, "model", "ratio_priced"), best)
     return Claim(
         claim="ratio with priced exits comes up to the best entropy-stopping policy where that is exact",
         required=f"at least {STOPPING_SHARE:.0%} of oracle (ii) in every feasible cell",
@@ -315,8 +292,8 @@ def _stopping_claim(rows: list[Row]) -> Claim:
 
 def _distance_claim(rows: list[Row]) -> Claim:
     ours = _cells(rows, "method", "ratio_priced")
-    fitted = _shares(ours, _cells(rows, "oracle", "entropy-stopping, fitted model"), "tokens_per_s")
-    seer = _shares(ours, _cells(rows, "oracle", "clairvoyant"), "tokens_per_s")
+    fitted = _shares(ours, _cells(rows, "oracle", "entropy-stopping, fitted model"))
+    seer = _shares(ours, _cells(rows, "oracle", "clairvoyant"))
     return Claim(
         claim="on recorded text, what priced exits leave to the oracles of the fitted model and of foresight",
         required="reported: neither is a bound that a policy could reach on text",

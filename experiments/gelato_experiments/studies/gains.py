@@ -49,8 +49,9 @@ def merged(rules: Rules) -> Rules:
     Raises:
         ValueError: a rule is none of them.
     """
+    controller = control.select_controller(*_placed(_CONTROLLERS, rules.controller))
     return Rules(
-        control.select_controller(*_placed(_CONTROLLERS, rules.controller)),
+        dataclasses.replace(controller, estimator=rules.controller.estimator),
         control.select_length_exit(*_placed(_LENGTH_EXITS, rules.length_exit)),
         control.select_depth_exit(*_placed(_DEPTH_EXITS, rules.depth_exit)),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -175,10 +176,9 @@ def within_bound(rows: Sequence[Row]) -> bool:
 
 def never_rises(rows: Sequence[Row]) -> bool:
     """Whether a larger V never has a larger gap, intervals granted."""
-    pairs = zip(rows[:-1], rows[1:], strict=True)
     return all(
         after["gap_tokens_per_s"] - after["gap_half"] <= before["gap_tokens_per_s"] + before["gap_half"]
-        for before, after in pairs
+        for before, after in pairwise(rows)
     )
 
 

@@ -139,12 +139,8 @@ WORLDS: tuple[World, ...] = (
     World(name="calm", kind="calm"),
     World(name="fading, 20 ms", kind="link", actual=_link(fading=1.0, coherence_s=0.02)),
     World(name="fading, 1 s", kind="link", actual=_link(fading=1.0, coherence_s=1.0)),
-    World(
-        name="bandwidth x2, x0.5, x0.1", kind="link", environment=lambda: _sticky(bandwidth=[2.0, 0.5, 0.1])
-    ),
-    World(
-        name="outages, x0.01", kind="link", environment=lambda: _two(0.01, 0.1, bandwidth=(1.0, 0.01))
-    ),
+    World(name="bandwidth x2, x0.5, x0.1", kind="link", environment=lambda: _sticky(bandwidth=[2.0, 0.5, 0.1])),
+    World(name="outages, x0.01", kind="link", environment=lambda: _two(0.01, 0.1, bandwidth=(1.0, 0.01))),
     World(name="delay 20 ms", kind="link", actual=_link(rtt_s=0.02)),
     World(name="delay 140 ms", kind="link", actual=_link(rtt_s=0.14)),
     World(name="delay x1/3, x1, x7/3", kind="link", environment=lambda: _sticky(rtt=[1 / 3, 1.0, 7 / 3])),
