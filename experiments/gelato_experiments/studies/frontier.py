@@ -79,7 +79,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """
     tuning, judging = recording(settings.recording).halves()
     rows: list[Row] = []
-    total = len(settings.links) * (len(settings.methods) + 2)
+    done, total = 0, len(settings.links) * (len(settings.methods) + 2)
     for link in settings.links:
         world = system.preset(settings.device, link, settings.edge)
         payload = system.payload.candidates(32)
@@ -88,19 +88,16 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         feasible = tuple(cap for cap in settings.caps_w if cap >= floor)
         rows += [_infeasible(link, cap, floor) for cap in settings.caps_w if cap < floor]
         for name in settings.methods:
-            progress("judging methods", len(rows) and _done(rows, settings), total)
+            progress("judging methods", done, total)
             rows += _method_rows(name, link, tuning, judging, scenario, feasible, settings)
+            done += 1
         rows.append(_device_only(link, world))
-        progress("asking oracles", _done(rows, settings), total)
+        progress("asking oracles", done, total)
         rows += _oracle_rows(link, judging, scenario, feasible, settings)
-        progress("asking oracles inside their model", _done(rows, settings), total)
+        progress("asking oracles inside their model", done + 1, total)
         rows += _model_rows(link, tuning, scenario, feasible, settings)
+        done += 2
     return rows
-
-
-def _done(rows: list[Row], settings: Settings) -> int:
-    """Methods and oracles that are through."""
-    return len({(row["link"], row["method"], row["kind"]) for row in rows if row["method"] != "-"})
 
 
 def _infeasible(link: str, cap: float, floor: float) -> Row:
@@ -371,10 +368,13 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
             _line(axis, rows, "method", name, link, label=label, color=color, marker="o", markersize=3)
         _line(axis, rows, "oracle", "round-level", link, label="oracle (i)", color="0.3", linestyle="--")
         axis.set_xscale("log")
+        caps = [cap for cap in settings.caps_w if math.isfinite(cap)]
+        axis.set_xticks(caps, [f"{cap:g}" for cap in caps])
+        axis.minorticks_off()
         axis.set_title(link)
         axis.set_xlabel("cap on mean device power, W")
     axes[0][0].set_ylabel("modelled tokens/s")
-    figure.suptitle("Tokens per second under a cap on power; grey: the other methods where they keep it")
+    figure.suptitle("Grey: the other methods, where they keep the cap")
     return figure
 
 

@@ -1,0 +1,137 @@
+"""Methods are tuned on one half and judged on the other; `frontier` holds them against oracles."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gelato_experiments.inputs import SHIPPED, recording
+from gelato_experiments.methods import METHODS, Scenario, Share, compare
+from gelato_experiments.methods.compare import mean_and_half
+from gelato_experiments.oracles import EntropyModel
+from gelato_experiments.studies import frontier
+from gelato_experiments.synthetic import synthetic_recording
+from gelato_jax import simulation, system
+
+MODEL = EntropyModel(
+    initial=[0.4, 0.3, 0.3],
+    transition=[[0.6, 0.2, 0.2], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]],
+    acceptance=[0.9, 0.5, 0.15],
+)
+EFFORT = Share(devices=16, rounds=200, warmup=50)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return synthetic_recording(MODEL, texts=8, positions=48, max_draft_length=4)
+
+
+@pytest.fixture(scope="module")
+def scenario():
+    return Scenario(system=system.preset(), payload=system.payload.candidates(8))
+
+
+def test_a_synthetic_recording_has_the_models_law():
+    texts = synthetic_recording(MODEL, texts=32, positions=256, max_draft_length=4)
+    chance = texts.rollouts.chance[:, :, 0]
+    survival = np.cumprod(chance, axis=-1).mean(axis=(0, 1))
+    # 8,192 rollouts: 5 standard errors of a mean in 0..1, false alarm under 1e-5
+    np.testing.assert_allclose(survival, MODEL.survival(4)[1:], atol=5 * 0.5 / np.sqrt(8192))
+    curve = texts.calibration.scale[0] * np.exp(-texts.calibration.decay[0] * texts.rollouts.entropy)
+    np.testing.assert_allclose(curve, texts.rollouts.chance, rtol=1e-4)
+
+
+def test_a_synthetic_recording_refuses_classes_out_of_order():
+    with pytest.raises(ValueError, match="must descend"):
+        synthetic_recording(dataclasses.replace(MODEL, acceptance=np.array([0.1, 0.5, 0.9])))
+
+
+def test_every_method_has_a_grid_of_equal_effort():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert 1 <= len(method.grid) <= 12, name
+        for setting in method.grid:
+            assert method.build(1.0, **setting).policy(method.payload()) is not None
+
+
+def test_static_is_tuned_to_the_best_length_that_keeps_the_cap(texts, scenario):
+    lengths = tuple({"draft_length": g} for g in range(5))
+    method = dataclasses.replace(METHODS["static"], grid=lengths)
+    free, tight = compare(method, texts, texts, scenario, [math.inf, 0.45], EFFORT)
+    alone = [
+        compare(dataclasses.replace(method, grid=(setting,)), texts, texts, scenario, [math.inf], EFFORT)[0]
+        for setting in lengths
+    ]
+    assert free["tokens_per_s"] == pytest.approx(max(row["tokens_per_s"] for row in alone))
+    assert json.loads(tight["setting"]) == {"draft_length": 0}
+    assert tight["keeps_cap"]
+
+
+def test_a_method_that_cannot_keep_the_cap_says_so(texts, scenario):
+    method = dataclasses.replace(METHODS["static"], grid=({"draft_length": 4},))
+    (row,) = compare(method, texts, texts, scenario, [0.5], EFFORT)
+    assert not row["keeps_cap"]
+    assert row["power_w"] > 0.5
+
+
+def test_intervals_of_equal_shares_are_points():
+    assert mean_and_half(np.full(8, 3.0)) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recordings_say_how_they_were_made(name):
+    shipped = recording(name)
+    assert shipped.temperature == (1.0 if name.endswith("sampled") else 0.0)
+    assert shipped.about["pair"] == "smollm2-135m"
+    tuning, judging = shipped.halves()
+    assert tuning.rollouts.entropy.shape == judging.rollouts.entropy.shape
+    inside = np.arange(shipped.rollouts.entropy.shape[1]) < shipped.rollouts.positions[:, None]
+    chance = shipped.rollouts.chance[inside]
+    assert np.isfinite(shipped.rollouts.entropy[inside]).all()
+    assert ((chance >= 0) & (chance <= 1)).all()
+    if shipped.temperature == 0:
+        stands = np.cumprod(chance, axis=-1).sum(axis=-1)
+        np.testing.assert_array_equal(stands, shipped.rollouts.accepted[inside])
+
+
+def test_frontier_on_a_small_world(texts, tmp_path):
+    file = tmp_path / "texts.npz"
+    simulation.save(file, texts)
+    settings = frontier.Settings(
+        recording=str(file),
+        links=("5mhz-500m-60ms",),
+        caps_w=(0.3, 0.6, 3.0),
+        methods=("target-only", "static", "ratio", "ratio_priced"),
+        devices=16,
+        rounds=300,
+        warmup=100,
+        rate_bins=3,
+        estimate_bins=2,
+        entropy_classes=3,
+    )
+    told = []
+    rows = frontier.run(settings, lambda name, done, total: told.append((done, total)))
+    assert all(done <= total for done, total in told)
+    assert [row["cap_w"] for row in rows if row["kind"] == "infeasible"] == [0.3]
+
+    def rate(kind, method, cap):
+        (row,) = [r for r in rows if (r["kind"], r["method"], r["cap_w"]) == (kind, method, cap)]
+        return row["tokens_per_s"]
+
+    for cap in (0.6, 3.0):
+        assert rate("oracle", "clairvoyant", cap) >= rate("oracle", "round-level", cap) * 0.999
+        assert rate("model", "entropy-stopping", cap) >= rate("model", "round-level", cap) * 0.999
+        assert rate("model", "ratio_priced", cap) <= rate("model", "entropy-stopping", cap) * 1.03
+    assert rate("method", "ratio", 3.0) > rate("method", "target-only", 3.0)
+    claims = frontier.claims(settings, rows)
+    assert claims[-1].holds
+    assert {claim.holds for claim in claims} <= {True, False, None}
+    # A world where a method that keeps the cap is better must say so.
+    better = [
+        dict(row, tokens_per_s=99.0) if row["method"] == "static" and row["kind"] == "method" else row for row in rows
+    ]
+    (beaten,) = [claim for claim in frontier.claims(settings, better) if claim.claim.startswith("no method")]
+    assert beaten.holds is False
+    assert "static" in beaten.measured
