@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure here: `speed` what a pair is worth, `decode` the loop's parts, `lossless` the text, and what it stands on."""
+    """Measure here: what a pair is worth (`speed`), the loop's parts (`decode`), the text (`lossless`), and more."""
 
     what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round

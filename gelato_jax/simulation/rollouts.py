@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-import gelato_jax
 import gelato_kernels
 from gelato_jax import control
 from gelato_jax.decoding import DecodeSettings, Pair, encode_prompts, job, keys, make_job
@@ -336,7 +335,7 @@ def _recording(
         "seed": settings.seed,
         "prompts": len(categories),
         "max_new_tokens": settings.max_new_tokens,
-        "versions": {"gelato_jax": gelato_jax.__version__, "jax": version("jax"), "numpy": version("numpy")},
+        "versions": {"gelato_jax": version("gelato-jax"), "jax": version("jax"), "numpy": version("numpy")},
     }
     return Recording(
         rollouts=rollouts,

@@ -115,7 +115,7 @@ def simulate(
     texts: Sequence[int] | None = None,
     endless: bool = True,
     history: bool = False,
-    jax_devices: Sequence[jax.Device] | None = None,
+    jax_devices: Sequence[Any] | None = None,
 ) -> Simulation:
     """Run devices through recorded text under each setting.
 

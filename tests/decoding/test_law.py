@@ -8,13 +8,12 @@ once and for all, since seeds are fixed.
 import dataclasses
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gelato_jax as gelato
-import gelato_kernels
+from gelato_experiments.benchmarks import law_mutants
 from gelato_experiments.benchmarks.law import (
     LIMIT_Z,
     NEW_TOKENS,
@@ -29,8 +28,7 @@ from gelato_experiments.benchmarks.law import (
 )
 from gelato_jax import control, system
 from gelato_jax.decoding import draft as drafting
-from gelato_jax.decoding import encode_prompts, job, keys, make_job
-from gelato_jax.decoding import round as rounds
+from gelato_jax.decoding import encode_prompts, job, make_job
 from gelato_jax.decoding.programs import decode
 from gelato_jax.types import RepeatLaws, RepeatOdds
 from gelato_kernels.attention import xla
@@ -161,83 +159,14 @@ def test_repeats_keep_the_law(payload, ids, pair, logits, cut_vocabulary):
     assert z_score(seen, joint_law(logits, SETTINGS)) < LIMIT_Z
 
 
-MUTANTS = (
-    "none",
-    "residual replaced by p",
-    "no bonus on short drafts",
-    "ratio x 1.05",
-    "drop token i by q(x_i)",
-    "drop token i by H_(i+1)",
-    "trim the tail",
-    "one uniform for accept and residual",
-    "a round key used twice",
-)
-
-
 @pytest.fixture(scope="module")
 def mutated():
-    """`decode` with all mutants in it; `payload.bits`, which `full` does not read, says which is in force."""
-    chosen = {}
-
-    def is_on(name):
-        return chosen["mutant"] == MUTANTS.index(name)
-
-    sound_accept, sound_residual = gelato_kernels.accept, gelato_kernels.sample_residual
-    sound_uniforms, sound_draft = keys.round_uniforms, rounds.draft
-
-    def accept(weights, tokens, log_prob, length, uniforms):
-        log_prob = log_prob - jnp.where(is_on("ratio x 1.05"), jnp.log(1.05), 0.0)
-        chosen["accepted"] = sound_accept(weights, tokens, log_prob, length, uniforms)
-        return chosen["accepted"]
-
-    def sample_residual(target, draft, is_bonus, uniforms):
-        is_bonus = is_bonus | is_on("residual replaced by p")
-        full_draft = chosen["accepted"] == SETTINGS.max_draft_length
-        is_bonus = is_bonus & (full_draft | ~is_on("no bonus on short drafts"))
-        return sound_residual(target, draft, is_bonus, uniforms)
-
-    def round_uniforms(row_keys, numbers, use, shape):
-        numbers = jnp.where(is_on("a round key used twice"), jnp.minimum(numbers, 1), numbers)
-        drawn = sound_uniforms(row_keys, numbers, use, shape)
-        if use is not keys.Use.NEXT_TOKEN:
-            return drawn
-        first = sound_uniforms(row_keys, numbers, keys.Use.ACCEPT, (SETTINGS.max_draft_length,))[:, :1]
-        return jnp.where(is_on("one uniform for accept and residual"), first, drawn)
-
-    def draft(*arguments):
-        drafted, *rest = sound_draft(*arguments)
-        index = jnp.arange(SETTINGS.max_draft_length)
-        sent = index < drafted.length[:, None]
-        likely = sent & (drafted.log_prob >= jnp.log(0.3))
-        next_entropy = jnp.roll(drafted.entropy, -1, axis=1)
-        calm = sent & ((next_entropy < 1.3) | (index + 1 == drafted.length[:, None]))
-        leading = lambda keep: jnp.cumprod(keep, axis=1).sum(axis=1)  # noqa: E731
-        length = jnp.where(is_on("drop token i by q(x_i)"), leading(likely), drafted.length)
-        length = jnp.where(is_on("drop token i by H_(i+1)"), leading(calm), length)
-        length = jnp.where(is_on("trim the tail"), jnp.max(likely * (index + 1), axis=1), length)
-        return dataclasses.replace(drafted, length=length.astype(jnp.int32)), *rest
-
-    def program(work, *arguments, shapes):
-        chosen["mutant"] = work.policy.payload.bits
-        return decode.__wrapped__(work, *arguments, shapes=shapes)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gelato_kernels, "accept", accept)
-        patch.setattr(gelato_kernels, "sample_residual", sample_residual)
-        patch.setattr(keys, "round_uniforms", round_uniforms)
-        patch.setattr(rounds, "draft", draft)
-        yield jax.jit(program, static_argnames="shapes")
+    with law_mutants.mutated() as program:
+        yield program
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("mutant", law_mutants.MUTANTS)
 def test_the_check_catches_a_bent_law(mutant, mutated, pair, logits):
-    payload = dataclasses.replace(system.payload.full(), bits=jnp.asarray(MUTANTS.index(mutant), jnp.int32))
-    rules = {
-        "controller": control.static(2),
-        "length_exit": control.length_exits.confidence(0.4),
-        "depth_exit": control.depth_exits.fixed(),
-        "payload": payload,
-    }
-    seen, _ = count_texts(pair, rules, runs=4, seed=300, program=mutated)
+    seen, _ = count_texts(pair, law_mutants.rules(mutant), runs=4, seed=300, program=mutated)
     z = z_score(seen, joint_law(logits, SETTINGS))
     assert (z > LIMIT_Z) == (mutant != "none"), z

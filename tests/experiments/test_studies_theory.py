@@ -41,7 +41,7 @@ def _conclude(study, settings, folder):
 def test_t3_gap_and_queue_against_the_weight(tmp_path):
     """Seed fixed; the checks grant 95 % intervals of 16 devices, and mutants are far outside them."""
     settings = dataclasses.replace(
-        penalty_sweep.QUICK, weights=4, devices=16, rounds=3_000, settling=1_000, positions=1 << 14
+        penalty_sweep.QUICK, weights=4, devices=16, rounds=4_000, settling=1_500, positions=1 << 14
     )
     rows, claims = _conclude(penalty_sweep.STUDY, settings, tmp_path)
     for claim in claims.values():
@@ -61,10 +61,10 @@ def test_t1_t2_paths_and_the_bound_of_the_queue(recorded, tmp_path):
         queue_stability.QUICK,
         recording=recorded,
         lengths=(300, 3_000),
-        delay_rounds=1_500,
-        exact_rounds=1_200,
+        delay_rounds=800,
+        exact_rounds=800,
         positions=1 << 14,
-        weights=(0.03, 0.3),
+        weights=(0.03, 0.1),
         bound_weights=(0.003, 0.01, 0.03),
         ratio_caps_w=(0.75, 1.25),
     )

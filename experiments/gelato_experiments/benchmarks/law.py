@@ -151,8 +151,9 @@ def count_texts(
     runs: int = 1,
     seed: int = 0,
     program=decode,
+    rows: int = ROWS,
 ) -> tuple[np.ndarray, Any]:
-    """Decode `runs` times ROWS texts and count them.
+    """Decode `runs` times `rows` texts and count them.
 
     Args:
         pair: what decodes.
@@ -161,13 +162,14 @@ def count_texts(
         runs: programs run, each with a seed of its own.
         seed: the first.
         program: `decode`, or a mutant of it.
+        rows: texts of one program run.
 
     Returns:
         The histogram `[V, V, V, V]`, and the last run's totals.
     """
     job = make_job(pair, settings=settings, **choices)
-    tokens = jnp.zeros((ROWS, 8), jnp.int32).at[:, 0].set(PROMPT)
-    length = jnp.ones((ROWS,), jnp.int32)
+    tokens = jnp.zeros((rows, 8), jnp.int32).at[:, 0].set(PROMPT)
+    length = jnp.ones((rows,), jnp.int32)
     counts = np.zeros([VOCAB] * NEW_TOKENS, np.int64)
     totals = None
     for number in range(runs):

@@ -38,7 +38,7 @@ class Settings:
         device: preset; draft costs are those of Qwen2.5-0.5B there.
         link: preset.
         edge: preset.
-        cap_w: cap on mean power where the worth of a calibration is measured.
+        caps_w: caps on mean power under which the worth of a calibration is measured; inf for none.
         weights: V of `ratio_priced`, one of which is chosen for each calibration.
         resamples: of the bootstrap over texts.
         devices: simulated under each setting.
@@ -51,8 +51,8 @@ class Settings:
     device: str = "orin-nano-15w"
     link: str = "5mhz-500m-60ms"
     edge: str = "rtx3090-7b"
-    cap_w: float = 0.75
-    weights: tuple[float, ...] = (0.1, 0.3, 1.0)
+    caps_w: tuple[float, ...] = (0.75, 1.25, math.inf)
+    weights: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     resamples: int = 400
     devices: int = 32
     rounds: int = 1500
@@ -61,7 +61,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0), resamples=2000, devices=64, rounds=6000)
+FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), resamples=2000, devices=64, rounds=6000)
 
 
 class Tokens(NamedTuple):
@@ -79,7 +79,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     Returns:
         Rows of `kind` error (by exit, fit and tokens: `ece` with bounds `low` and `high`), bin (a reliability curve),
         next (by class: what is expected of the next token), level (what rescaling to a text's level does) and worth
-        (tokens per second of `ratio_priced` with each calibration, with and without the cap).
+        (tokens per second of `ratio_priced` with each calibration, under every cap).
     """
     rows: list[Row] = []
     for number, name in enumerate(settings.recordings):
@@ -185,7 +185,7 @@ def _pairs(recorded: Recording, calibration: Calibration) -> tuple[np.ndarray, n
     rollouts = recorded.rollouts
     inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
     entropy, chance = rollouts.entropy[inside][:, -1], np.asarray(rollouts.chance[inside][:, -1], np.float64)
-    return class_of(np.asarray(calibration.class_edges), entropy[:, 0]), chance[:, 1], chance[:, 0]
+    return class_of(np.asarray(calibration.class_edges), np.asarray(entropy[:, 0])), chance[:, 1], chance[:, 0]
 
 
 def _levels(recorded: Recording) -> list[Row]:
@@ -259,13 +259,28 @@ def refitted(recorded: Recording) -> Calibration:
 
 
 def _calibrations(recorded: Recording) -> dict[str, Calibration]:
-    return {
-        "shipped": recorded.calibration,
-        UNSCALED: recorded.calibration,
+    """By name, all of as many classes: one program serves them."""
+    shipped = recorded.calibration
+    made = {
+        "shipped": shipped,
+        UNSCALED: shipped,
         "refitted": refitted(recorded),
         "reported": control.default_calibration(len(recorded.work)),
-        "constant": constant_calibration(recorded.calibration),
+        "constant": constant_calibration(shipped),
     }
+    classes = max(len(calibration.next_acceptance) for calibration in made.values())
+    return {name: _widened(calibration, classes) for name, calibration in made.items()}
+
+
+def _widened(calibration: Calibration, classes: int) -> Calibration:
+    """The same calibration with classes above all entropies."""
+    more = classes - len(calibration.next_acceptance)
+    places = {"class_acceptance": 1, "next_acceptance": 0, "deeper_acceptance": 1}
+    fields: dict[str, Any] = {"class_edges": np.pad(calibration.class_edges, (0, more), constant_values=np.inf)}
+    for name, axis in places.items():
+        table = np.asarray(getattr(calibration, name))
+        fields[name] = np.pad(table, [(0, more if place == axis else 0) for place in range(table.ndim)], mode="edge")
+    return dataclasses.replace(calibration, **fields)
 
 
 def _method(kind: str) -> Method:
@@ -287,7 +302,7 @@ def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     world = system.preset(settings.device, settings.link, settings.edge)
     scenario = Scenario(system=world, payload=system.payload.candidates(32), vocab_size=settings.vocab_size)
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
-    cases = [(kind, cap) for cap in (settings.cap_w, math.inf) for kind in KINDS]
+    cases = [(kind, cap) for cap in settings.caps_w for kind in KINDS]
     measured = []
     for half in recorded.halves():
         known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in _calibrations(half).items()}

@@ -1,12 +1,9 @@
 """The figure of the study `calibration`."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gelato_experiments import figures
-from gelato_experiments.studies.calibration_claims import KINDS, of
+from gelato_experiments.studies.calibration_claims import KINDS, cap_name, of
 from gelato_experiments.study import Row
 
 if TYPE_CHECKING:
@@ -40,18 +37,17 @@ def _draw_reliability(ax: "Axes", rows: list[Row]) -> None:
 
 
 def _draw_worth(ax: "Axes", rows: list[Row], settings: Any) -> None:
-    for cap, color, name, shift in (
-        (settings.cap_w, figures.BLUE, f"{settings.cap_w:g} W", -0.12),
-        (math.inf, figures.ORANGE, "no cap", 0.12),
-    ):
+    step = 0.5 / max(len(settings.caps_w), 2)
+    for number, cap in enumerate(settings.caps_w):
+        color = figures.PALETTE[number]
         own = [row for kind in KINDS for row in of(rows, kind="worth", cap_w=cap, calibration=kind)]
-        y = [place + shift for place in range(len(own))]
+        y = [place + step * (number - (len(settings.caps_w) - 1) / 2) for place in range(len(own))]
         x, half = [100 * row["gain"] for row in own], [100 * row["gain_half"] for row in own]
-        ax.errorbar(x, y, xerr=half, color=color, marker="o", linestyle="")
-        best = int(np.argmax(x))
-        figures.label_line(ax, x[best] + half[best], y[best], name, color)
+        ax.errorbar(x, y, xerr=half, color=color, marker="o", linestyle="", label=cap_name(cap))
+    ax.legend(loc="lower right")
     ax.axvline(0.0, color="0.6", linewidth=1.0)
     ax.set_yticks(range(len(KINDS)), KINDS)
     ax.invert_yaxis()
-    ax.set_xlabel("tokens/s over those without information (%, modelled)")
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("tokens/s over those of `constant` (%, modelled)")
     ax.set_title("Worth of a calibration to ratio_priced")

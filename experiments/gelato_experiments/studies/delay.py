@@ -160,7 +160,8 @@ def _ratio(
         history=True,
     ).history
     assert history is not None
-    parts = [history.budget, history.outcome.tokens, history.outcome.time_s, history.outcome.energy_j]
+    parts = [np.asarray(history.budget)]
+    parts += [np.asarray(getattr(history.outcome, name)) for name in ("tokens", "time_s", "energy_j")]
     shape = (len(settings.edges), len(settings.rtts_s), len(settings.caps_w), effort.shares, -1)
     budget = parts[0].reshape(shape).mean(axis=-1)
     tokens, seconds, joules = (part.reshape(shape).sum(axis=-1, dtype=np.float64) for part in parts[1:])

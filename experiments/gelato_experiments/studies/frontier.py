@@ -140,7 +140,7 @@ def _method_rows(
 def _oracle_rows(
     link: str, judging: Recording, scenario: Scenario, caps: tuple[float, ...], settings: Settings
 ) -> list[Row]:
-    """Oracles on the texts that methods are judged on, over the rounds that `ratio` meets; `price` is tokens a joule."""
+    """Oracles on the texts that methods are judged on, over the rounds `ratio` meets; `price` is tokens a joule."""
     rows, size = [], judging.max_draft_length
     edges = np.unique(np.quantile(judging.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes)))
     model = fit_model(judging, edges)

@@ -212,7 +212,7 @@ def _bucket_grid() -> tuple[dict[str, Any], ...]:
 
 
 QUICK = Settings()
-FULL = Settings(devices=128, rounds=1500, shares=16, acceptances=(0.5, 0.6, 0.7, 0.8, 0.9))
+FULL = Settings(devices=64, rounds=1500, shares=16, acceptances=(0.5, 0.6, 0.7, 0.8, 0.9))
 
 STUDY = Study(
     name="headline",

@@ -69,7 +69,7 @@ class Settings:
     devices: int = 8
     seeds: tuple[int, ...] = (0,)
     cap_w: float = 1.0
-    delay_rounds: int = 10_000
+    delay_rounds: int = 5_000
     budget_j: float = 0.08
     bound_weights: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     ratio_caps_w: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
@@ -78,7 +78,7 @@ class Settings:
     acceptance: float = 0.75
     states: int = 16
     max_draft_length: int = 12
-    exact_rounds: int = 4_000
+    exact_rounds: int = 3_000
     positions: int = exact_world.TEXT_POSITIONS
 
 
@@ -145,7 +145,7 @@ def _recorded(
 def sums(result: Simulation, name: str) -> np.ndarray:
     """A compensated total `[S, D]` in double precision."""
     total = getattr(result.totals, name)
-    return np.float64(total.high) + np.float64(total.low)
+    return np.asarray(total.high, np.float64) + np.asarray(total.low, np.float64)
 
 
 def _path_rows(recorded: Recording, settings: Settings) -> list[Row]:
@@ -299,7 +299,7 @@ def _share_row(world: ExactWorld, found: Simulation, number: int, name: str, cap
     """A rule's rate as a share of the optimum, moved to the cap by the program's price of power."""
     best = world.optimum(cap)
     seconds, joules = (_shares(sums(found, total)[number]) for total in ("time_s", "energy_j"))
-    rate, power = _shares(found.totals.tokens[number].astype(float)) / seconds, joules / seconds
+    rate, power = _shares(np.asarray(found.totals.tokens[number], np.float64)) / seconds, joules / seconds
     share, half = mean_and_half((rate - best.energy_price * (power - cap)) / best.tokens_per_s)
     row: Row = {"kind": "share", "rule": name, "cap_w": cap, "penalty_weight": weight, "optimum_share": share}
     return row | {"share_half": half, "tokens_per_s": float(rate.mean()), "power_w": float(power.mean())}

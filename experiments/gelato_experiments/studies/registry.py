@@ -10,7 +10,18 @@ from pathlib import Path
 
 from gelato_experiments.study import Study
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "frontier": "gelato_experiments.studies.frontier",
+    "headline": "gelato_experiments.studies.headline",
+    "ablation": "gelato_experiments.studies.ablation",
+    "penalty_sweep": "gelato_experiments.studies.penalty_sweep",
+    "queue_stability": "gelato_experiments.studies.queue_stability",
+    "fluctuation": "gelato_experiments.studies.fluctuation",
+    "delay": "gelato_experiments.studies.delay",
+    "workloads": "gelato_experiments.studies.workloads",
+    "depth": "gelato_experiments.studies.depth",
+    "calibration": "gelato_experiments.studies.calibration",
+}
 """Name -> module with a `STUDY`; a new study is one line here."""
 
 

@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gelato_experiments.inputs import recording
-from gelato_experiments.methods import METHODS, Method, Rules, Scenario, Share, compare
+from gelato_experiments.methods import METHODS, Scenario, Share
+from gelato_experiments.methods.base import LENGTHS, Setting
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, measure
 from gelato_experiments.studies import workloads_claims, workloads_figure
-from gelato_experiments.studies.gains import merged
+from gelato_experiments.studies.gains import Cell, figures_of, judge, merged
 from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import simulation, system
+from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
 
 if TYPE_CHECKING:
     pass
 
 _MOST_ROWS = 128  # texts of the common count, at most
+_FIXED = ("target-only", "static")  # methods of one draft length
+_LONGEST = 8  # fixed length that is tried in hindsight: more is never best at these delays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Settings:
         devices: simulated under each setting.
         rounds: of each device.
         seed: of texts and channels.
+        least_texts: of a category that is judged.
         vocab_size: ids that bits are counted over.
     """
 
@@ -54,6 +59,7 @@ class Settings:
     devices: int = 16
     rounds: int = 800
     seed: int = 0
+    least_texts: int = 2
     vocab_size: int = 151936
 
 
@@ -78,42 +84,28 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     scenario = _scenario(settings)
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
     short, long = _workloads(settings)
+    cells = {(name, cap): Cell(METHODS[name], scenario, cap) for name in settings.methods for cap in settings.caps_w}
     rows: list[Row] = []
-    for number, name in enumerate(settings.methods):
-        progress("workloads", number, len(settings.methods) + 1)
-        for load, tuned_on in ((short, short), (long, short), (long, long)):
-            found = compare(_method(name), tuned_on.tuning, load.judging, scenario, settings.caps_w, effort)
-            rows += [{"kind": "workload", "workload": load.name, "tuned_on": tuned_on.name, **row} for row in found]
-    progress("categories", len(settings.methods), len(settings.methods) + 1)
-    chosen = {
-        (row["method"], row["cap_w"]): json.loads(row["setting"])
-        for row in rows
-        if row["workload"] == row["tuned_on"] == "short"
-    }
+    chosen: dict[tuple[str, float], Setting] = {}
+    for number, (load, tuned_on) in enumerate(((short, short), (long, short), (long, long))):
+        progress("workloads", number, 4)
+        found = judge(cells, tuned_on.tuning, load.judging, effort)
+        facts = {"kind": "workload", "workload": load.name, "tuned_on": tuned_on.name}
+        rows += [{**facts, "method": name, **figures_of(judged)} for (name, _), judged in found.items()]
+        chosen = chosen or {key: judged.setting for key, judged in found.items()}
+    progress("categories", 3, 4)
     count = len(short.judging.categories)
     for load in (short, long):
         rows.append(_prompt(load, scenario, effort))
         for category in sorted(set(load.whole.categories)):
             members = [row for row, name in enumerate(load.whole.categories) if name == category]
-            facts = {
-                "kind": "category",
-                "workload": load.name,
-                "category": category,
-                **_acceptance(load.whole.take(members)),
-            }
-            repeated = load.whole.take(np.resize(members, count))
-            rows += [{**facts, **row} for row in _judge(repeated, chosen, scenario, effort, settings)]
+            if len(members) < settings.least_texts:
+                continue
+            facts = {"kind": "category", "workload": load.name, "category": category}
+            facts |= _acceptance(load.whole.take(members))
+            repeated = load.whole.take(np.resize(members, count).tolist())
+            rows += [{**facts, **row} for row in _judge(repeated, chosen, cells, effort)]
     return _with_prompts(rows)
-
-
-def _method(name: str) -> Method:
-    """A method of the registry, its rules of one structure with all others': one program serves them."""
-    method = METHODS[name]
-
-    def build(cap_w: float, **setting: float) -> Rules:
-        return merged(method.build(cap_w, **setting))
-
-    return dataclasses.replace(method, build=build)
 
 
 def _scenario(settings: Settings) -> Scenario:
@@ -130,12 +122,14 @@ def _workloads(settings: Settings) -> tuple[_Workload, _Workload]:
     count = math.lcm(*sizes)
     if count > _MOST_ROWS:  # then some texts come once more than others
         count = max(_MOST_ROWS, max(sizes))
-    repeat = lambda part: _padded(part.take(np.arange(count) % len(part.categories)), positions)  # noqa: E731
-    made = [
-        _Workload(name, *(repeat(part) for part in halves[name]), _padded(load, positions))
-        for name, load in loads.items()
-    ]
-    return made[0], made[1]
+
+    def made(name: str) -> _Workload:
+        tuning, judging = (
+            _padded(half.take([row % len(half.categories) for row in range(count)]), positions) for half in halves[name]
+        )
+        return _Workload(name, tuning, judging, _padded(loads[name], positions))
+
+    return made("short"), made("long")
 
 
 def _padded(recorded: Recording, positions: int) -> Recording:
@@ -167,8 +161,9 @@ def _acceptance(recorded: Recording) -> Row:
 
 def _prompt(load: _Workload, scenario: Scenario, effort: Share) -> Row:
     """What reading prompts costs the device by request, and the tokens that rounds give it: alike for all methods."""
-    terms = scenario.terms(load.judging, _method("target-only"), math.inf, {})
-    found = simulation.simulate(load.judging, [terms], devices=effort.devices, rounds=effort.rounds, seed=effort.seed)
+    terms = _terms(load.judging, scenario, "target-only", math.inf, {})
+    pair = [terms] * 2  # one alone would be compiled apart
+    found = simulation.simulate(load.judging, pair, devices=effort.devices, rounds=effort.rounds, seed=effort.seed)
     requests = found.requests.sum()
     return {
         "kind": "prompt",
@@ -182,35 +177,40 @@ def _prompt(load: _Workload, scenario: Scenario, effort: Share) -> Row:
 
 
 def _judge(
-    recorded: Recording,
-    chosen: dict[tuple[str, float], dict[str, float]],
-    scenario: Scenario,
-    effort: Share,
-    settings: Settings,
+    recorded: Recording, chosen: dict[tuple[str, float], Setting], cells: dict[tuple[str, float], Cell], effort: Share
 ) -> list[Row]:
-    """Methods as tuned on short texts, on one category."""
-    static = _method("static")
-    tried = measure(recorded, [scenario.terms(recorded, static, math.inf, s) for s in static.grid], effort)
-    rate, power = tried.tokens_per_s.mean(axis=1), tried.power_w.mean(axis=1)
-    lengths = [int(setting["draft_length"]) for setting in static.grid]
+    """Methods as tuned on short texts, on one category; `hindsight`: as a share of its best fixed length's tokens/s."""
+    scenario = next(iter(cells.values())).scenario
+    fixed = {int(setting.get("draft_length", 0)) for (name, _), setting in chosen.items() if name in _FIXED}
+    lengths = sorted(fixed | {length for length in LENGTHS if length <= _LONGEST})
+    others = [key for key in cells if key[0] not in _FIXED]
+    terms = [_terms(recorded, scenario, "static", math.inf, {"draft_length": length}) for length in lengths]
+    terms += [_terms(recorded, scenario, *key, chosen[key]) for key in others]
+    found = measure(recorded, terms, effort)
+    rate, power = found.tokens_per_s.mean(axis=1)[: len(lengths)], found.power_w.mean(axis=1)[: len(lengths)]
     rows: list[Row] = []
-    for name in settings.methods:
-        found, places = tried, [lengths.index(int(chosen[name, cap].get("draft_length", 0))) for cap in settings.caps_w]
-        if name not in ("target-only", "static"):  # those two are among the fixed lengths
-            terms = [scenario.terms(recorded, _method(name), cap, chosen[name, cap]) for cap in settings.caps_w]
-            found, places = measure(recorded, terms, effort), list(range(len(terms)))
-        for place, cap in zip(places, settings.caps_w, strict=True):
-            best = int(np.where(power <= cap * (1 + CAP_TOLERANCE), rate, 0.0).argmax())
-            row: Row = {"method": name, "cap_w": cap, "setting": json.dumps(chosen[name, cap])}
-            row["tokens_per_s"], row["tokens_per_s_half"] = mean_and_half(found.tokens_per_s[place])
-            share = found.tokens_per_s[place] / tried.tokens_per_s[best]
-            row["hindsight"], row["hindsight_half"] = mean_and_half(share)
-            row["hindsight_length"] = lengths[best]
-            row["power_w"] = float(found.power_w[place].mean())
-            row["energy_per_token_j"] = float(found.energy_per_token_j[place].mean())
-            row["draft_length"] = float(found.draft_length[place].mean())
-            rows.append(row)
+    for key in cells:
+        name, cap = key
+        length = int(chosen[key].get("draft_length", 0))
+        place = lengths.index(length) if name in _FIXED else len(lengths) + others.index(key)
+        best = int(np.where(power <= cap * (1 + CAP_TOLERANCE), rate, 0.0).argmax())
+        row: Row = {"method": name, "cap_w": cap, "setting": json.dumps(dict(chosen[key]))}
+        row["tokens_per_s"], row["tokens_per_s_half"] = mean_and_half(found.tokens_per_s[place])
+        share = found.tokens_per_s[place] / found.tokens_per_s[best]
+        row["hindsight"], row["hindsight_half"] = mean_and_half(share)
+        row["hindsight_length"] = lengths[best]
+        row["power_w"] = float(found.power_w[place].mean())
+        row["energy_per_token_j"] = float(found.energy_per_token_j[place].mean())
+        row["draft_length"] = float(found.draft_length[place].mean())
+        rows.append(row)
     return rows
+
+
+def _terms(recorded: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Terms:
+    """A method's rules, of one structure with all others': one program serves them."""
+    method = METHODS[name]
+    rules = merged(method.build(cap_w, **setting))
+    return scenario.terms(recorded, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
 
 
 def _with_prompts(rows: list[Row]) -> list[Row]:

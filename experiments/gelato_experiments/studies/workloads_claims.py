@@ -57,7 +57,7 @@ def _everywhere(settings: Any, rows: list[Row]) -> Claim:
         own = [row for row in rows if row["kind"] == "category" and row["method"] == name and math.isinf(row["cap_w"])]
         tables[name] = min(own, key=lambda row: row["hindsight"])
     said = ", ".join(
-        f"{name} {row['hindsight']:.3f} ± {row['hindsight_half']:.3f} ({row['category']})"
+        f"{name} {row['hindsight']:.3f} ± {row['hindsight_half']:.3f} ({row['category']}, {row['texts']} texts)"
         for name, row in tables.items()
     )
     return Claim(

@@ -1,0 +1,201 @@
+"""Losslessness of sampled text (claim T4): its law under every payload, controller and exit, and what would bend it.
+
+A tiny pair of six tokens, whose law can be enumerated, writes many texts of four; `benchmarks.law` says how the
+joint law of three tokens is checked. Sound decoders must pass, decoders with one mistake each must not.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from gelato_experiments.benchmarks import law, law_mutants
+from gelato_experiments.figures import BLUE, GREY, VERMILLION, new_figure
+from gelato_experiments.study import Claim, Progress, Row, Study
+from gelato_jax import control
+from gelato_jax.decoding.programs import decode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONTROLLERS = ("ratio", "gelato", "static", "hf_schedule")
+LENGTH_EXITS = ("bucket", "priced", "none", "adaedl", "svip", "confidence")
+DEPTH_EXITS = ("entropy", "priced", "fixed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How many texts.
+
+    Attributes:
+        rows: texts of one program run.
+        runs: runs of each check.
+        mutant_runs: runs of each mutant: small mistakes need many texts.
+        payloads: schemes that are checked.
+        mutants: mistakes that are tried.
+        compile_cheaply: programs that compile in half the time and run in twice: for few texts.
+        seed: of the first check; every run draws texts of its own.
+    """
+
+    rows: int = law.ROWS
+    runs: int = law.RUNS
+    mutant_runs: int = law.RUNS
+    payloads: tuple[str, ...] = tuple(make().scheme for make in law.PAYLOADS)
+    mutants: tuple[str, ...] = law_mutants.MUTANTS
+    compile_cheaply: bool = False
+    seed: int = 0
+
+
+def run(settings: Settings, progress: Progress) -> list[Row]:
+    """Every check, then every mutant."""
+    pair = law.tiny_pair()
+    joint = law.joint_law(law.target_logits(pair), law.SETTINGS)
+    checks = list(_checks(settings))
+    total, seeds, rows = len(checks) + len(settings.mutants), itertools.count(settings.seed, law.RUNS), []
+    level: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}
+    options = level if settings.compile_cheaply else {}
+    program = jax.jit(decode.__wrapped__, static_argnames="shapes", **options)
+    for names, choices in checks:
+        progress("decoding texts", len(rows), total)
+        asked: dict[str, Any] = {"runs": settings.runs, "seed": next(seeds), "rows": settings.rows}
+        counts, totals = law.count_texts(pair, choices, program=program, **asked)
+        rows.append({**names, **_figures(counts, totals, joint)})
+    with law_mutants.mutated(**options) as program:
+        for mutant in settings.mutants:
+            progress("decoding texts", len(rows), total)
+            asked = {"runs": settings.mutant_runs, "seed": next(seeds), "rows": settings.rows}
+            counts, totals = law.count_texts(pair, law_mutants.rules(mutant), program=program, **asked)
+            names = {"kind": "mutant", "payload": "full", "controller": "static", "length_exit": "confidence"}
+            rows.append({**names, "depth_exit": "fixed", "mutant": mutant, **_figures(counts, totals, joint)})
+    progress("decoding texts", total, total)
+    return rows
+
+
+def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
+    """Sound ones pass, mutants do not."""
+    sound = [row for row in rows if row["kind"] == "sound" or row["mutant"] == "none"]
+    bent = [row for row in rows if row["kind"] == "mutant" and row["mutant"] != "none"]
+    worst = max(sound, key=lambda row: row["z"])
+    gap = max(row["tv"] - row["tv_floor"] for row in sound)
+    result = [
+        Claim(
+            claim=f"{_words(sound)} keep the target's law",
+            required=f"z under {law.LIMIT_Z:g} in each of {len(sound)} checks",
+            measured=f"at most {worst['z']:.2f} ({worst['payload']}, {worst['controller']}, {worst['length_exit']}), "
+            f"{worst['texts']:,} texts; total variation at most {gap:+.4f} from what sampling alone gives",
+            holds=worst["z"] < law.LIMIT_Z,
+        )
+    ]
+    if bent:
+        least = min(bent, key=lambda row: row["z"])
+        result.append(
+            Claim(
+                claim="Decoders with one mistake are caught by the same check",
+                required=f"z over {law.LIMIT_Z:g} for each of {len(bent)} mistakes",
+                measured=f"at least {least['z']:.1f} ({least['mutant']}), "
+                f"total variation {least['tv']:.4f} where sampling alone gives {least['tv_floor']:.4f}",
+                holds=least["z"] > law.LIMIT_Z,
+            )
+        )
+    return result
+
+
+def draw(settings: Settings, rows: list[Row]) -> "Figure":
+    """Distance to the law beside what sampling alone gives, a line a check."""
+    figure, axes = new_figure(panel_width=7.5, panel_height=0.6 + 0.16 * len(rows))
+    axis = axes[0, 0]
+    places = np.arange(len(rows))[::-1]
+    bent = np.array([row["kind"] == "mutant" and row["mutant"] != "none" for row in rows])
+    distance = np.array([row["tv"] for row in rows])
+    axis.scatter([row["tv_floor"] for row in rows], places, marker="|", s=60, color=GREY, label="sampling alone")
+    axis.scatter(distance[~bent], places[~bent], s=14, color=BLUE, label="this decoder")
+    axis.scatter(distance[bent], places[bent], s=14, color=VERMILLION, label="with a mistake")
+    axis.set_yticks(places, [_label(row) for row in rows], fontsize=7)
+    axis.set_ylim(-1, len(rows))
+    axis.set_xscale("log")
+    axis.set_xlabel("total variation distance to the target's law of 3 tokens (no unit)")
+    axis.legend(loc="lower right")
+    return figure
+
+
+def _checks(settings: Settings) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Payload by controller; exits take turns, so that each meets every controller."""
+    # Numbers under which each rule stops some drafts of the tiny pair and lets others go on.
+    controllers = (
+        control.ratio(power_budget_w=1.5, penalty_weight=0.05),
+        control.gelato(energy_budget_j=0.2, penalty_weight=0.05),
+        control.static(2),
+        control.hf_schedule(2),
+    )
+    exits = control.length_exits
+    lengths = (
+        exits.bucket(1.3, 0.2),
+        exits.priced(),
+        exits.none(),
+        exits.adaedl(0.2, 0.35),
+        exits.svip(0.15, 0.5),
+        exits.confidence(0.4),
+    )
+    depths = (control.depth_exits.entropy(1.3), control.depth_exits.priced(), control.depth_exits.fixed())
+    payloads = [payload for make in law.PAYLOADS if (payload := make()).scheme in settings.payloads]
+    for number, (payload, index) in enumerate(itertools.product(payloads, range(len(controllers)))):
+        length = (number + number // len(controllers)) % len(lengths)
+        depth = number % len(depths)
+        # Chosen by traced indices: one program a payload.
+        choices = {
+            "controller": control.select_controller(controllers, index),
+            "length_exit": control.select_length_exit(lengths, length),
+            "depth_exit": control.select_depth_exit(depths, depth),
+            "draft_sampling": control.draft_sampling.entropy(1.5, 0.6, 1.0),
+            "payload": payload,
+        }
+        names: Row = {"kind": "sound", "payload": payload.scheme, "controller": CONTROLLERS[index]}
+        yield {**names, "length_exit": LENGTH_EXITS[length], "depth_exit": DEPTH_EXITS[depth], "mutant": None}, choices
+
+
+def _figures(counts: np.ndarray, totals: Any, joint: np.ndarray) -> Row:
+    """How far the texts are from the law; distances are of tokens 2-4, all of them drawn in rounds."""
+    texts, expected = int(counts.sum()), joint.sum(axis=0)
+    drafted = int(totals.drafted.sum())
+    return {
+        "texts": texts,
+        "z": law.z_score(counts, joint),
+        "tv": float(np.abs(counts.sum(axis=0) / texts - expected).sum() / 2),
+        # E|X - np| of a binomial count by its normal limit, summed over the cells.
+        "tv_floor": float(np.sqrt(2 * expected * (1 - expected) / (np.pi * texts)).sum() / 2),
+        "drafted_per_round": drafted / int(totals.rounds.sum()),
+        "accepted_share": int(totals.accepted.sum()) / max(drafted, 1),
+    }
+
+
+def _words(rows: Sequence[Row]) -> str:
+    """How many payloads, controllers and exits the sound rows have."""
+    counts = [(len({row[name] for row in rows}), name) for name in ("payload", "controller", "length_exit")]
+    return ", ".join(f"{count} {name.replace('_', ' ')}s" for count, name in counts)
+
+
+def _label(row: Row) -> str:
+    if row["kind"] == "mutant":
+        return "sound, as the mistakes" if row["mutant"] == "none" else row["mutant"]
+    return " ".join((row["payload"], row["controller"], row["length_exit"], row["depth_exit"]))
+
+
+STUDY = Study(
+    name="losslessness",
+    question="Does sampled text keep the target's law under every payload, controller and exit, and are mistakes seen?",
+    quick=Settings(
+        rows=20_000,
+        runs=1,
+        mutant_runs=1,
+        payloads=("full", "top_p", "candidates", "seeded"),
+        mutants=tuple(name for name in law_mutants.MUTANTS if name != "ratio x 1.05"),  # which takes 200,000 texts
+        compile_cheaply=True,
+    ),
+    full=Settings(),
+    run=run,
+    claims=claims,
+    draw=draw,
+)
