@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -173,74 +174,67 @@ def test_greedy_rounds_replay_exactly(payload, pair, prompts, settings, world, g
         budgets |= set(info.budget.ravel().tolist())
         exits = exits + generation.totals.exits.sum(axis=0)
         queues = max(queues, float(info.queue_j.max()))
-    assert budgets == set(range(G + 1))
+    assert len(budgets) > (G if among is EVERY else 2)
     assert (exits > 0).all()
     assert queues > 0
     assert len(np.unique(result.history.uplink_bps[0, 0])) > 3
 
 
-def _forgets_the_lag(step, device, rollouts, *rest):
-    return step(dataclasses.replace(device, lag=0 * device.lag), rollouts, *rest)
-
-
-def _forgets_the_pending_id(step, device, rollouts, *rest):
-    after, report = step(device, rollouts, *rest)
-    return _with_account(after, pending_id=0 * after.account.pending_id), report
-
-
-def _stops_the_clock(step, device, rollouts, *rest):
-    after, report = step(device, rollouts, *rest)
-    return _with_account(after, link=device.account.link), report
-
-
-def _learns_nothing(step, device, rollouts, *rest):
-    after, report = step(device, rollouts, *rest)
-    return _with_account(after, memory=device.account.memory), report
-
-
-def _drafts_beyond_the_end(step, device, rollouts, *rest):
-    return step(device, dataclasses.replace(rollouts, limit=rollouts.limit + G), *rest)
-
-
-def _ends_late(step, device, rollouts, *rest):
-    return step(device, dataclasses.replace(rollouts, positions=rollouts.positions + 1), *rest)
-
-
-def _takes_another_exit(step, device, rollouts, *rest):
-    return step(device, dataclasses.replace(rollouts, chance=rollouts.chance[:, :, ::-1]), *rest)
-
-
-def _with_account(device, **changes):
-    return dataclasses.replace(device, account=dataclasses.replace(device.account, **changes))
-
-
 MUTANTS = (
-    _forgets_the_lag,
-    _forgets_the_pending_id,
-    _stops_the_clock,
-    _learns_nothing,
-    _drafts_beyond_the_end,
-    _ends_late,
-    _takes_another_exit,
+    "none",
+    "forgets the lag",
+    "forgets the pending id",
+    "stops the clock",
+    "learns nothing",
+    "drafts beyond the end",
+    "ends late",
+    "takes another exit",
 )
 
 
-def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, greedy):
-    """One mutant each: what the comparison above would say of it."""
-    some = {"controller": CONTROLLERS["ratio"], "length_exit": LENGTH_EXITS["none"], "payload": PAYLOADS["candidates"]}
-    some["system"] = world
-    info, generation = real(pair, prompts, settings, **some)
-    terms = [terms_of(pair, settings, **some)]
-    assert_same(info, generation, replayed(greedy, terms, prompts), 0)
-    sound = running.replay_round
-    for mutant in MUTANTS:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(running, "replay_round", lambda *rest, mutant=mutant: mutant(sound, *rest))
-            running._run.clear_cache()
-            result = replayed(greedy, terms, prompts)
-        running._run.clear_cache()
+def mutant(sound):
+    """`replay_round` with every mistake in it; `payload.bits`, which `candidates` does not read, says which is made."""
+
+    def step(device, rollouts, believed, actual, size):
+        on = lambda name: actual.policy.payload.bits == MUTANTS.index(name)  # noqa: E731
+        unless = lambda name, new, old: jax.tree.map(lambda a, b: jnp.where(on(name), b, a), new, old)  # noqa: E731
+        shown = dataclasses.replace(
+            rollouts,
+            limit=rollouts.limit + G * on("drafts beyond the end"),
+            positions=rollouts.positions + on("ends late"),
+            chance=unless("takes another exit", rollouts.chance, rollouts.chance[:, :, ::-1]),
+        )
+        before = dataclasses.replace(device, lag=unless("forgets the lag", device.lag, 0))
+        after, report = sound(before, shown, believed, actual, size)
+        old, new = device.account, after.account
+        link = dataclasses.replace(
+            new.link,
+            block=unless("stops the clock", new.link.block, old.link.block),
+            phase_s=unless("stops the clock", new.link.phase_s, old.link.phase_s),
+        )
+        account = dataclasses.replace(
+            new,
+            pending_id=unless("forgets the pending id", new.pending_id, 0),
+            memory=unless("learns nothing", new.memory, old.memory),
+            link=link,
+        )
+        return dataclasses.replace(after, account=account), report
+
+    return step
+
+
+def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, greedy, monkeypatch):
+    some = {"controller": CONTROLLERS["ratio"], "length_exit": LENGTH_EXITS["none"], "system": world}
+    payloads = [dataclasses.replace(PAYLOADS["candidates"], bits=jnp.int32(number)) for number in range(len(MUTANTS))]
+    info, generation = real(pair, prompts, settings, payload=payloads[0], **some)
+    monkeypatch.setattr(running, "replay_round", mutant(running.replay_round))
+    running._run.clear_cache()
+    result = replayed(greedy, [terms_of(pair, settings, payload=payload, **some) for payload in payloads], prompts)
+    running._run.clear_cache()
+    assert_same(info, generation, result, 0)
+    for number in range(1, len(MUTANTS)):
         with pytest.raises(AssertionError):
-            assert_same(info, generation, result, 0)
+            assert_same(info, generation, result, number)
 
 
 def plain(recording, world, payload="candidates", **changes):
@@ -264,7 +258,7 @@ def assert_equal(one, other, rtol=0.0):
 @pytest.fixture(scope="module")
 def still(world):
     """The same link without fading."""
-    return dataclasses.replace(world, link=dataclasses.replace(world.link, fading=jax.numpy.zeros(())))
+    return dataclasses.replace(world, link=dataclasses.replace(world.link, fading=jnp.zeros(())))
 
 
 def test_endless_devices_go_on(greedy, still):
@@ -318,6 +312,7 @@ def test_chunks_and_groups_change_nothing(greedy, world, monkeypatch):
 _ELSEWHERE = """
 import sys
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gelato_jax import control, simulation, system
 from gelato_jax.decoding import Policy
@@ -363,11 +358,11 @@ def test_numbers_rounds_and_settings_compile_nothing(greedy, world):
 
 
 def test_the_written_out_hash_is_jaxs_own():
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2**31 - 5), jax.numpy.arange(50))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2**31 - 5), jnp.arange(50))
     draws = (
-        lambda key: jax.random.bits(jax.random.fold_in(key, 7), (3, 2), jax.numpy.uint32),
+        lambda key: jax.random.bits(jax.random.fold_in(key, 7), (3, 2), jnp.uint32),
         lambda key: jax.random.exponential(jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), 3)),
-        lambda key: jax.random.key_data(jax.random.fold_in(key, jax.numpy.int32(4))),
+        lambda key: jax.random.key_data(jax.random.fold_in(key, jnp.int32(4))),
     )
     for draw in draws:
         np.testing.assert_array_equal(jax.vmap(draw)(keys), jax.vmap(draw)(unrolled(keys)))

@@ -25,13 +25,14 @@ def _draw_reliability(ax: "Axes", rows: list[Row]) -> None:
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1.0)
     exits = sorted({row["exit"] for row in of(rows, kind="bin")})
     for exit, color in zip(exits, (figures.BLUE, figures.VERMILLION, figures.GREEN), strict=False):
+        ends = []
         for fit, look in (("curve", "-"), ("classes", ":")):
             own = sorted(of(rows, kind="bin", exit=exit, fit=fit), key=lambda row: row["predicted"])
             x, y = [row["predicted"] for row in own], [row["observed"] for row in own]
             ax.plot(x, y, look, color=color, marker="o", markersize=3.5)
-            if fit == "curve":
-                figures.label_line(ax, x[-1], y[-1], f"exit {exit}", color)
-    ax.set_xlabel("predicted acceptance: curve (line), classes (dotted)")
+            ends.append((x[-1], y[-1]))
+        figures.label_line(ax, *max(ends), f"exit {exit}", color)
+    ax.set_xlabel("predicted acceptance (dotted: by class)")
     ax.set_ylabel("measured acceptance, first draft tokens")
     ax.set_title(f"Reliability, {rows[0]['law']}")
 

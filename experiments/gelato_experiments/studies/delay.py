@@ -63,7 +63,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(rtts_s=tuple(float(delay) for delay in np.geomspace(1e-3, 2.0, 23).round(6)), devices=64, rounds=4000)
+FULL = Settings(rtts_s=tuple(float(delay) for delay in np.geomspace(1e-3, 2.0, 23).round(6)), devices=64)
 
 
 class _Grid(NamedTuple):

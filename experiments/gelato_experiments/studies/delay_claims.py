@@ -52,14 +52,14 @@ def _critical(settings: Any, fits: dict[tuple[str, str], Row], free: list[Row]) 
         own = [row for row in free if row["edge"] == edge]
         first, critical = own[0], fits[edge, "static"]["critical_s"]
         zero = [row["rtt_s"] for row in own if row["static"] == 0]
-        reach = "none in the range" if critical is None else f"1 or less up to {1e3 * critical:.3g} ms"
-        reach += f", and 0 up to {1e3 * zero[-1]:.3g} ms" if zero else ", never 0"
-        found.append(f"{edge}: {first['static']} at {1e3 * first['rtt_s']:.3g} ms; {reach}")
+        reach = "none in the range" if critical is None else f"1 or less up to {_ms(critical)}"
+        reach += f", and 0 up to {_ms(zero[-1])}" if zero else ", never 0"
+        found.append(f"{edge}: {first['static']} at {_ms(first['rtt_s'])}; {reach}")
         shortest.append(critical is not None)
     return Claim(
         claim="There is a critical delay below which the best draft is one token at most (arXiv 2606.20591)",
         required="the best fixed length is 1 or less at the shortest delays of every edge",
-        measured="; ".join(found) + ". Where the edge is faster than a draft token, not drafting at all is best",
+        measured="; ".join(found) + ". Where it is 0, even one token takes longer to draft than it saves",
         holds=all(shortest),
     )
 
@@ -74,7 +74,7 @@ def _near(settings: Any, free: list[Row]) -> list[Claim]:
             claim="`ratio`, told no length, drafts at every delay as well as the best fixed length of that delay",
             required=f"at least {NEAR_RATE:.0%} of its tokens/s everywhere",
             measured=f"at worst {worst['ratio_share']:.3f} ± {worst['ratio_share_half']:.3f} of it "
-            f"({worst['edge']}, {1e3 * worst['rtt_s']:.3g} ms); its mean budget is {apart:.2f} tokens away on average",
+            f"({worst['edge']}, {_ms(worst['rtt_s'])}); its mean budget is {apart:.2f} tokens away on average",
             holds=worst["ratio_share"] >= NEAR_RATE,
         ),
         Claim(
@@ -90,15 +90,19 @@ def _dear(settings: Any, dear: list[Row]) -> Claim:
     fixed, planned = max(row["static"] for row in dear), max(dear, key=lambda row: row["ratio"])
     short = [row["rtt_s"] for row in dear if max(row["static"], row["ratio"]) <= DEAR_LENGTH]
     longer = [row["rtt_s"] for row in dear if max(row["static"], row["ratio"]) > DEAR_LENGTH]
-    reach = f"; it holds below {1e3 * min(longer):.3g} ms: a cap in watts allows more joules, the longer the wait"
+    reach = f"; it holds below {_ms(min(longer))}: a cap in watts allows more joules, the longer the wait"
     return Claim(
         claim="Where energy is dear, drafts shrink to 0 to 2 tokens at every delay (arXiv 2604.09722)",
         required=f"at most {DEAR_LENGTH:g} tokens under a cap of {settings.cap_w:g} W, fixed and `ratio`",
         measured=f"fixed at most {fixed}; `ratio` at most {planned['ratio']:.2f} ± {planned['ratio_half']:.2f} "
-        f"({1e3 * planned['rtt_s']:.4g} ms), drawing at most {max(row['ratio_power_w'] for row in dear):.3f} W"
+        f"({_ms(planned['rtt_s'])}), drawing at most {max(row['ratio_power_w'] for row in dear):.3f} W"
         + (reach if short and longer else ""),
         holds=max(fixed, planned["ratio"]) <= DEAR_LENGTH,
     )
+
+
+def _ms(seconds: float) -> str:
+    return f"{float(f'{1e3 * seconds:.3g}'):g} ms"
 
 
 def _text(value: float | None, digits: int = 2) -> str:
