@@ -21,7 +21,7 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
         vocab_size=vocab_size,
         draft_vocab_size=vocab_size,
         work=1.0,
-        lag=0.0,
+        catch_up=0.0,
         acceptance=1.0,
         support=0.0,
     )

@@ -48,12 +48,11 @@ def prompt_cost(terms: Terms, channel: Channel, prompt_tokens: Array) -> RoundCo
     return terms.system.prefill_cost(channel, prompt_tokens=prompt_tokens, vocab_size=terms.vocab_size)
 
 
-def plan(account: Account, lag: Array, channel: Channel, terms: Terms, max_draft_length: int) -> RoundPlan:
+def plan(account: Account, channel: Channel, terms: Terms, max_draft_length: int) -> RoundPlan:
     """The row's outlook and its controller's decision.
 
     Args:
         account: before the round.
-        lag: [] int32 committed tokens that the draft's cache has not seen.
         channel: the link this round.
         terms: rules and world.
         max_draft_length: G.
@@ -68,7 +67,6 @@ def plan(account: Account, lag: Array, channel: Channel, terms: Terms, max_draft
         vocab_size=terms.vocab_size,
         draft_vocab_size=terms.draft_vocab_size,
         work=jnp.where(totals.drafted > 0, totals.work.value / drafted, 1.0),
-        lag=lag,
         acceptance=terms.policy.controller.acceptance_rate(controller),
         support=jnp.where(totals.drafted > 0, totals.support.value / drafted, 1.0),
         pending_ids=account.pending_id,

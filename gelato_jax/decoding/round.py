@@ -33,7 +33,7 @@ def decode_round(state: DecodeState, job: Job, shapes: Shapes) -> tuple[DecodeSt
     account, terms = state.account, job.terms
     channel = jax.vmap(job.system.link.observe)(account.link)
     decide = partial(accounting.plan, terms=terms, max_draft_length=shapes.max_draft_length)
-    plan = jax.vmap(decide)(account, state.length - 1 - state.draft_length, channel)
+    plan = jax.vmap(decide)(account, channel)
     drafted, draft_cache, draft_length, length_exit = draft(state, plan, channel, job, shapes)
     verification, target_cache, candidates = verify(state, drafted, job, shapes)
     committed = commit(state, drafted, verification, job.eos_ids)

@@ -36,7 +36,7 @@ def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     return high, low
 
 
-def _fold_in(key: Array, data: Array) -> Array:
+def _fold_in(key: Array, data: Array | int) -> Array:
     return jnp.stack(_hash(key, jnp.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
 
 

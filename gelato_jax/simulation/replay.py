@@ -86,7 +86,7 @@ def replay_round(
     """
     account = device.account
     channel = actual.system.link.observe(account.link)
-    plan = accounting.plan(account, device.lag, channel, believed, max_draft_length)
+    plan = accounting.plan(account, channel, believed, max_draft_length)
     drafted = _draft(device, plan, channel, rollouts, believed, max_draft_length)
     happening = _happening(device, drafted, rollouts, actual)
     settled, outcome = accounting.settle(account, happening, channel, drafted.length_exit, actual)

@@ -182,7 +182,7 @@ def rates(simulation: Simulation, *, by_device: bool = False) -> Rates:
 
     def total(name: str) -> np.ndarray:
         value = getattr(simulation.totals, name)
-        value = value if isinstance(value, np.ndarray) else np.float64(value.high) + np.float64(value.low)
+        value = value if isinstance(value, np.ndarray) else value.high.astype(np.float64) + value.low
         return value if by_device else value.sum(axis=1, dtype=np.float64)
 
     tokens, seconds, joules = total("tokens"), total("time_s"), total("energy_j")

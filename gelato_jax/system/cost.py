@@ -76,14 +76,17 @@ class System:
         vocab_size: int,
         draft_vocab_size: int,
         work: Array | float,
-        lag: Array | float,
+        catch_up: Array | float = 1.0,
         acceptance: Array | float,
         support: Array | float,
         pending_ids: Array | int = 0,
     ) -> Outlook:
         """Expected seconds and joules of a round of this row, for every draft length.
 
-        A round without drafts feeds nothing to the draft's cache, but still pays edge, delay and idle power.
+        A round without drafts still pays edge, delay and idle power. A token that a round leaves unseen by the draft
+        (its bonus, or the one token of a round without drafts) is fed to the draft's cache in a later round; it is
+        counted here, in the round that leaves it. Counted where it is fed, a debt that grew while nothing was drafted
+        would itself argue against drafting, for ever.
 
         Args:
             channel: the link as observed at the round's start.
@@ -92,7 +95,7 @@ class System:
             vocab_size: target ids.
             draft_vocab_size: entries of q.
             work: [] expected work of a drafted token, 1 at full depth.
-            lag: [] committed tokens that the draft's cache has not seen.
+            catch_up: [] share of the unseen tokens that will be fed; 0 for a device that never drafts.
             acceptance: [] the row's estimated per-token acceptance.
             support: [] expected support of q after top-p or top-k.
             pending_ids: [] ids drawn on the device that the edge has not seen.
@@ -102,13 +105,14 @@ class System:
         """
         drafted = jnp.arange(max_draft_length + 1)
         count = drafted.astype(jnp.float32)
-        rejected = 1.0 - powers(jnp.asarray(acceptance), max_draft_length)
+        all_accepted = powers(jnp.asarray(acceptance), max_draft_length)
+        rejected = 1.0 - all_accepted
         rows = payload.row_probability(rejected, acceptance)
         asked_again = rows if payload.scheme == "candidates" else 0.0
         cost = self.round_cost(
             channel,
             draft_work=work * count,
-            catch_up_tokens=jnp.where(drafted > 0, jnp.asarray(lag, jnp.float32), 0.0),
+            catch_up_tokens=catch_up * all_accepted,
             uplink_bits=payload.uplink_bits(
                 drafted=count,
                 support_sum=support * count,

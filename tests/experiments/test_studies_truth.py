@@ -4,6 +4,7 @@ import pytest
 
 from gelato_experiments import figures, runner
 from gelato_experiments.benchmarks import law
+from gelato_experiments.benchmarks import simulation as benchmark
 from gelato_experiments.studies import losslessness, real_loop
 from gelato_jax.decoding import job
 from gelato_kernels.attention import xla
@@ -91,3 +92,17 @@ def test_real_loop(tmp_path):
     # A simulator that is off, or a text that is not the target's, is told.
     bad = [{**row, "tokens_per_s_off": 0.6, "texts_differ": 1} for row in rows]
     assert [claim.holds for claim in real_loop.STUDY.claims(settings, bad)] == [False] * 4
+
+
+def test_the_simulators_benchmark(monkeypatch):
+    """Every figure is there, and the table says them."""
+    for name, value in {"DRAFT_LENGTHS": (2,), "DEVICES": 8, "ROUNDS": 2, "REPEATS": 1, "MANY": 16}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    result = benchmark.run()
+    (row,) = result.rows[:1]
+    assert row.rounds_per_s > 0
+    assert row.cpu_ns > 0
+    assert row.first_s > 0
+    assert result.many.result_bytes > 16 * 4
+    assert len(benchmark.lines(result)) == len(result.rows) + 2
+    assert benchmark.figures(result)["many"]["devices"] == 16

@@ -50,7 +50,7 @@ def test_round_is_the_sum_of_its_parts(system, channel, trips):
 
 
 def _outlook(system, channel, scheme, **changes):
-    numbers = {"work": 0.7, "lag": 2.0, "acceptance": jnp.float32(0.6), "support": 9.0, "pending_ids": 1}
+    numbers = {"work": 0.7, "catch_up": 1.0, "acceptance": jnp.float32(0.6), "support": 9.0, "pending_ids": 1}
     return system.outlook(channel, scheme, **SIZES, **{**numbers, **changes})
 
 
@@ -59,7 +59,7 @@ def _outlook(system, channel, scheme, **changes):
 )
 def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel, scheme, bits):
     outlook = _outlook(system, channel, scheme)
-    expected = [_round(0.7 * g, 2 * (g > 0), bits * g + 10, 18, g + 1, 1) for g in range(G + 1)]
+    expected = [_round(0.7 * g, 0.6**g, bits * g + 10, 18, g + 1, 1) for g in range(G + 1)]
     np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
 
 
@@ -72,18 +72,18 @@ def test_outlook_expects_over_the_verdict(system, channel, count):
         kept = 0.6**g
         asks = (1 - kept) * 0.6**count if count else 1 - kept
         down = 8 + kept * 10 + (1 - kept) * count * 42 + asks * 32 * V
-        expected.append(_round(0.7 * g, 2 * (g > 0), 42 * g + 10, down, g + 1, 1 + (asks if count else 0)))
+        expected.append(_round(0.7 * g, kept, 42 * g + 10, down, g + 1, 1 + (asks if count else 0)))
     np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
 
 
-def test_no_draft_feeds_nothing_but_still_waits(system, channel):
-    outlook = _outlook(system, channel, payload.scalar(), lag=50.0, pending_ids=0)
+def test_a_device_that_never_drafts_feeds_nothing_but_still_waits(system, channel):
+    outlook = _outlook(system, channel, payload.scalar(), catch_up=0.0, pending_ids=0)
     np.testing.assert_allclose((outlook.time_s[0], outlook.energy_j[0]), _round(0, 0, 0, 18, 1, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scheme", [payload.full(), payload.top_k(9), payload.seeded()])
 def test_marginal_cost_is_the_slope_of_the_outlook(system, channel, scheme):
-    outlook = _outlook(system, channel, scheme, lag=0.0)
+    outlook = _outlook(system, channel, scheme, catch_up=0.0)
     for g in range(G):
         marginal = system.token_cost(
             channel, scheme, work=0.7, support=9.0, window=jnp.int32(g + 1), vocab_size=V, draft_vocab_size=U

@@ -65,7 +65,7 @@ def test_local_costs_only_measured_time():
         vocab_size=49_152,
         draft_vocab_size=49_152,
         work=1.0,
-        lag=0.0,
+        catch_up=0.0,
         acceptance=jnp.float32(0.5),
         support=0.0,
     )

@@ -8,7 +8,7 @@ probability under 1e-5 (chi-square tail at df 215).
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -150,7 +150,7 @@ def count_texts(
     settings: DecodeSettings = SETTINGS,
     runs: int = 1,
     seed: int = 0,
-    program=decode,
+    program: Callable[..., Any] = decode,
     rows: int = ROWS,
 ) -> tuple[np.ndarray, Any]:
     """Decode `runs` times `rows` texts and count them.

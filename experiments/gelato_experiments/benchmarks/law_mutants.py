@@ -5,6 +5,7 @@ All mutants are one program: `payload.bits`, which `full` does not read, says wh
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -104,11 +105,11 @@ def mutated(**options: Any) -> Iterator[Callable[..., Any]]:
     Args:
         **options: of `jax.jit`.
     """
-    faults = _Faults()
+    faults, sound = _Faults(), inspect.unwrap(decode)
 
     def program(work: Any, *arguments: Any, shapes: Any) -> Any:
         faults.mutant = work.policy.payload.bits
-        return decode.__wrapped__(work, *arguments, shapes=shapes)
+        return sound(work, *arguments, shapes=shapes)
 
     with (
         mock.patch.object(gelato_kernels, "accept", faults.bent_accept),

@@ -145,7 +145,7 @@ def world(max_draft_length: int) -> tuple[Recording, Terms]:
     return recording, simulation.make_terms(recording, policy, system.preset())
 
 
-def _timed(max_draft_length: int, group: Sequence[jax.Device]) -> Row:
+def _timed(max_draft_length: int, group: Sequence[Any]) -> Row:
     recording, terms = world(max_draft_length)
 
     def simulate(rounds: int, seed: int) -> tuple[float, float]:
@@ -165,7 +165,7 @@ def _timed(max_draft_length: int, group: Sequence[jax.Device]) -> Row:
     )
 
 
-def _many(group: Sequence[jax.Device]) -> Many:
+def _many(group: Sequence[Any]) -> Many:
     recording, terms = world(DRAFT_LENGTHS[0])
     before, start = _peak_bytes(), time.perf_counter()
     result = simulation.simulate(recording, [terms], devices=MANY, rounds=FEW_ROUNDS, jax_devices=group)

@@ -61,7 +61,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), resamples=2000, devices=64, rounds=6000)
+FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), resamples=2000, devices=64, rounds=4000)
 
 
 class Tokens(NamedTuple):

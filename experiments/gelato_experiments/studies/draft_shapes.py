@@ -95,7 +95,7 @@ def _outlook(cost: float, acceptance: float, longest: int) -> Outlook:
         vocab_size=_VOCABULARY,
         draft_vocab_size=_VOCABULARY,
         work=cost,
-        lag=0.0,
+        catch_up=0.0,
         acceptance=acceptance,
         support=1.0,
     )

@@ -155,7 +155,7 @@ def _tables(recording: Recording, world: system.System, environment: Environment
             vocab_size=recording.vocab_size,
             draft_vocab_size=recording.draft_vocab_size,
             work=1.0,
-            lag=0.0,
+            catch_up=0.0,
             acceptance=acceptance,
             support=1.0,
         )

@@ -62,7 +62,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(devices=64, rounds=4_000, heavy_methods=("static", "hf_schedule", "gelato", "ratio", "ratio_priced"))
+FULL = Settings(devices=64, rounds=3_000, heavy_methods=("static", "hf_schedule", "gelato", "ratio", "ratio_priced"))
 
 PAYLOADS = {"candidates": lambda: system.payload.candidates(32), "quantized": lambda: system.payload.quantized(2)}
 

@@ -5,6 +5,7 @@ joint law of three tokens is checked. Sound decoders must pass, decoders with on
 """
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     total, seeds, rows = len(checks) + len(settings.mutants), itertools.count(settings.seed, law.RUNS), []
     level: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}
     options = level if settings.compile_cheaply else {}
-    program = jax.jit(decode.__wrapped__, static_argnames="shapes", **options)
+    program = jax.jit(inspect.unwrap(decode), static_argnames="shapes", **options)
     for names, choices in checks:
         progress("decoding texts", len(rows), total)
         asked: dict[str, Any] = {"runs": settings.runs, "seed": next(seeds), "rows": settings.rows}

@@ -174,7 +174,7 @@ def _prompts(pair: Pair, settings: Settings) -> list[list[int]]:
 
 def _choices(settings: Settings, method: str, part: str) -> dict[str, Any]:
     """A method's rules, chosen by traced indices: one program for all methods and parts."""
-    cap = {"power_budget_w": settings.power_budget_w, "penalty_weight": settings.penalty_weight}
+    cap: dict[str, Any] = {"power_budget_w": settings.power_budget_w, "penalty_weight": settings.penalty_weight}
     rules, length = {
         "hf_schedule": (control.hf_schedule(), 0),
         "gelato": (control.gelato(**cap), 1),

@@ -21,6 +21,8 @@ STUDIES: dict[str, str] = {
     "workloads": "gelato_experiments.studies.workloads",
     "depth": "gelato_experiments.studies.depth",
     "calibration": "gelato_experiments.studies.calibration",
+    "losslessness": "gelato_experiments.studies.losslessness",
+    "real_loop": "gelato_experiments.studies.real_loop",
 }
 """Name -> module with a `STUDY`; a new study is one line here."""
 

@@ -64,7 +64,7 @@ class Settings:
 
 
 QUICK = Settings()
-FULL = Settings(devices=64, rounds=4000)
+FULL = Settings(devices=64, rounds=3000)
 
 
 class _Workload(NamedTuple):
