@@ -74,7 +74,7 @@ def drafted_entropy(state, work, shapes):
     """What the round that `advance` runs next will draft."""
     channel = jax.vmap(work.system.link.observe)(state.account.link)
     decide = partial(accounting.plan, terms=work.terms, max_draft_length=shapes.max_draft_length)
-    plan = jax.vmap(decide)(state.account, state.length - 1 - state.draft_length, channel)
+    plan = jax.vmap(decide)(state.account, channel)
     return draft(state, plan, channel, work, shapes)[0].entropy
 
 

@@ -276,7 +276,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
 STUDY = Study(
     name="real_loop",
     question="Does the simulator tell what the real loop of the shipped pair does on the same prompts?",
-    quick=Settings(prompts=6, max_new_tokens=48, sampled_runs=2),
+    quick=Settings(prompts=6, max_new_tokens=48, sampled_runs=1),
     full=Settings(),
     run=run,
     claims=claims,
