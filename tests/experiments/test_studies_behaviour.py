@@ -9,7 +9,7 @@ import pytest
 from gelato_experiments import figures, runner
 from gelato_experiments.inputs import recording as load
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.studies import calibration, delay, depth, registry, workloads
+from gelato_experiments.studies import calibration, calibration_fits, delay, depth, registry, workloads
 from gelato_experiments.studies.workloads_claims import OURS
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import simulation
@@ -175,7 +175,7 @@ def test_a_true_calibration_has_no_error(files, concluded):
 
 def test_a_constant_calibration_is_wrong_by_the_spread_of_acceptance(files):
     recorded = load(files["exits"])
-    drawn = calibration.tokens(recorded, 0, later=False)
+    drawn = calibration_fits.tokens(recorded, 0, later=False)
     mean = np.full(len(drawn.text), drawn.outcome.mean())
     error, low, high, bins = calibration.calibration_error(mean, drawn, 50, 0)
     assert error == pytest.approx(0.0, abs=1e-12)  # all in one bin: right on the mean
@@ -186,7 +186,7 @@ def test_a_constant_calibration_is_wrong_by_the_spread_of_acceptance(files):
 
 
 def test_refitting_finds_the_model(files):
-    fitted = calibration.refitted(load(files["exits"]))
+    fitted = calibration_fits.refitted(load(files["exits"]))
     assert np.asarray(fitted.scale) == pytest.approx(1.0, abs=1e-3)
     assert np.asarray(fitted.decay) == pytest.approx(0.35, abs=1e-3)
 

@@ -7,7 +7,7 @@ them were accepted.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +17,11 @@ from gelato_experiments.methods import METHODS, Method, Rules, Scenario, Share
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, measure
 from gelato_experiments.studies import calibration_claims, calibration_figure
 from gelato_experiments.studies.calibration_claims import KINDS, UNSCALED
+from gelato_experiments.studies.calibration_fits import Tokens, calibrations, pairs, tokens
 from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import control, system
 from gelato_jax.simulation import Recording
-from gelato_jax.training.calibrate import class_means, class_of, fit_curve, non_increasing, predictions
-from gelato_jax.types import Calibration
+from gelato_jax.training.calibrate import predictions
 
 if TYPE_CHECKING:
     pass
@@ -64,15 +64,6 @@ QUICK = Settings()
 FULL = Settings(weights=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), resamples=2000, devices=64, rounds=4000)
 
 
-class Tokens(NamedTuple):
-    """Drafted tokens `[M]` of one exit: the text of each, its entropy, its acceptance, the weight it counts with."""
-
-    text: np.ndarray
-    entropy: np.ndarray
-    outcome: np.ndarray
-    weight: np.ndarray
-
-
 def run(settings: Settings, progress: Progress) -> list[Row]:
     """Check the calibration of every recording.
 
@@ -90,26 +81,6 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         progress("worth", 2 * number + 1, 2 * len(settings.recordings))
         rows += [{**facts, **row} for row in [*found, *_worth(recorded, settings)]]
     return rows
-
-
-def tokens(recorded: Recording, exit: int, *, later: bool) -> Tokens:
-    """First draft tokens of every position, or the later ones weighted by the chance that one reaches them.
-
-    Args:
-        recorded: of a pair.
-        exit: index.
-        later: which.
-    """
-    rollouts = recorded.rollouts
-    inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
-    text, _ = np.nonzero(inside)
-    entropy = np.asarray(rollouts.entropy[inside][:, exit], np.float64)
-    chance = np.asarray(rollouts.chance[inside][:, exit], np.float64)
-    if not later:
-        return Tokens(text, entropy[:, 0], chance[:, 0], np.ones(len(text)))
-    reached = np.cumprod(chance, axis=1)[:, :-1]
-    text = np.repeat(text, reached.shape[1])
-    return Tokens(text, entropy[:, 1:].reshape(-1), chance[:, 1:].reshape(-1), reached.reshape(-1))
 
 
 def calibration_error(
@@ -170,7 +141,7 @@ def _errors(recorded: Recording, settings: Settings) -> list[Row]:
 
 def _next(recorded: Recording) -> list[Row]:
     """What the table expects of the token behind an accepted one, by class of that one's entropy, and what came."""
-    classes, values, weights = _pairs(recorded, recorded.calibration)
+    classes, values, weights = pairs(recorded, recorded.calibration)
     table = np.asarray(recorded.calibration.next_acceptance)
     mass = np.bincount(classes, weights, len(table))
     observed = np.bincount(classes, weights * values, len(table)) / np.maximum(mass, 1e-9)
@@ -178,14 +149,6 @@ def _next(recorded: Recording) -> list[Row]:
         {"kind": "next", "class": number, "predicted": float(said), "observed": float(seen), "weight": float(heavy)}
         for number, (said, seen, heavy) in enumerate(zip(table, observed, mass, strict=True))
     ]
-
-
-def _pairs(recorded: Recording, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class of a first token, acceptance of the second, and chance that the first is accepted, at the deepest exit."""
-    rollouts = recorded.rollouts
-    inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
-    entropy, chance = rollouts.entropy[inside][:, -1], np.asarray(rollouts.chance[inside][:, -1], np.float64)
-    return class_of(np.asarray(calibration.class_edges), np.asarray(entropy[:, 0])), chance[:, 1], chance[:, 0]
 
 
 def _levels(recorded: Recording) -> list[Row]:
@@ -226,63 +189,6 @@ def _before(text: np.ndarray, values: np.ndarray, keep: float) -> np.ndarray:
     return sums
 
 
-def constant_calibration(calibration: Calibration) -> Calibration:
-    """A calibration that expects the mean of every token, whatever its entropy: no information."""
-    mean = np.asarray(calibration.mean_acceptance)
-    same = {
-        name: np.full_like(np.asarray(getattr(calibration, name)), mean)
-        for name in ("scale", "class_acceptance", "next_acceptance", "deeper_acceptance")
-    }
-    return dataclasses.replace(calibration, decay=np.zeros_like(np.asarray(calibration.decay)), **same)
-
-
-def refitted(recorded: Recording) -> Calibration:
-    """The calibration fitted to a recording's own first and second draft tokens; its table of depth is kept."""
-    old = recorded.calibration
-    drawn = [tokens(recorded, exit, later=False) for exit in range(len(recorded.work))]
-    fits = [fit_curve(part.entropy, part.outcome) for part in drawn]
-    edges, count = np.asarray(old.class_edges), len(old.next_acceptance)
-    classes = []
-    for part in drawn:
-        members = class_of(edges, part.entropy)
-        means = class_means(members, part.outcome, count=count)
-        classes.append(non_increasing(means, np.bincount(members, minlength=count) + 1.0))
-    here, behind, chance = _pairs(recorded, old)
-    fields: dict[str, Any] = {
-        "scale": [scale for scale, _ in fits],
-        "decay": [decay for _, decay in fits],
-        "mean_acceptance": drawn[-1].outcome.mean(),
-        "class_acceptance": classes,
-        "next_acceptance": class_means(here, behind, chance, count=count),
-    }
-    return dataclasses.replace(old, **{name: np.asarray(value, np.float32) for name, value in fields.items()})
-
-
-def _calibrations(recorded: Recording) -> dict[str, Calibration]:
-    """By name, all of as many classes: one program serves them."""
-    shipped = recorded.calibration
-    made = {
-        "shipped": shipped,
-        UNSCALED: shipped,
-        "refitted": refitted(recorded),
-        "reported": control.default_calibration(len(recorded.work)),
-        "constant": constant_calibration(shipped),
-    }
-    classes = max(len(calibration.next_acceptance) for calibration in made.values())
-    return {name: _widened(calibration, classes) for name, calibration in made.items()}
-
-
-def _widened(calibration: Calibration, classes: int) -> Calibration:
-    """The same calibration with classes above all entropies."""
-    more = classes - len(calibration.next_acceptance)
-    places = {"class_acceptance": 1, "next_acceptance": 0, "deeper_acceptance": 1}
-    fields: dict[str, Any] = {"class_edges": np.pad(calibration.class_edges, (0, more), constant_values=np.inf)}
-    for name, axis in places.items():
-        table = np.asarray(getattr(calibration, name))
-        fields[name] = np.pad(table, [(0, more if place == axis else 0) for place in range(table.ndim)], mode="edge")
-    return dataclasses.replace(calibration, **fields)
-
-
 def _method(kind: str) -> Method:
     """`ratio_priced`; where a calibration is read unscaled, no evidence moves the row's level from 1."""
     method = METHODS["ratio_priced"]
@@ -305,7 +211,7 @@ def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     cases = [(kind, cap) for cap in settings.caps_w for kind in KINDS]
     measured = []
     for half in recorded.halves():
-        known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in _calibrations(half).items()}
+        known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in calibrations(half).items()}
         terms = [
             scenario.terms(known[kind], _method(kind), cap, {"penalty_weight": weight})
             for kind, cap in cases

@@ -31,7 +31,8 @@ def _draw_reliability(ax: "Axes", rows: list[Row]) -> None:
             x, y = [row["predicted"] for row in own], [row["observed"] for row in own]
             ax.plot(x, y, look, color=color, marker="o", markersize=3.5)
             ends.append((x[-1], y[-1]))
-        figures.label_line(ax, *max(ends), f"exit {exit}", color)
+        x, y = max(ends)
+        figures.label_line(ax, x, y, f"exit {exit}", color)
     ax.set_xlabel("predicted acceptance (dotted: by class)")
     ax.set_ylabel("measured acceptance, first draft tokens")
     ax.set_title(f"Reliability, {rows[0]['law']}")

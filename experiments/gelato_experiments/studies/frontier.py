@@ -75,7 +75,8 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge every method and oracle under every link and cap.
 
     Returns:
-        Rows of `kind` method, oracle or model; see `_method_rows`, `_oracle_rows` and `_model_rows`.
+        Rows of `kind` method, device, infeasible; free: ours where catching up costs nothing, as for the oracles;
+        oracle; model. See `_method_rows`, `_oracle_rows` and `_model_rows`.
     """
     tuning, judging = recording(settings.recording).halves()
     rows: list[Row] = []
@@ -93,11 +94,21 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             done += 1
         rows.append(_device_only(link, world))
         progress("asking oracles", done, total)
-        rows += _oracle_rows(link, judging, scenario, feasible, settings)
+        free = dataclasses.replace(scenario, system=_catching_up_free(world))
+        for name in ("ratio", "ratio_priced"):
+            found = compare(METHODS[name], tuning, judging, free, feasible, _effort(settings))
+            rows += [{"kind": "free", "link": link, **row, "feasible": True} for row in found]
+        rows += _oracle_rows(link, judging, free, feasible, settings)
         progress("asking oracles inside their model", done + 1, total)
-        rows += _model_rows(link, tuning, scenario, feasible, settings)
+        rows += _model_rows(link, tuning, free, feasible, settings)
         done += 2
     return rows
+
+
+def _catching_up_free(world: system.System) -> system.System:
+    """The world that the oracles are exact in: their rounds are independent, so no round leaves work to a later one."""
+    nothing = world.device.prefill_s * 0.0
+    return dataclasses.replace(world, device=dataclasses.replace(world.device, prefill_s=nothing, prefill_j=nothing))
 
 
 def _infeasible(link: str, cap: float, floor: float) -> Row:
@@ -267,11 +278,12 @@ def _lowest(shares: dict[tuple[str, float], float]) -> str:
 
 def _round_level_claim(rows: list[Row]) -> Claim:
     best = _cells(rows, "oracle", "round-level")
-    shares = _shares(_cells(rows, "method", "ratio"), best)
+    shares = _shares(_cells(rows, "free", "ratio"), best)
+    real = _shares(_cells(rows, "method", "ratio"), best)
     return Claim(
         claim="ratio alone comes up to the best round-level policy of its own information, at equal mean power",
-        required=f"at least {ROUND_LEVEL_SHARE:.0%} of oracle (i) in every feasible cell",
-        measured=_lowest(shares),
+        required=f"at least {ROUND_LEVEL_SHARE:.0%} of oracle (i) in every feasible cell, catching up free for both",
+        measured=f"{_lowest(shares)}; where ratio pays for catching up and the oracle does not, {_lowest(real)}",
         holds=min(shares.values()) >= ROUND_LEVEL_SHARE,
     )
 
@@ -288,7 +300,7 @@ def _stopping_claim(rows: list[Row]) -> Claim:
 
 
 def _distance_claim(rows: list[Row]) -> Claim:
-    ours = _cells(rows, "method", "ratio_priced")
+    ours = _cells(rows, "free", "ratio_priced")
     fitted = _shares(ours, _cells(rows, "oracle", "entropy-stopping, fitted model"))
     seer = _shares(ours, _cells(rows, "oracle", "clairvoyant"))
     return Claim(
