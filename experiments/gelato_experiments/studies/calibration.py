@@ -7,7 +7,6 @@ them were accepted.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +21,6 @@ from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import control, system
 from gelato_jax.simulation import Recording
 from gelato_jax.training.calibrate import predictions
-
-if TYPE_CHECKING:
-    pass
 
 _BINS = 10
 

@@ -1,4 +1,4 @@
-"""What the study `calibration` reads off a recording: drafted tokens, and the calibrations that may be fitted to them."""
+"""What the study `calibration` reads off a recording: drafted tokens, and calibrations fitted to them."""
 
 import dataclasses
 from typing import Any, NamedTuple

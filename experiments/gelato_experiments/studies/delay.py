@@ -7,7 +7,7 @@ of a model in which every token is accepted alike. Link, device and edge are mod
 import dataclasses
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +19,6 @@ from gelato_experiments.studies import delay_claims, delay_figure
 from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import simulation, system
 from gelato_jax.simulation import Recording
-
-if TYPE_CHECKING:
-    pass
 
 _CHOOSERS = ("static", "ratio", "iid")
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from gelato_jax import control, simulation, system
 from gelato_jax.control import DepthExit, depth_exits
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
-
-if TYPE_CHECKING:
-    pass
 
 SHARES = Share().shares
 """Of the devices, for intervals."""

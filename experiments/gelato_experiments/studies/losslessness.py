@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from gelato_experiments.benchmarks import law, law_mutants
 from gelato_experiments.figures import BLUE, GREY, VERMILLION, new_figure
@@ -117,8 +118,11 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
     axis.set_yticks(places, [_label(row) for row in rows], fontsize=7)
     axis.set_ylim(-1, len(rows))
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("total variation distance to the target's law of 3 tokens (no unit)")
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper right")
     return figure
 
 

@@ -7,7 +7,7 @@ workload are repeated to a common count, so that one program serves all. Link, d
 import dataclasses
 import json
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import simulation, system
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
-
-if TYPE_CHECKING:
-    pass
 
 _MOST_ROWS = 128  # texts of the common count, at most
 _FIXED = ("target-only", "static")  # methods of one draft length

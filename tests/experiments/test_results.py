@@ -1,0 +1,47 @@
+"""The committed results come from the committed code: two small studies, run again, fall inside their intervals."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from gelato_experiments.runner import read_rows
+from gelato_experiments.studies import registry
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "studies-quick"
+MEASURED = ("tokens_per_s", "energy_per_token_j", "gap_tokens_per_s")
+ROUNDING = 1e-3
+"""Relative: another processor's float32 sends some devices along other paths."""
+
+
+def half(row: dict, name: str) -> float:
+    """Half of the interval that a row states for a figure, 0 where it states none."""
+    return row.get(f"{name}_half") or row.get("gap_half") or 0.0
+
+
+@pytest.mark.parametrize("name", ["penalty_sweep", "depth"])
+def test_a_study_gives_its_committed_table_again(name):
+    committed = read_rows(RESULTS / name / "metrics.csv")
+    study = registry.load(name)
+    again = study.run(study.quick, lambda stage, done, total: None)
+    assert len(again) == len(committed)
+    compared = 0
+    for old, new in zip(committed, again, strict=True):
+        for figure in MEASURED:
+            if old.get(figure) is None or math.isnan(old[figure]):
+                continue
+            allowed = half(old, figure) + half(new, figure) + ROUNDING * max(1.0, abs(old[figure]))
+            assert abs(old[figure] - new[figure]) <= allowed, (figure, old, new)
+            compared += 1
+    assert compared > len(committed) / 2
+
+
+def test_every_study_has_committed_results():
+    done = {name: json.loads((RESULTS / name / "run.json").read_text()) for name in registry.STUDIES}
+    for name, facts in done.items():
+        assert facts["preset"] == "quick"
+        assert facts["command"] == f"gelato experiment run {name} --preset quick --out DIR"
+    claims = json.loads((RESULTS / "claims.json").read_text())
+    assert {claim["study"] for claim in claims} == set(registry.STUDIES)
+    assert all(set(claim) >= {"claim", "required", "measured", "holds", "study", "command"} for claim in claims)
