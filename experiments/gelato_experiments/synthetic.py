@@ -3,8 +3,10 @@
 Every position is a round of its own: its first token's class is drawn afresh, whatever went before.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gelato_experiments.oracles import EntropyModel
@@ -46,7 +48,7 @@ def synthetic_recording(
     levels = -np.log(acceptance) / REPORTED_DECAY
     chance = acceptance[kinds].astype(np.float32)
     count = np.full(texts, positions, np.int32)
-    rollouts = Rollouts(
+    leaves: dict[str, Any] = dict(
         entropy=levels[kinds].astype(np.float32),
         max_probability=np.exp(-levels[kinds]).astype(np.float32),
         chance=chance,
@@ -60,7 +62,7 @@ def synthetic_recording(
         prompt_tokens=np.full(texts, 32, np.int32),
     )
     return Recording(
-        rollouts=rollouts,
+        rollouts=Rollouts(**leaves),
         calibration=_calibration(model, levels),
         work=np.ones(1, np.float32),
         vocab_size=vocab_size,
@@ -89,12 +91,11 @@ def _calibration(model: EntropyModel, levels: np.ndarray) -> Calibration:
     mean = float(initial @ acceptance)
     calibration = default_calibration(1, min(max(mean, 1e-3), 1 - 1e-3))
     calibration = jax.tree.map(np.asarray, calibration)
-    return Calibration(
-        scale=calibration.scale,
-        decay=calibration.decay,
+    changed: dict[str, Any] = dict(
         mean_acceptance=np.float32(mean),
         class_edges=((levels[1:] + levels[:-1]) / 2).astype(np.float32),
         class_acceptance=acceptance[None].astype(np.float32),
         next_acceptance=(np.asarray(model.transition) @ acceptance).astype(np.float32),
-        deeper_acceptance=np.asarray(jnp.ones((1, len(acceptance), 1))) * acceptance[None, :, None].astype(np.float32),
+        deeper_acceptance=acceptance[None, :, None].astype(np.float32),
     )
+    return dataclasses.replace(calibration, **changed)
