@@ -151,7 +151,7 @@ def count_texts(
     runs: int = 1,
     seed: int = 0,
     program: Callable[..., Any] = decode,
-    rows: int = ROWS,
+    rows: int | None = None,
 ) -> tuple[np.ndarray, Any]:
     """Decode `runs` times `rows` texts and count them.
 
@@ -162,11 +162,12 @@ def count_texts(
         runs: programs run, each with a seed of its own.
         seed: the first.
         program: `decode`, or a mutant of it.
-        rows: texts of one program run.
+        rows: texts of one program run; ROWS if not given.
 
     Returns:
         The histogram `[V, V, V, V]`, and the last run's totals.
     """
+    rows = ROWS if rows is None else rows
     job = make_job(pair, settings=settings, **choices)
     tokens = jnp.zeros((rows, 8), jnp.int32).at[:, 0].set(PROMPT)
     length = jnp.ones((rows,), jnp.int32)
