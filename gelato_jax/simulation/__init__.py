@@ -3,7 +3,7 @@
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.recording import Recording, Rollouts, load, save
 from gelato_jax.simulation.replay import Report
-from gelato_jax.simulation.simulate import Rates, Simulation, make_terms, rates, simulate, stack
+from gelato_jax.simulation.simulate import Rates, Simulation, make_terms, rates, simulate, stack, total
 
 __all__ = [
     "Environment",
@@ -18,4 +18,5 @@ __all__ = [
     "save",
     "simulate",
     "stack",
+    "total",
 ]

@@ -93,12 +93,5 @@ class Environment:
         return self._computing(terms, seen(self.token_s), seen(self.token_j))
 
     def _computing(self, terms: Terms, seconds: Array, joules: Array) -> Terms:
-        device = terms.system.device
-        device = dataclasses.replace(
-            device,
-            token_s=device.token_s * seconds,
-            prefill_s=device.prefill_s * seconds,
-            token_j=device.token_j * joules,
-            prefill_j=device.prefill_j * joules,
-        )
+        device = terms.system.device.scaled(seconds, joules)
         return dataclasses.replace(terms, system=dataclasses.replace(terms.system, device=device))

@@ -41,7 +41,7 @@ class Simulation:
 
 
 class Rates(NamedTuple):
-    """Sums over sums, each `[S]` or `[S, D]`."""
+    """Sums over sums, each `[S]`."""
 
     tokens_per_s: np.ndarray
     power_w: np.ndarray
@@ -177,15 +177,15 @@ def _group(settings: Sequence[Terms], begin: int, size: int) -> Terms:
     return stack(chosen + chosen[-1:] * (size - len(chosen)))
 
 
-def rates(simulation: Simulation, *, by_device: bool = False) -> Rates:
-    """Tokens per second, watts and joules per token of the rounds: sums over sums, in double precision."""
+def total(simulation: Simulation, name: str) -> np.ndarray:
+    """A field of `Totals` as float64, `[S, D]`; compensated sums with both their parts."""
+    value = getattr(simulation.totals, name)
+    return value.astype(np.float64) if isinstance(value, np.ndarray) else value.high.astype(np.float64) + value.low
 
-    def total(name: str) -> np.ndarray:
-        value = getattr(simulation.totals, name)
-        value = value if isinstance(value, np.ndarray) else value.high.astype(np.float64) + value.low
-        return value if by_device else value.sum(axis=1, dtype=np.float64)
 
-    tokens, seconds, joules = total("tokens"), total("time_s"), total("energy_j")
+def rates(simulation: Simulation) -> Rates:
+    """Tokens per second, watts and joules per token of all devices' rounds: sums over sums."""
+    tokens, seconds, joules = (total(simulation, name).sum(axis=1) for name in ("tokens", "time_s", "energy_j"))
     return Rates(tokens / seconds, joules / seconds, joules / tokens)
 
 

@@ -57,3 +57,13 @@ class Device:
             prefill_j=token_j / PREFILL_SPEEDUP if prefill_j is None else number("prefill_j", prefill_j, low=0.0),
             idle_w=number("idle_w", idle_w, low=0.0),
         )
+
+    def scaled(self, seconds: ArrayLike = 1.0, joules: ArrayLike = 1.0) -> "Device":
+        """The same device computing at other factors of time and energy; its idle power stays."""
+        return Device(
+            token_s=self.token_s * seconds,
+            token_j=self.token_j * joules,
+            prefill_s=self.prefill_s * seconds,
+            prefill_j=self.prefill_j * joules,
+            idle_w=self.idle_w,
+        )

@@ -75,9 +75,7 @@ def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> M
     )
 
     def total(name: str) -> np.ndarray:
-        value = getattr(result.totals, name)
-        value = value if isinstance(value, np.ndarray) else np.float64(value.high) + value.low
-        return value.reshape(len(settings), effort.shares, -1).sum(axis=2, dtype=np.float64)
+        return simulation.total(result, name).reshape(len(settings), effort.shares, -1).sum(axis=2)
 
     tokens, seconds, joules, drafted = map(total, ("tokens", "time_s", "energy_j", "drafted"))
     return Measured(
@@ -96,6 +94,12 @@ def mean_and_half(values: np.ndarray) -> tuple[float, float]:
         values: `[shares]`, 2, 4, 8 or 16 of them.
     """
     return float(values.mean()), float(_T_95[len(values)] * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def best_setting(rate: np.ndarray, power: np.ndarray, cap_w: float) -> int:
+    """The setting of most tokens per second that keeps the cap, or else the one of least power: an index."""
+    keeps = power <= cap_w * (1 + CAP_TOLERANCE)
+    return int(np.where(keeps, rate, -np.inf).argmax() if keeps.any() else power.argmin())
 
 
 def compare(
@@ -128,9 +132,7 @@ def compare(
     chosen = []
     for number, cap in enumerate(caps_w):
         own = slice(number * len(method.grid), (number + 1) * len(method.grid))
-        keeps = power[own] <= cap * (1 + CAP_TOLERANCE)
-        best = np.where(keeps, rate[own], -np.inf).argmax() if keeps.any() else power[own].argmin()
-        chosen.append(method.grid[int(best)])
+        chosen.append(method.grid[best_setting(rate[own], power[own], cap)])
     settings = [scenario.terms(judging, method, cap, s) for cap, s in zip(caps_w, chosen, strict=True)]
     judged = measure(judging, settings, effort)
     return [

@@ -13,7 +13,7 @@ import numpy as np
 
 from gelato_experiments.methods import Method, Rules, Scenario, Share
 from gelato_experiments.methods.base import Setting
-from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure
+from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, best_setting, mean_and_half, measure
 from gelato_experiments.study import Row
 from gelato_jax import control
 from gelato_jax.control import depth_exits, length_exits
@@ -82,9 +82,7 @@ def judge(cells: Mapping[Any, Cell], tuning: Recording, judging: Recording, effo
     for key, cell in cells.items():
         own = [index for index, (other, _) in enumerate(trials) if other == key]
         rate, power = tuned.tokens_per_s[own].mean(axis=1), tuned.power_w[own].mean(axis=1)
-        keeps = power <= cell.cap_w * (1 + CAP_TOLERANCE)
-        best = np.where(keeps, rate, -np.inf).argmax() if keeps.any() else power.argmin()
-        chosen[key] = cell.method.grid[int(best)]
+        chosen[key] = cell.method.grid[best_setting(rate, power, cell.cap_w)]
     judged = _measure(judging, [(cell, chosen[key]) for key, cell in cells.items()], effort)
     return {
         key: Judged(chosen[key], cell.cap_w, Measured(*(values[index] for values in judged)))

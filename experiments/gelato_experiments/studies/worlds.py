@@ -79,14 +79,7 @@ def _device(*, seconds: float = 1.0, joules: float = 1.0) -> Change:
     """Another speed and energy of drafting."""
 
     def change(terms: Terms) -> Terms:
-        device = terms.system.device
-        device = dataclasses.replace(
-            device,
-            token_s=device.token_s * seconds,
-            prefill_s=device.prefill_s * seconds,
-            token_j=device.token_j * joules,
-            prefill_j=device.prefill_j * joules,
-        )
+        device = terms.system.device.scaled(seconds, joules)
         return dataclasses.replace(terms, system=dataclasses.replace(terms.system, device=device))
 
     return change
