@@ -104,6 +104,10 @@ class Compensated:
         return self.high
 
 
+STREAK_PLACES = 12
+"""P of a calibration: places of a round that acceptance is known by."""
+
+
 @record
 class Calibration:
     """What a draft's entropy says about its acceptance; kept with the draft's checkpoint.
@@ -120,6 +124,7 @@ class Calibration:
     class_acceptance: Array  # [X, C] E[acceptance | class of H] at each exit, never rising with the class
     next_acceptance: Array  # [C] E[alpha(H_next) | class of H]
     deeper_acceptance: Array  # [X, C, X] E[acceptance at exit e' | class of H at exit e]
+    streak_acceptance: Array  # [P] acceptance of a round's i-th draft once all before it stand; the last holds behind P
 
 
 def _law_at(temperature: Array, greedy: _T, sampled: _T) -> _T:
@@ -170,6 +175,35 @@ class RepeatLaws:
 
 
 @record
+class AcceptanceForecast:
+    """What a row's next drafts are expected to bring, whatever their entropies."""
+
+    rate: Array  # [] acceptance of a draft whose predecessors stand, averaged over drafts
+    survival: Array  # [G+1] chance that a round's first i drafts all stand; 1 at i = 0
+
+    @classmethod
+    def independent(cls, rate: ArrayLike, max_draft_length: int) -> "AcceptanceForecast":
+        """Drafts that stand or fall independently: survival alpha^i.
+
+        Args:
+            rate: [] alpha.
+            max_draft_length: G.
+        """
+        rate = jnp.asarray(rate, jnp.float32)
+        return cls(rate=rate, survival=powers(rate, max_draft_length))
+
+    @property
+    def max_draft_length(self) -> int:
+        """G, static."""
+        return self.survival.shape[-1] - 1
+
+    @property
+    def tokens(self) -> Array:
+        """[G+1] expected tokens of a round by draft length, its last token included."""
+        return jnp.cumsum(self.survival, axis=-1)
+
+
+@record
 class Outlook:
     """What a round would cost, as known at its start: the expectation for every draft length.
 
@@ -191,9 +225,9 @@ class RoundPlan:
     energy_price: Array  # [] worth of one joule (Q)
     time_price: Array  # [] worth of one second (V*theta - Q*power_budget in `ratio`)
     acceptance_rate: Array  # [] the row's current estimate of per-token acceptance
-    acceptance_level: Array | float = (
-        1.0  # [] the row's acceptance as a share of what the calibration says; set for you
-    )
+    # Set for you, of the row as a share of what the calibration says:
+    acceptance_level: Array | float = 1.0  # [] acceptance, given the drafts' entropies
+    rejection_level: Array | float = 1.0  # [] rejections, given the drafts' places in their rounds
 
 
 @record

@@ -23,7 +23,7 @@ from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DraftModel, make_draft
 from gelato_jax.models import Model, parameter_outlines
-from gelato_jax.types import Calibration, Calibrations, RepeatLaws, RepeatOdds
+from gelato_jax.types import STREAK_PLACES, Calibration, Calibrations, RepeatLaws, RepeatOdds
 
 _EMBEDDING = "embed.embedding"
 _VOCABULARY = "vocabulary"
@@ -260,6 +260,7 @@ def _read_calibration(fields: Mapping[str, Any], exits: int) -> Calibration:
         "class_acceptance": (exits, classes),
         "next_acceptance": (classes,),
         "deeper_acceptance": (exits, classes, exits),
+        "streak_acceptance": (STREAK_PLACES,),
     }
     return Calibration(**_numbers(fields, shapes))
 

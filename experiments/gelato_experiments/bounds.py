@@ -21,7 +21,7 @@ class Rounds(NamedTuple):
     """Rounds that devices met, M of them."""
 
     uplink_bps: np.ndarray  # [M]
-    estimate: np.ndarray  # [M] the controller's acceptance estimate
+    estimate: np.ndarray  # [M] the controller's estimate: rejections relative to the calibration's
     text: np.ndarray  # [M] row of the recording
     standing: np.ndarray  # [M] drafts that would stand, 0..G
 
@@ -43,7 +43,7 @@ def met_rounds(recording: Recording, terms: Terms, *, devices: int, rounds: int,
     history = result.history
     assert history is not None
     flat = lambda leaf: np.asarray(leaf[0]).reshape(-1)  # noqa: E731
-    return Rounds(*map(flat, (history.uplink_bps, history.acceptance_rate, history.text, history.standing)))
+    return Rounds(*map(flat, (history.uplink_bps, history.rejection_level, history.text, history.standing)))
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_jax.control import default_calibration
 from gelato_jax.control.calibration import REPORTED_DECAY
 from gelato_jax.simulation import Recording, Rollouts
-from gelato_jax.types import Calibration
+from gelato_jax.types import STREAK_PLACES, Calibration
 
 
 def synthetic_recording(
@@ -85,9 +85,19 @@ def _draw_classes(model: EntropyModel, shape: tuple[int, ...], random: np.random
     return kinds
 
 
+def _streak(model: EntropyModel) -> np.ndarray:
+    """Acceptance by place in a round, exactly: the classes of the drafts whose predecessors all stand."""
+    acceptance, transition = np.asarray(model.acceptance), np.asarray(model.transition)
+    law, streak = np.asarray(model.initial), np.empty(STREAK_PLACES, np.float32)
+    for place in range(STREAK_PLACES):
+        streak[place] = law @ acceptance
+        law = (law * acceptance) @ transition
+        law = law / max(law.sum(), 1e-30)
+    return streak
+
+
 def _calibration(model: EntropyModel, levels: np.ndarray) -> Calibration:
     acceptance, initial = np.asarray(model.acceptance), np.asarray(model.initial)
-    # What the estimator sees: drafted tokens whose predecessors were accepted; the first ones dominate.
     mean = float(initial @ acceptance)
     calibration = default_calibration(1, min(max(mean, 1e-3), 1 - 1e-3))
     calibration = jax.tree.map(np.asarray, calibration)
@@ -97,5 +107,6 @@ def _calibration(model: EntropyModel, levels: np.ndarray) -> Calibration:
         class_acceptance=acceptance[None].astype(np.float32),
         next_acceptance=(np.asarray(model.transition) @ acceptance).astype(np.float32),
         deeper_acceptance=acceptance[None, :, None].astype(np.float32),
+        streak_acceptance=_streak(model),
     )
     return dataclasses.replace(calibration, **changed)

@@ -19,7 +19,7 @@ from gelato_jax.control.base import (
     LengthExitRule,
 )
 from gelato_jax.control.calibration import acceptance_at, default_calibration, next_acceptance
-from gelato_jax.control.estimator import AcceptanceEstimate, Estimator, expected_tokens
+from gelato_jax.control.estimator import AcceptanceEstimate, Estimator
 from gelato_jax.control.feasibility import check_power_budget, power_floor_w
 from gelato_jax.control.lyapunov import gelato, ratio
 from gelato_jax.control.registry import CONTROLLERS, DEPTH_EXITS, DRAFT_SAMPLINGS, LENGTH_EXITS, create
@@ -55,7 +55,6 @@ __all__ = [
     "default_calibration",
     "depth_exits",
     "draft_sampling",
-    "expected_tokens",
     "gelato",
     "hf_schedule",
     "length_exits",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control.estimator import AcceptanceEstimate, Estimator
-from gelato_jax.types import Calibration, Outlook, RoundOutcome, RoundPlan, record, static
+from gelato_jax.types import AcceptanceForecast, Calibration, Outlook, RoundOutcome, RoundPlan, record, static
 
 _State = TypeVar("_State")
 
@@ -26,13 +26,13 @@ class ControllerRule(NamedTuple):
     """Functions of a controller.
 
     init: (params) -> state.
-    plan: (params, state, outlook, acceptance []) -> RoundPlan.
+    plan: (params, state, outlook, forecast) -> RoundPlan.
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
     """
 
     init: Callable[[Any], Any]
-    plan: Callable[[Any, Any, Outlook, Array], RoundPlan]
+    plan: Callable[[Any, Any, Outlook, AcceptanceForecast], RoundPlan]
     update: Callable[[Any, Any, RoundOutcome], Any]
     queue: Callable[[Any, Any], Array]
 
@@ -57,9 +57,9 @@ class Controller:
         """The state before the first round; the acceptance estimate starts at the calibration's mean."""
         return ControllerState(estimate=self.estimator.init(calibration), rule=self.rule.init(self.params))
 
-    def acceptance_rate(self, state: ControllerState) -> Array:
-        """[] the row's estimated per-token acceptance, for the outlook."""
-        return self.estimator.rate(state.estimate)
+    def forecast(self, state: ControllerState, max_draft_length: int) -> AcceptanceForecast:
+        """What the row's next drafts are expected to bring, for the outlook, up to G = `max_draft_length`."""
+        return self.estimator.forecast(state.estimate, max_draft_length)
 
     def plan(self, state: ControllerState, outlook: Outlook) -> RoundPlan:
         """Decide one round.
@@ -71,8 +71,9 @@ class Controller:
         Returns:
             The plan; `draft_budget` is int32 in 0..G.
         """
-        plan = self.rule.plan(self.params, state.rule, outlook, self.acceptance_rate(state))
-        return dataclasses.replace(plan, acceptance_level=self.estimator.level(state.estimate))
+        plan = self.rule.plan(self.params, state.rule, outlook, self.forecast(state, outlook.time_s.shape[0] - 1))
+        level, rejections = self.estimator.level(state.estimate), self.estimator.rejection_level(state.estimate)
+        return dataclasses.replace(plan, acceptance_level=level, rejection_level=rejections)
 
     def update(self, state: ControllerState, outcome: RoundOutcome) -> ControllerState:
         """Learn from a round; the state of a row that is not active does not move."""

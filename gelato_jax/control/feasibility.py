@@ -1,6 +1,7 @@
 """Refusing a power cap that no policy can keep."""
 
 from gelato_jax.system import Payload, System
+from gelato_jax.types import AcceptanceForecast
 
 
 def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float:
@@ -17,12 +18,11 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
     outlook = system.outlook(
         system.link.channel(),
         payload,
-        max_draft_length=0,
         vocab_size=vocab_size,
         draft_vocab_size=vocab_size,
         work=1.0,
         catch_up=0.0,
-        acceptance=1.0,
+        acceptance=AcceptanceForecast.independent(1.0, 0),
         support=0.0,
     )
     return float(outlook.energy_j[0] / outlook.time_s[0])

@@ -7,8 +7,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
-from gelato_jax.control.estimator import Estimator, expected_tokens
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan, number
+from gelato_jax.control.estimator import Estimator
+from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number
 
 
 def flexspec(power_budget_w: ArrayLike = math.inf) -> Controller:
@@ -37,16 +37,16 @@ def _init(params: Array) -> tuple[()]:
     return ()
 
 
-def _plan(params: Array, state: tuple[()], outlook: Outlook, acceptance: Array) -> RoundPlan:
+def _plan(params: Array, state: tuple[()], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
     del state
     time_s, energy_j = outlook.time_s, outlook.energy_j
-    rate = expected_tokens(acceptance, time_s.shape[0] - 1) / time_s
+    rate = AcceptanceForecast.independent(forecast.rate, time_s.shape[0] - 1).tokens / time_s
     allowed = energy_j <= params * time_s
     fastest, thriftiest = jnp.argmax(jnp.where(allowed, rate, -jnp.inf)), jnp.argmin(energy_j / time_s)
     best = jnp.where(allowed.any(), fastest, thriftiest).astype(jnp.int32)
     one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     return RoundPlan(
-        draft_budget=best, token_value=one, energy_price=zero, time_price=rate[best], acceptance_rate=acceptance
+        draft_budget=best, token_value=one, energy_price=zero, time_price=rate[best], acceptance_rate=forecast.rate
     )
 
 

@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
-from gelato_jax.control.estimator import Estimator, expected_tokens
-from gelato_jax.types import Compensated, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.control.estimator import Estimator
+from gelato_jax.types import AcceptanceForecast, Compensated, Outlook, RoundOutcome, RoundPlan, number, record
 
 
 @record
@@ -113,8 +113,10 @@ def _init(params: LyapunovParams) -> LyapunovState:
     return LyapunovState(queue=Compensated.zero(), tokens=Compensated.zero(), seconds=Compensated.zero())
 
 
-def _plan_ratio(params: LyapunovParams, state: LyapunovState, outlook: Outlook, acceptance: Array) -> RoundPlan:
-    tokens, time_s = expected_tokens(acceptance, outlook.time_s.shape[0] - 1), outlook.time_s
+def _plan_ratio(
+    params: LyapunovParams, state: LyapunovState, outlook: Outlook, forecast: AcceptanceForecast
+) -> RoundPlan:
+    tokens, time_s = forecast.tokens, outlook.time_s
     value, queue = params.penalty_weight, state.queue.value
     seconds = state.seconds.value
     theta = jnp.where(seconds > 0, state.tokens.value / jnp.where(seconds > 0, seconds, 1.0), jnp.max(tokens / time_s))
@@ -125,21 +127,22 @@ def _plan_ratio(params: LyapunovParams, state: LyapunovState, outlook: Outlook, 
         token_value=value,
         energy_price=queue,
         time_price=value * theta - earned,
-        acceptance_rate=acceptance,
+        acceptance_rate=forecast.rate,
     )
 
 
-def _plan_gelato(params: LyapunovParams, state: LyapunovState, outlook: Outlook, acceptance: Array) -> RoundPlan:
-    expected = expected_tokens(acceptance, outlook.time_s.shape[0] - 1)
+def _plan_gelato(
+    params: LyapunovParams, state: LyapunovState, outlook: Outlook, forecast: AcceptanceForecast
+) -> RoundPlan:
     value, queue = params.penalty_weight, state.queue.value
-    best = jnp.argmax(value * expected / outlook.time_s - queue * outlook.energy_j).astype(jnp.int32)
-    tokens, time_s = expected[best], outlook.time_s[best]
+    best = jnp.argmax(value * forecast.tokens / outlook.time_s - queue * outlook.energy_j).astype(jnp.int32)
+    tokens, time_s = forecast.tokens[best], outlook.time_s[best]
     return RoundPlan(
         draft_budget=best,
         token_value=value / time_s,
         energy_price=queue,
         time_price=value * tokens / (time_s * time_s),
-        acceptance_rate=acceptance,
+        acceptance_rate=forecast.rate,
     )
 
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan, number
+from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number
 
 
 def static(draft_length: ArrayLike = 4) -> Controller:
@@ -49,14 +49,14 @@ def hf_schedule(initial: ArrayLike = 5) -> Controller:
     return Controller(params=length, estimator=Estimator.create(), rule=_HF_SCHEDULE)
 
 
-def _free_plan(length: Array, outlook: Outlook, acceptance: Array) -> RoundPlan:
+def _free_plan(length: Array, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
     zero = jnp.zeros((), jnp.float32)
     return RoundPlan(
         draft_budget=jnp.minimum(length, outlook.time_s.shape[0] - 1),
         token_value=jnp.ones((), jnp.float32),
         energy_price=zero,
         time_price=zero,
-        acceptance_rate=acceptance,
+        acceptance_rate=forecast.rate,
     )
 
 
@@ -65,9 +65,9 @@ def _static_init(params: Array) -> tuple[()]:
     return ()
 
 
-def _static_plan(params: Array, state: tuple[()], outlook: Outlook, acceptance: Array) -> RoundPlan:
+def _static_plan(params: Array, state: tuple[()], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
     del state
-    return _free_plan(params, outlook, acceptance)
+    return _free_plan(params, outlook, forecast)
 
 
 def _static_update(params: Array, state: tuple[()], outcome: RoundOutcome) -> tuple[()]:
@@ -79,9 +79,9 @@ def _hf_init(params: Array) -> Array:
     return jnp.array(params)  # a copy: states are donated, params are not
 
 
-def _hf_plan(params: Array, state: Array, outlook: Outlook, acceptance: Array) -> RoundPlan:
+def _hf_plan(params: Array, state: Array, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
     del params
-    return _free_plan(state, outlook, acceptance)
+    return _free_plan(state, outlook, forecast)
 
 
 def _hf_update(params: Array, state: Array, outcome: RoundOutcome) -> Array:

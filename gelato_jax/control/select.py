@@ -22,7 +22,7 @@ from gelato_jax.control.base import (
     LengthExit,
     LengthExitRule,
 )
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number, record
 
 
 @record
@@ -72,8 +72,8 @@ def _put(state: tuple[Any, ...], i: int, value: Any) -> tuple[Any, ...]:
     return (*state[:i], value, *state[i + 1 :])
 
 
-def _plan(choice: Choice, state: tuple[Any, ...], outlook: Outlook, acceptance: Array) -> RoundPlan:
-    return _call(choice, lambda i, option: option.rule.plan(option.params, state[i], outlook, acceptance))
+def _plan(choice: Choice, state: tuple[Any, ...], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+    return _call(choice, lambda i, option: option.rule.plan(option.params, state[i], outlook, forecast))
 
 
 def _update(choice: Choice, state: tuple[Any, ...], outcome: RoundOutcome) -> tuple[Any, ...]:

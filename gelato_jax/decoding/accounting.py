@@ -63,11 +63,10 @@ def plan(account: Account, channel: Channel, terms: Terms, max_draft_length: int
     outlook = terms.system.outlook(
         channel,
         terms.policy.payload,
-        max_draft_length=max_draft_length,
         vocab_size=terms.vocab_size,
         draft_vocab_size=terms.draft_vocab_size,
         work=jnp.where(totals.drafted > 0, totals.work.value / drafted, 1.0),
-        acceptance=terms.policy.controller.acceptance_rate(controller),
+        acceptance=terms.policy.controller.forecast(controller, max_draft_length),
         support=jnp.where(totals.drafted > 0, totals.support.value / drafted, 1.0),
         pending_ids=account.pending_id,
     )

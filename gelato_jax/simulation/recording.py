@@ -20,7 +20,7 @@ from jax import Array
 
 from gelato_jax.types import Calibration, record
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file."""
 
 

@@ -46,7 +46,7 @@ class Report:
     outcome: RoundOutcome
     queue_j: Array  # [] after the round
     uplink_bps: Array  # []
-    acceptance_rate: Array  # [] the controller's estimate
+    rejection_level: Array  # [] the controller's estimate: rejections relative to the calibration's
     text: Array  # [] int32
     standing: Array  # [] int32 drafts that would stand if all G were sent
 
@@ -100,7 +100,7 @@ def replay_round(
         outcome=outcome,
         queue_j=queue,
         uplink_bps=channel.uplink_bps,
-        acceptance_rate=plan.acceptance_rate,
+        rejection_level=jnp.asarray(plan.rejection_level, jnp.float32),
         text=device.text,
         standing=drafted.standing,
     )

@@ -195,6 +195,7 @@ def _whole_rollout(state: DecodeState, shapes: Shapes) -> RoundPlan:
         time_price=jnp.zeros_like(ones),
         acceptance_rate=ones,
         acceptance_level=ones,
+        rejection_level=ones,
     )
 
 

@@ -11,7 +11,7 @@ from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
 from gelato_jax.system.link import Channel, Link
 from gelato_jax.system.payload import Payload, id_bits
-from gelato_jax.types import Outlook, RoundCost, powers, record
+from gelato_jax.types import AcceptanceForecast, Outlook, RoundCost, record
 
 
 @record
@@ -72,12 +72,11 @@ class System:
         channel: Channel,
         payload: Payload,
         *,
-        max_draft_length: int,
         vocab_size: int,
         draft_vocab_size: int,
         work: Array | float,
         catch_up: Array | float = 1.0,
-        acceptance: Array | float,
+        acceptance: AcceptanceForecast,
         support: Array | float,
         pending_ids: Array | int = 0,
     ) -> Outlook:
@@ -91,23 +90,22 @@ class System:
         Args:
             channel: the link as observed at the round's start.
             payload: the scheme.
-            max_draft_length: G, static.
             vocab_size: target ids.
             draft_vocab_size: entries of q.
             work: [] expected work of a drafted token, 1 at full depth.
             catch_up: [] share of the unseen tokens that will be fed; 0 for a device that never drafts.
-            acceptance: [] the row's estimated per-token acceptance.
+            acceptance: of the row's next drafts, up to the longest draft G.
             support: [] expected support of q after top-p or top-k.
             pending_ids: [] ids drawn on the device that the edge has not seen.
 
         Returns:
             The tables of length G + 1.
         """
-        drafted = jnp.arange(max_draft_length + 1)
+        drafted = jnp.arange(acceptance.max_draft_length + 1)
         count = drafted.astype(jnp.float32)
-        all_accepted = powers(jnp.asarray(acceptance), max_draft_length)
+        all_accepted = acceptance.survival
         rejected = 1.0 - all_accepted
-        rows = payload.row_probability(rejected, acceptance)
+        rows = payload.row_probability(rejected, acceptance.rate)
         asked_again = rows if payload.scheme == "candidates" else 0.0
         cost = self.round_cost(
             channel,

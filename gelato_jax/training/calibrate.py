@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax.training.trace import Trace
-from gelato_jax.types import Calibration
+from gelato_jax.types import STREAK_PLACES, Calibration
 
 CLASSES = 8
 """Entropy classes of a calibration, as many as the assumed one has."""
@@ -123,7 +123,8 @@ def fit_calibration(traces: Sequence[Trace], law: Law, *, classes: int = CLASSES
     - `next_acceptance`: acceptance of the token behind, given that this one is accepted (a rejected
       token has no draft token behind it) and the class of its entropy, at the deepest exit;
     - `deeper_acceptance`: acceptance at every exit, given what the check of an exit says, for that is
-      what a depth rule knows.
+      what a depth rule knows;
+    - `streak_acceptance`: by place in a round, at the deepest exit (`fit_streak`).
 
     Args:
         traces: of answers written greedily, or sampled at temperature 1, as `law` says.
@@ -154,8 +155,28 @@ def fit_calibration(traces: Sequence[Trace], law: Law, *, classes: int = CLASSES
         "class_acceptance": np.stack(class_acceptance),
         "next_acceptance": class_means(here, behind, accepted, count=classes),
         "deeper_acceptance": np.stack(deeper),
+        "streak_acceptance": fit_streak(traces, law),
     }
     return Calibration(**{name: jnp.asarray(value, jnp.float32) for name, value in fields.items()})
+
+
+def fit_streak(traces: Sequence[Trace], law: Law) -> np.ndarray:
+    """Acceptance `[P]` of a round's i-th draft, all before it accepted, at the deepest exit.
+
+    Rounds are those that begin behind a rejection, or with the text. One more draft of mean acceptance counts at
+    every place.
+    """
+    reached, stood = np.full(STREAK_PLACES, 1e-9), np.zeros(STREAK_PLACES)
+    for trace in traces:
+        kept, outcome = chances(trace, law)[:, -1], outcomes(trace, law)[:, -1]
+        alive = np.concatenate([[1.0], 1.0 - kept[:-1]])  # chance that a round begins at each token
+        for place in range(min(STREAK_PLACES, len(kept))):
+            begun = len(kept) - place
+            reached[place] += alive[:begun].sum()
+            stood[place] += alive[:begun] @ outcome[place:]
+            alive = alive[:begun] * kept[place:]
+    mean = stood.sum() / reached.sum()
+    return (stood + mean) / (reached + 1.0)
 
 
 def calibration_error(predicted: np.ndarray, outcome: np.ndarray, bins: int = _BINS) -> tuple[float, list[dict]]:

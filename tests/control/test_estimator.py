@@ -6,11 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gelato_jax.control import Estimator, default_calibration, expected_tokens, ratio
-from gelato_jax.types import Outlook, RoundOutcome
+from gelato_jax.control import Estimator, default_calibration, ratio
+from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, Outlook, RoundOutcome
 
 G = 8
+
+_learned = jax.jit(lambda estimator, estimate, outcome: estimator.update(estimate, outcome))
 
 
 def _outcome(drafted, accepted):
@@ -36,6 +40,77 @@ def test_counts_in_plain_python():
         failures = 0.9 * failures + (accepted < drafted)
         mean = (successes + 3.0 * 0.6) / (successes + failures + 3.0)
         assert float(estimator.rate(estimate)) == pytest.approx(mean, rel=1e-5)
+
+
+LONGEST = STREAK_PLACES + 4
+RISING = 0.9 - 0.4 * 0.8 ** np.arange(STREAK_PLACES)
+ROUNDS = [(4, 4), (LONGEST, 15), (0, 0), (1, 0), (13, 12), (LONGEST, LONGEST), (12, 11), (5, 2), (12, 12), (13, 13)]
+
+
+def _streaks(acceptance, mean_acceptance):
+    return dataclasses.replace(
+        default_calibration(),
+        mean_acceptance=jnp.float32(mean_acceptance),
+        streak_acceptance=jnp.asarray(np.broadcast_to(acceptance, STREAK_PLACES), jnp.float32),
+    )
+
+
+def test_in_flat_text_the_forecast_is_a_discounted_beta():
+    estimator = Estimator.create(discount=0.9, prior_strength=3.0)
+    estimate = estimator.init(_streaks(0.6, 0.6))
+    for drafted, accepted in ROUNDS:
+        estimate = estimator.update(estimate, _outcome(drafted, accepted))
+        rate, forecast = float(estimator.rate(estimate)), estimator.forecast(estimate, LONGEST)
+        np.testing.assert_allclose(forecast.survival, rate ** np.arange(LONGEST + 1), rtol=1e-4)
+        assert float(forecast.rate) == rate
+
+
+def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
+    controller = ratio(estimator=Estimator.create(discount=0.9, prior_strength=3.0))
+    state = controller.init(_streaks(RISING, 0.6))
+    time_s = 0.1 + 0.01 * jnp.arange(LONGEST + 1, dtype=jnp.float32)
+    outlook = Outlook(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
+    hazards = [1.0 - RISING[min(place, STREAK_PLACES - 1)] for place in range(LONGEST)]
+    failures = expected = 0.0
+    np.testing.assert_allclose(controller.forecast(state, STREAK_PLACES).survival[1:], np.cumprod(RISING), rtol=1e-5)
+    for drafted, accepted in ROUNDS:
+        state = controller.update(state, _outcome(drafted, accepted))
+        failures = 0.9 * failures + (accepted < drafted)
+        expected = 0.9 * expected + sum(hazards[: accepted + (accepted < drafted)])
+        level = (failures + 3.0 * 0.4) / (expected + 3.0 * 0.4)
+        survival = [np.prod([1.0 - level * hazard for hazard in hazards[:count]]) for count in range(LONGEST + 1)]
+        forecast = controller.forecast(state, LONGEST)
+        np.testing.assert_allclose(forecast.survival, survival, rtol=1e-4)
+        np.testing.assert_allclose(forecast.tokens, np.cumsum(survival), rtol=1e-4)
+        assert float(controller.plan(state, outlook).rejection_level) == pytest.approx(level, rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]), min_size=STREAK_PLACES, max_size=STREAK_PLACES),
+    st.sampled_from([0.01, 0.6, 0.99, 1.0]),
+    st.lists(st.tuples(st.integers(0, LONGEST), st.integers(0, LONGEST)), max_size=8),
+)
+def test_a_forecast_is_of_chances(streak, mean_acceptance, rounds):
+    estimator = Estimator.create()
+    estimate = estimator.init(_streaks(streak, mean_acceptance))
+    for drafted, accepted in rounds:
+        estimate = _learned(estimator, estimate, _outcome(drafted, min(accepted, drafted)))
+    forecast = estimator.forecast(estimate, LONGEST)
+    survival = np.asarray(forecast.survival)
+    assert survival[0] == 1
+    assert (np.diff(survival) <= 0).all()
+    assert survival[-1] >= 0
+    assert 0 <= float(forecast.rate) <= 1
+
+
+def test_rejections_beyond_all_expectation_leave_no_chance():
+    estimator = Estimator.create(prior_strength=0.1)
+    estimate = estimator.init(_streaks(np.linspace(0.95, 0.1, STREAK_PLACES), 0.6))
+    for _ in range(20):
+        estimate = estimator.update(estimate, _outcome(4, 0))
+    assert float(estimator.rejection_level(estimate)) > 2
+    np.testing.assert_array_equal(estimator.forecast(estimate, LONGEST).survival[STREAK_PLACES:], 0.0)
 
 
 def test_not_censored():
@@ -94,7 +169,7 @@ def _recovers(estimator):
             active=jnp.array(True),
         )
         state = controller.update(state, outcome)
-        return state, (controller.acceptance_rate(state), drafted)
+        return state, (controller.forecast(state, G).rate, drafted)
 
     def row(key):
         start = controller.init(default_calibration())
@@ -120,9 +195,11 @@ def test_without_forgetting_it_would_not_recover():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.999, 1.0])
-def test_expected_tokens(alpha):
+def test_tokens_of_independent_drafts(alpha):
     expected = [sum(alpha**i for i in range(g + 1)) for g in range(G + 1)]
-    np.testing.assert_allclose(expected_tokens(jnp.float32(alpha), G), expected, rtol=1e-5)
+    forecast = AcceptanceForecast.independent(alpha, G)
+    np.testing.assert_allclose(forecast.tokens, expected, rtol=1e-5)
+    assert (forecast.max_draft_length, float(forecast.rate)) == (G, np.float32(alpha))
 
 
 @pytest.mark.parametrize("bad", [{"discount": 1.5}, {"prior_strength": 0.0}])

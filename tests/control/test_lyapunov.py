@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, gelato, ratio
-from gelato_jax.types import Compensated, Outlook, RoundOutcome
+from gelato_jax.types import STREAK_PLACES, Compensated, Outlook, RoundOutcome
 
 G = 6
 ROUNDS = 3_000
@@ -183,6 +183,11 @@ def _state(controller, queue, tokens, seconds, mean_acceptance):
     return dataclasses.replace(state, rule=rule)
 
 
+def _in_streaks(state, acceptance):
+    estimate = dataclasses.replace(state.estimate, streak=jnp.asarray(acceptance, jnp.float32))
+    return dataclasses.replace(state, estimate=estimate)
+
+
 positive = st.floats(0.01, 20.0)
 _planned = jax.jit(lambda controller, state, outlook: controller.plan(state, outlook))
 
@@ -193,7 +198,8 @@ def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, which
     rng = np.random.default_rng(seed)
     time_s = 0.02 + np.cumsum(rng.uniform(0.001, 0.05, G + 1))
     energy_j = 0.01 + np.cumsum(rng.uniform(0.001, 0.3, G + 1))
-    tokens = (1 - alpha ** np.arange(1, G + 2)) / (1 - alpha)
+    streak = rng.uniform(0.05, 0.95, STREAK_PLACES)
+    tokens = np.cumsum([1.0, *np.cumprod(streak[:G])])
     theta = 123.0 / 4.5 if started else (tokens / time_s).max()
     if which == "r":
         controller = ratio(power_budget_w=CAP_W, penalty_weight=weight)
@@ -202,7 +208,7 @@ def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, which
         controller = gelato(power_budget_w=CAP_W, penalty_weight=weight)
         score = weight * tokens / time_s - queue * energy_j
     state = _state(controller, queue, 123.0 if started else 0.0, 4.5 if started else 0.0, alpha)
-    plan = _planned(controller, state, _outlook(time_s, energy_j))
+    plan = _planned(controller, _in_streaks(state, streak), _outlook(time_s, energy_j))
     best = int(plan.draft_budget)
     assert score[best] >= score.max() - 1e-4 * np.abs(score).max()
     if which == "r":

@@ -18,7 +18,7 @@ from gelato_jax.control.flexspec import flexspec
 from gelato_jax.control.sled import sled
 from gelato_jax.control.specdec_entropy import specdec_entropy
 from gelato_jax.control.ucb_specstop import ucb_specstop
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan
+from gelato_jax.types import STREAK_PLACES, Outlook, RoundOutcome, RoundPlan
 
 G = 6
 CALIBRATION = default_calibration(num_exits=2)
@@ -111,7 +111,9 @@ def test_flexspec():
     for _ in range(80):
         cap, alpha, outlook = rng.uniform(0.0, 4.0), rng.uniform(0.1, 0.9), _random_outlook(rng)
         controller = flexspec(cap)
-        state = controller.init(default_calibration(mean_acceptance=alpha))
+        calibration = default_calibration(mean_acceptance=alpha)
+        streaks = dataclasses.replace(calibration, streak_acceptance=jnp.linspace(0.1, 0.9, STREAK_PLACES))
+        state = controller.init(streaks)  # not that rule's business
         plan = _planned(controller, state, outlook)
         time_s, energy_j = np.asarray(outlook.time_s, np.float64), np.asarray(outlook.energy_j, np.float64)
         rate, allowed, chosen = _tokens(alpha, G) / time_s, energy_j <= cap * time_s, int(plan.draft_budget)

@@ -14,6 +14,7 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.studies import frontier
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import simulation, system
+from gelato_jax.types import STREAK_PLACES
 
 MODEL = EntropyModel(
     initial=[0.4, 0.3, 0.3],
@@ -41,6 +42,9 @@ def test_a_synthetic_recording_has_the_models_law():
     np.testing.assert_allclose(survival, MODEL.survival(4)[1:], atol=5 * 0.5 / np.sqrt(8192))
     curve = texts.calibration.scale[0] * np.exp(-texts.calibration.decay[0] * texts.rollouts.entropy)
     np.testing.assert_allclose(curve, texts.rollouts.chance, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.cumprod(texts.calibration.streak_acceptance), MODEL.survival(STREAK_PLACES)[1:], rtol=1e-5
+    )
 
 
 def test_a_synthetic_recording_refuses_classes_out_of_order():

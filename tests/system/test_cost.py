@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from gelato_jax.system import Channel, Device, Edge, Link, System, payload
+from gelato_jax.types import AcceptanceForecast
 
 V, U, G = 1_000, 500, 6
 DEVICE = {"token_s": 0.015, "token_j": 0.08, "idle_w": 0.4, "prefill_s": 0.002, "prefill_j": 0.01}
 LINK = {"bandwidth_hz": 1e6, "snr": 3.0, "rtt_s": 0.02, "transmit_w": 1.2, "receive_w": 0.8}
 STEP_S, TOKEN_S = 0.0064, 0.0002
 UP_BPS, DOWN_BPS, RTT_S = 2e5, 5e5, 0.06
-SIZES = {"max_draft_length": G, "vocab_size": V, "draft_vocab_size": U}
+SIZES = {"vocab_size": V, "draft_vocab_size": U}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,13 @@ def test_round_is_the_sum_of_its_parts(system, channel, trips):
 
 
 def _outlook(system, channel, scheme, **changes):
-    numbers = {"work": 0.7, "catch_up": 1.0, "acceptance": jnp.float32(0.6), "support": 9.0, "pending_ids": 1}
+    numbers = {
+        "work": 0.7,
+        "catch_up": 1.0,
+        "acceptance": AcceptanceForecast.independent(0.6, G),
+        "support": 9.0,
+        "pending_ids": 1,
+    }
     return system.outlook(channel, scheme, **SIZES, **{**numbers, **changes})
 
 
@@ -63,13 +70,14 @@ def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel
     np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["apart", "streaks"])
 @pytest.mark.parametrize("count", [0, 3])
-def test_outlook_expects_over_the_verdict(system, channel, count):
+def test_outlook_expects_over_the_verdict(system, channel, count, survival):
     scheme = payload.candidates(count) if count else payload.scalar()
-    outlook = _outlook(system, channel, scheme)
+    forecast = AcceptanceForecast(rate=jnp.float32(0.6), survival=jnp.asarray(survival, jnp.float32))
+    outlook = _outlook(system, channel, scheme, acceptance=forecast)
     expected = []
-    for g in range(G + 1):
-        kept = 0.6**g
+    for g, kept in enumerate(survival):
         asks = (1 - kept) * 0.6**count if count else 1 - kept
         down = 8 + kept * 10 + (1 - kept) * count * 42 + asks * 32 * V
         expected.append(_round(0.7 * g, kept, 42 * g + 10, down, g + 1, 1 + (asks if count else 0)))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from gelato_jax import system
+from gelato_jax.types import AcceptanceForecast
 
 
 @pytest.mark.parametrize(
@@ -61,12 +62,11 @@ def test_local_costs_only_measured_time():
     outlook = machine.outlook(
         channel,
         system.payload.full(),
-        max_draft_length=4,
         vocab_size=49_152,
         draft_vocab_size=49_152,
         work=1.0,
         catch_up=0.0,
-        acceptance=jnp.float32(0.5),
+        acceptance=AcceptanceForecast.independent(0.5, 4),
         support=0.0,
     )
     assert outlook.time_s.tolist() == pytest.approx([0.02, 0.04, 0.05, 0.06, 0.07])

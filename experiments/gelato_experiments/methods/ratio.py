@@ -4,8 +4,8 @@ from gelato_experiments.methods.base import Method, Rules
 from gelato_jax import control
 
 
-def _build(power_budget_w: float, penalty_weight: float, prior_strength: float = 10.0) -> Rules:
-    estimator = control.Estimator.create(prior_strength=prior_strength)
+def _build(power_budget_w: float, penalty_weight: float, discount: float = 0.95) -> Rules:
+    estimator = control.Estimator.create(discount=discount)
     controller = control.ratio(power_budget_w=power_budget_w, penalty_weight=penalty_weight, estimator=estimator)
     return Rules(controller)
 
@@ -15,8 +15,8 @@ METHOD = Method(
     source="ours; renewal systems, arXiv 1011.5942",
     build=_build,
     grid=tuple(
-        {"penalty_weight": weight, "prior_strength": strength}
+        {"penalty_weight": weight, "discount": discount}
         for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-        for strength in (10.0, 30.0)
+        for discount in (0.8, 0.95)
     ),
 )

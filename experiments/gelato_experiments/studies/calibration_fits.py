@@ -54,13 +54,13 @@ def constant_calibration(calibration: Calibration) -> Calibration:
     mean = np.asarray(calibration.mean_acceptance)
     same = {
         name: np.full_like(np.asarray(getattr(calibration, name)), mean)
-        for name in ("scale", "class_acceptance", "next_acceptance", "deeper_acceptance")
+        for name in ("scale", "class_acceptance", "next_acceptance", "deeper_acceptance", "streak_acceptance")
     }
     return dataclasses.replace(calibration, decay=np.zeros_like(np.asarray(calibration.decay)), **same)
 
 
 def refitted(recorded: Recording) -> Calibration:
-    """The calibration fitted to a recording's own first and second draft tokens; its table of depth is kept."""
+    """The calibration fitted to a recording's own first and second draft tokens; its tables of depth and of places are kept."""
     old = recorded.calibration
     drawn = [tokens(recorded, exit, later=False) for exit in range(len(recorded.work))]
     fits = [fit_curve(part.entropy, part.outcome) for part in drawn]

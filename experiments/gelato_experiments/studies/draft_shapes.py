@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from gelato_jax import system
-from gelato_jax.types import Outlook
+from gelato_jax.types import AcceptanceForecast, Outlook
 
 DEVICE, LINK, EDGE = "orin-nano-15w:smollm2-135m", "5mhz-500m", "h100-7b"
 """The device's figures were published for the target's own model: a draft costs its share of those weights."""
@@ -91,12 +91,11 @@ def _outlook(cost: float, acceptance: float, longest: int) -> Outlook:
     return world.outlook(
         world.link.channel(),
         system.payload.candidates(32),
-        max_draft_length=longest,
         vocab_size=_VOCABULARY,
         draft_vocab_size=_VOCABULARY,
         work=cost,
         catch_up=0.0,
-        acceptance=acceptance,
+        acceptance=AcceptanceForecast.independent(acceptance, longest),
         support=1.0,
     )
 

@@ -21,6 +21,7 @@ from gelato_jax.decoding import Policy
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Environment, Recording, Simulation
 from gelato_jax.system.link import DEEPEST_FADE
+from gelato_jax.types import AcceptanceForecast
 
 TEXT_POSITIONS = 1 << 16
 """Rounds at the end of a text may emit less than they accepted: texts are long, so that this is rare."""
@@ -151,12 +152,11 @@ def _tables(recording: Recording, world: system.System, environment: Environment
         return world.outlook(
             channel,
             payload(),
-            max_draft_length=size,
             vocab_size=recording.vocab_size,
             draft_vocab_size=recording.draft_vocab_size,
             work=1.0,
             catch_up=0.0,
-            acceptance=acceptance,
+            acceptance=AcceptanceForecast.independent(acceptance, size),
             support=1.0,
         )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import Controller, ControllerRule
-from gelato_jax.types import Compensated, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, Outlook, RoundOutcome, RoundPlan, number, record
 
 
 @record
@@ -61,9 +61,9 @@ def _rule(whole: ControllerRule) -> ControllerRule:
     def init(params: MutantParams) -> Any:
         return whole.init(params.whole)
 
-    def plan(params: MutantParams, state: Any, outlook: Outlook, acceptance: Array) -> RoundPlan:
+    def plan(params: MutantParams, state: Any, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
         queue = _if(params.heeds_queue, state.queue, Compensated.zero())
-        return whole.plan(params.whole, dataclasses.replace(state, queue=queue), outlook, acceptance)
+        return whole.plan(params.whole, dataclasses.replace(state, queue=queue), outlook, forecast)
 
     def update(params: MutantParams, state: Any, outcome: RoundOutcome) -> Any:
         allowed = params.counts_allowance

@@ -102,7 +102,11 @@ def _prior(mean: float) -> Change:
     """An estimate that starts at, and forgets towards, another acceptance."""
 
     def change(terms: Terms) -> Terms:
-        return _calibrated(terms, mean_acceptance=jnp.float32(mean))
+        return _calibrated(
+            terms,
+            mean_acceptance=jnp.float32(mean),
+            streak_acceptance=jnp.full_like(terms.calibration.streak_acceptance, mean),
+        )
 
     return change
 
