@@ -199,7 +199,7 @@ def _renamed(name: str, value: str, prefix: str) -> str:
 def page(report: Report) -> str:
     """The HTML."""
     claims = report.claims()
-    notes = "".join(f"<li><b>{escape(name)}</b>: {escape(note)}</li>" for name, note in report.notes.items())
+    notes = "".join(f"<li><b>{escape(name)}</b>: {_prose(note)}</li>" for name, note in report.notes.items())
     parts = [
         "<h1>gelato_jax: experiments</h1>",
         f"<p>{counts(claims)}</p>",
@@ -219,9 +219,9 @@ def _claims_table(claims: Sequence[Mapping[str, Any]]) -> str:
         tag = f' <span class="tag">{_PAPER}</span>' if claim["about"] == "paper" else ""
         study = escape(claim["study"])
         cells = (
-            f"{escape(claim['claim'])}{tag}",
-            escape(claim["required"]),
-            escape(claim["measured"]),
+            f"{_prose(claim['claim'])}{tag}",
+            _prose(claim["required"]),
+            _prose(claim["measured"]),
             mark,
             f'<a href="#study-{study}">{study}</a>',
         )
@@ -244,7 +244,7 @@ def _section(result: Result) -> str:
         (
             f'<section id="study-{name}">',
             f"<h2>{name}</h2>",
-            f"<p>{escape(record['question'])}</p>",
+            f"<p>{_prose(record['question'])}</p>",
             f'<figure class="scroll" tabindex="0">{result.drawing}</figure>',
             f"<pre><code>{command}</code></pre>",
             f"<details><summary>Settings: preset {escape(record['preset'])}</summary>",
@@ -279,6 +279,11 @@ def _table(heads: Sequence[str], lines: Sequence[str], kind: str, label: str) ->
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table class="{kind}">\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _prose(text: str) -> str:
+    """A sentence as HTML; what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _line(cells: Iterable[str], kind: str) -> str:

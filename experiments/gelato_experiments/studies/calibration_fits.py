@@ -60,7 +60,7 @@ def constant_calibration(calibration: Calibration) -> Calibration:
 
 
 def refitted(recorded: Recording) -> Calibration:
-    """The calibration fitted to a recording's own first and second draft tokens; its tables of depth and of places are kept."""
+    """The calibration fitted to a recording's own first and second draft tokens; depth and places stay as they are."""
     old = recorded.calibration
     drawn = [tokens(recorded, exit, later=False) for exit in range(len(recorded.work))]
     fits = [fit_curve(part.entropy, part.outcome) for part in drawn]
