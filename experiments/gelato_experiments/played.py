@@ -31,18 +31,17 @@ def lookup(
     """A controller that draws its draft length from a table.
 
     Args:
-        policy: `[R * S, A]` chance of each length 0..A-1, bins of the rate outermost.
+        policy: `[R, S, A]` chance of each length 0..A-1.
         rate_edges: `[R - 1]` inner edges of the bins of the rate, bit/s.
         level_edges: `[S - 1]` of the rejection level.
         first_acceptance: acceptance of a round's first draft by the row's calibration.
         estimator: of the level.
     """
-    table = policy.reshape(len(rate_edges) + 1, len(level_edges) + 1, -1)
     params = LookupParams(
         rate_edges=jnp.asarray(rate_edges, jnp.float32),
         level_edges=jnp.asarray(level_edges, jnp.float32),
         first_rejection=jnp.asarray(1.0 - first_acceptance, jnp.float32),
-        cumulative=jnp.asarray(np.cumsum(table, axis=-1), jnp.float32),
+        cumulative=jnp.asarray(np.cumsum(policy, axis=-1), jnp.float32),
     )
     return Controller(params=params, estimator=estimator, rule=_RULE)
 
@@ -53,7 +52,7 @@ def _plan(params: LookupParams, rounds: Array, outlook: Outlook, forecast: Accep
     drawn = jnp.mod(rounds.astype(jnp.float32) * _GOLDEN, 1.0)
     zero = jnp.zeros((), jnp.float32)
     return RoundPlan(
-        draft_budget=jnp.sum(drawn > chances[:-1]).astype(jnp.int32),
+        draft_budget=jnp.sum(drawn >= chances[:-1]).astype(jnp.int32),
         token_value=zero,
         energy_price=zero,
         time_price=zero,

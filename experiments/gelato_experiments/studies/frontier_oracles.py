@@ -106,16 +106,13 @@ def _played_rows(
 
 def _playing(terms: Terms, solved: _Solved, settings: "Settings") -> Terms:
     """The same world under a looked-up policy; bins that fell together are padded, so that all caps share a program."""
-    rates, levels = (
-        settings.rate_bins - len(solved.rate_edges) - 1,
-        settings.estimate_bins - len(solved.level_edges) - 1,
-    )
-    table = solved.best.policy.reshape(len(solved.rate_edges) + 1, len(solved.level_edges) + 1, -1)
-    table = np.pad(table, ((0, rates), (0, levels), (0, 0)))
+    rates, levels = len(solved.rate_edges) + 1, len(solved.level_edges) + 1
+    table = solved.best.policy.reshape(rates, levels, -1)
+    more_rates, more_levels = settings.rate_bins - rates, settings.estimate_bins - levels
     controller = lookup(
-        table.reshape(-1, table.shape[-1]),
-        np.pad(solved.rate_edges, (0, rates), constant_values=np.inf),
-        np.pad(solved.level_edges, (0, levels), constant_values=np.inf),
+        np.pad(table, ((0, more_rates), (0, more_levels), (0, 0))),
+        np.pad(solved.rate_edges, (0, more_rates), constant_values=np.inf),
+        np.pad(solved.level_edges, (0, more_levels), constant_values=np.inf),
         float(terms.calibration.streak_acceptance[0]),
         terms.policy.controller.estimator,
     )
