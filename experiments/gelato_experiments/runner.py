@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import textwrap
@@ -75,7 +76,7 @@ def locked(out: Path) -> Iterator[Path]:
         lock.release()
 
 
-def attempt(name: str, preset: Preset, out: Path, progress: Progress) -> Outcome:
+def attempt(name: str, preset: Preset, out: Path, progress: Progress, recording: Path | None = None) -> Outcome:
     """Run a registered study; a fault in it becomes a line and a file `DIR/STUDY.failed.txt` with the traceback.
 
     Args:
@@ -83,6 +84,7 @@ def attempt(name: str, preset: Preset, out: Path, progress: Progress) -> Outcome
         preset: which of its settings.
         out: folder of results, which exists.
         progress: told how far it is.
+        recording: a file in place of the study's own recording.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -92,7 +94,8 @@ def attempt(name: str, preset: Preset, out: Path, progress: Progress) -> Outcome
     trace = failure_file(out, name)
     trace.unlink(missing_ok=True)
     try:
-        return run_study(registry.load(name), preset, out, progress)
+        study = registry.load(name)
+        return run_study(study if recording is None else study.on(str(recording)), preset, out, progress)
     except Exception as error:
         trace.write_text(traceback.format_exc(), "utf-8")
         reason = textwrap.shorten(" ".join(traceback.format_exception_only(error)), _REASON)
@@ -218,9 +221,10 @@ def _circumstances(study: Study, preset: Preset) -> dict[str, Any]:
     import gelato_jax
     from gelato_jax.training.bookkeeping import device, versions
 
+    own = "" if study.given is None else f" --recording {shlex.quote(study.given)}"
     return {
         "question": study.question,
-        "command": f"gelato experiment run {study.name} --preset {preset} --out DIR",
+        "command": f"gelato experiment run {study.name} --preset {preset}{own} --out DIR",
         "versions": {
             "gelato_jax": gelato_jax.__version__,
             **versions(),

@@ -48,6 +48,7 @@ class Study:
         run: (settings, progress) -> rows; reads no file but recordings, writes none.
         claims: (settings, rows) -> claims.
         draw: (settings, rows) -> figure, every axis with its unit.
+        given: a recording that stands in place of the study's own; see `on`.
     """
 
     name: str
@@ -57,3 +58,23 @@ class Study:
     run: Callable[[Any, Progress], list[Row]]
     claims: Callable[[Any, list[Row]], list[Claim]]
     draw: Callable[[Any, list[Row]], "Figure"]
+    given: str | None = None
+
+    @property
+    def takes_recording(self) -> bool:
+        """Whether it is about one recording, which may be another."""
+        return hasattr(self.quick, "recording")
+
+    def on(self, recording: str) -> "Study":
+        """The same study of another recording.
+
+        Args:
+            recording: a file that `gelato record` wrote.
+
+        Raises:
+            ValueError: the study is not about one recording.
+        """
+        if not self.takes_recording:
+            raise ValueError(f"{self.name} is not a study of one recording: leave --recording out, or take another")
+        quick, full = (dataclasses.replace(preset, recording=recording) for preset in (self.quick, self.full))
+        return dataclasses.replace(self, quick=quick, full=full, given=recording)

@@ -44,12 +44,16 @@ class Run:
     As in: gelato experiment run frontier --out results
 
     Or, in hours: gelato experiment run all --preset full --out results
+
+    Or, of a pair of your own: gelato experiment run all --recording mine.npz --out results
     """
 
     study: Annotated[Positional[str], arg(metavar="STUDY")]
     """A name from `gelato experiment list`, or all."""
     preset: Literal["quick", "full"] = "quick"
     """quick: minutes, coarser. full: the figures to quote."""
+    recording: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """What `gelato record` wrote of a pair, in place of the shipped recordings; all then means the studies of one."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of results. A study makes DIR/STUDY with metrics.csv, claims.json, figure.svg, figure.png, run.json."""
 
@@ -59,6 +63,9 @@ class Run:
 
         names = registry.select(self.study)
         _refuse_missing_extras()
+        recording = None if self.recording is None else self.recording.expanduser()
+        if recording is not None:
+            names = _about_one_recording(names, recording)
 
         from gelato_experiments import runner
         from gelato_jax.cli.cache import keep_programs
@@ -66,7 +73,7 @@ class Run:
         with runner.locked(self.out) as out:
             keep_programs()
             try:
-                sound = [_run_one(name, self.preset, out) for name in names]
+                sound = [_run_one(name, self.preset, out, recording) for name in names]
             except KeyboardInterrupt:
                 print("gelato: stopped; the same command goes on", file=sys.stderr)
                 raise
@@ -129,14 +136,25 @@ def _refuse_missing_extras() -> None:
         raise ValueError(f"studies need {' and '.join(missing)}: pip install 'gelato-jax[experiments]'")
 
 
-def _run_one(name: str, preset: Literal["quick", "full"], out: Path) -> bool:
+def _about_one_recording(names: list[str], recording: Path) -> list[str]:
+    """Of those studies the ones that a recording can be given to; a file that is none is refused before any work."""
+    from gelato_experiments.studies import registry
+    from gelato_jax import simulation
+
+    simulation.load(recording)
+    if len(names) == 1:
+        registry.load(names[0]).on(str(recording))
+    return [name for name in names if registry.load(name).takes_recording]
+
+
+def _run_one(name: str, preset: Literal["quick", "full"], out: Path, recording: Path | None) -> bool:
     """Run a study under a display of its own; whether it did not fail."""
     from gelato_experiments import runner
     from gelato_jax.cli.progress import Progress
 
     with Progress() as progress:
         label = lambda what, done, total: progress.stage(f"{name}: {what}", done, total)  # noqa: E731
-        outcome = runner.attempt(name, preset, out, label)
+        outcome = runner.attempt(name, preset, out, label, recording)
     failed = outcome.status == "failed"
     line = f"{name}: {outcome.text}"
     print(f"gelato: {line}" if failed else line, file=sys.stderr if failed else sys.stdout, flush=True)

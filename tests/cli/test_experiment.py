@@ -4,9 +4,11 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import gelato_experiments
 from gelato_experiments import runner
 from gelato_experiments.studies import registry
 
@@ -38,6 +40,18 @@ STUDY = Study(
     draw=draw,
 )
 """
+
+
+SETTINGS = """
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    recording: str
+
+"""
+SHORT = Path(gelato_experiments.__file__).parent / "recordings" / "short-greedy.npz"
 
 
 @pytest.fixture
@@ -148,6 +162,24 @@ def test_ctrl_c(gelato, write, out):
     assert {path.name for path in out.iterdir()} <= {"first", ".lock"}
 
 
+def test_a_recording_of_ones_own(gelato, write, out):
+    write("first")
+    text = MODULE.format(name="second", body="assert settings.recording.endswith('.npz')", seed=0)
+    text = text.replace('{"seed": 0}', 'Settings("short-greedy")').replace('{"seed": 7}', 'Settings("short-greedy")')
+    write("second", text=f"{SETTINGS}{text}")
+    code, said, _ = gelato("experiment", "run", "all", "--recording", str(SHORT), "--out", str(out))
+    assert code == 0
+    assert said.startswith("second: done")
+    assert not (out / "first").exists()
+    record = json.loads((out / "second" / "run.json").read_text())
+    assert record["settings"] == {"recording": str(SHORT)}
+    assert record["command"] == f"gelato experiment run second --preset quick --recording {SHORT} --out DIR"
+    _, said, _ = gelato("experiment", "run", "second", "--recording", str(SHORT), "--out", str(out))
+    assert said.startswith("second: done before with the same settings")
+    code, said, error = gelato("experiment", "run", "second", "--out", str(out))  # other settings: run, and refused
+    assert (code, "AssertionError" in error) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -156,6 +188,9 @@ def test_ctrl_c(gelato, write, out):
         (["run", "first", "--preset", "slow", "--out", "{out}"], ["--preset", "slow", "quick"]),
         (["run", "first", "--out", "{file}"], ["not a folder", "--out"]),
         (["run", "first", "--out", "{file}/under"], ["under"]),
+        (["run", "first", "--recording", "{out}/none.npz", "--out", "{out}"], ["none.npz"]),
+        (["run", "first", "--recording", "{file}", "--out", "{out}"], ["is no recording", "gelato record"]),
+        (["run", "first", "--recording", "{shipped}", "--out", "{out}"], ["first is not a study of one recording"]),
         (["report", "{out}"], ["no such folder", "gelato experiment run all"]),
         (["report", "{file}"], ["no such folder", "gelato experiment run all"]),
         (["list", "--json", "{file}/x.json"], ["x.json"]),
@@ -165,7 +200,7 @@ def test_ctrl_c(gelato, write, out):
 def test_one_line(gelato, write, tmp_path, out, arguments, words):
     write("first")
     (tmp_path / "file").write_text("")
-    places = {"out": out, "file": tmp_path / "file"}
+    places = {"out": out, "file": tmp_path / "file", "shipped": SHORT}
     code, text, error = gelato("experiment", *(argument.format(**places) for argument in arguments))
     assert (code, text) == (2, "")
     assert error.startswith("gelato: error: ")
