@@ -145,7 +145,7 @@ def test_merged_rules_are_the_same_rules():
     half, _ = recording(0.0).halves()
     scenario = Scenario(system=system.preset(link=FAR), payload=system.payload.candidates(32))
     method, effort = METHODS["ratio_priced"], Share(devices=8, rounds=60, shares=4)
-    one = dataclasses.replace(method, grid=({"penalty_weight": 0.1, "prior_strength": 30.0},))
+    one = dataclasses.replace(method, grid=({"penalty_weight": 0.1, "discount": 0.8},))
     cells = {cap: gains.Cell(one, scenario, cap) for cap in (math.inf, 1.0)}
     merged = gains.judge(cells, half, half, effort)
     plain = measure(half, [scenario.terms(half, one, cap, one.grid[0]) for cap in cells], effort)
