@@ -28,7 +28,7 @@ class Estimator:
     true 0.6 at L = 8). Evidence also fades in rounds that draft nothing. A pessimistic estimate
     therefore returns to the prior and is tried again: it cannot lock itself in.
 
-    Text comes in streaks: a draft behind four that stand is accepted far more often than a round's first (0.88 and
+    Text comes in streaks: a draft behind five that stand is accepted far more often than a round's first (0.87 and
     0.53 on recorded greedy text), so alpha^i makes long drafts look worse than they are. What is estimated is
     therefore by what factor the row rejects more than the calibration expected of the same drafts by their places:
     chances of rejection in proportion. With a flat calibration it is the discounted Beta over alpha, exactly.
