@@ -7,11 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gelato_jax import control, models, system, testing
+    from gelato_jax import control, models, payloads, system, testing
     from gelato_jax.decoding import (
         DecodeSettings,
         Generation,
         Pair,
+        Session,
         Stream,
         autoregressive,
         generate,
@@ -26,11 +27,13 @@ __all__ = [
     "DecodeSettings",
     "Generation",
     "Pair",
+    "Session",
     "Stream",
     "autoregressive",
     "control",
     "generate",
     "models",
+    "payloads",
     "prepare",
     "report",
     "stream",
@@ -38,7 +41,7 @@ __all__ = [
     "testing",
 ]
 
-_MODULES = ("control", "models", "system", "testing")
+_MODULES = ("control", "models", "payloads", "system", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,34 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DraftModel, Pair, make_draft
 from gelato_jax.models import Model, random_model
+from gelato_jax.types import Observation, RoundCost
+
+
+def observation(
+    *,
+    drafted: ArrayLike,
+    accepted: ArrayLike,
+    tokens: ArrayLike,
+    time_s: ArrayLike,
+    energy_j: ArrayLike,
+    predicted: ArrayLike = 0.0,
+    active: ArrayLike = True,
+) -> Observation:
+    """What a controller would be told of a round, for tests of one: numbers or arrays of any shape."""
+    return Observation(
+        active=jnp.asarray(active),
+        drafted=jnp.asarray(drafted, jnp.int32),
+        accepted=jnp.asarray(accepted, jnp.int32),
+        rejected=jnp.asarray(accepted) < jnp.asarray(drafted),
+        predicted=jnp.asarray(predicted, jnp.float32),
+        tokens=jnp.asarray(tokens, jnp.int32),
+        cost=RoundCost.total(time_s, energy_j),
+    )
 
 
 class NumberTokenizer:

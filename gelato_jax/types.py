@@ -17,7 +17,7 @@ This module stays out of jaxtyping's import hook: JAX rebuilds records with non-
 
 import dataclasses
 import math
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,11 @@ def record(cls: type[_T]) -> type[_T]:
 def static(**kwargs: Any) -> Any:
     """A dataclass field that is part of a record's structure, not of its data."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def _unless_given(value: Any) -> Any:
+    """A dataclass field of an array, that is a plain value where nothing was observed."""
+    return dataclasses.field(default=value)
 
 
 def number(
@@ -75,6 +80,11 @@ def powers(base: Array, most: int) -> Array:
     return jnp.where(exponent > 0, jnp.exp(exponent * jnp.log(base)), 1.0)
 
 
+def masked(active: Array, tree: _T) -> _T:
+    """`tree` for a row that is active, zeros for one that is not."""
+    return jax.tree.map(lambda leaf: jnp.where(active, leaf, jnp.zeros_like(leaf)), tree)
+
+
 @record
 class Compensated:
     """A running sum in two float32: a total whose rounding errors do not accumulate.
@@ -90,7 +100,7 @@ class Compensated:
         """The empty sum."""
         return cls(high=jnp.zeros((), jnp.float32), low=jnp.zeros((), jnp.float32))
 
-    def add(self, term: Array) -> "Compensated":
+    def add(self, term: Array | float) -> "Compensated":
         """The sum after one more term (Knuth's two-sum, then renormalised)."""
         total = self.high + term
         shift = total - self.high
@@ -231,19 +241,6 @@ class RoundPlan:
 
 
 @record
-class RoundOutcome:
-    """What one round of one row did: all that a controller may learn from."""
-
-    drafted: Array  # [] int32 tokens sent to the edge
-    accepted: Array  # [] int32 draft tokens accepted
-    predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
-    tokens: Array  # [] int32 tokens emitted: accepted + 1 (0 for a finished row)
-    time_s: Array  # [] seconds of the round
-    energy_j: Array  # [] device joules of the round
-    active: Array  # [] bool; False for a finished row: a controller's state must not move
-
-
-@record
 class RoundCost:
     """Seconds and device joules of one round of one row, by cause."""
 
@@ -259,6 +256,13 @@ class RoundCost:
     receive_j: Array
     idle_j: Array  # the device waits: uplink, edge, downlink, propagation
 
+    @classmethod
+    def total(cls, time_s: ArrayLike, energy_j: ArrayLike) -> "RoundCost":
+        """A cost whose causes are not told apart: waiting, all of it."""
+        zero = {field.name: jnp.zeros((), jnp.float32) for field in dataclasses.fields(cls)}
+        seconds, joules = jnp.asarray(time_s, jnp.float32), jnp.asarray(energy_j, jnp.float32)
+        return cls(**{**zero, "edge_s": seconds, "idle_j": joules})
+
     @property
     def time_s(self) -> Array:
         """Seconds of the round: its parts follow one another."""
@@ -270,3 +274,45 @@ class RoundCost:
         """Device joules of the round."""
         parts = (self.draft_j, self.catch_up_j, self.transmit_j, self.receive_j)
         return sum(parts, start=self.idle_j)
+
+
+@record
+class Observation:
+    """What one round of one row did, cost and showed: what rules learn from and reports are made of.
+
+    Counts are of what entered the text: accepted drafts behind an end of sequence or the limit are not among them.
+    A row that is finished, or whose logits were no numbers, has zeros.
+    """
+
+    active: Array  # [] bool; False for a finished row: no rule's state may move
+    drafted: Array  # [] int32 tokens sent to the edge
+    accepted: Array  # [] int32 draft tokens accepted
+    rejected: Array  # [] bool a draft was refused: `accepted` of the drafts before it stood
+    predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
+    tokens: Array  # [] int32 tokens emitted
+    cost: RoundCost  # seconds and joules by cause
+    budget: Array = _unless_given(0)  # [] int32 drafts that the controller allowed
+    acceptance_rate: Array = _unless_given(0.0)  # [] the controller's estimate when it planned
+    rejection_level: Array = _unless_given(1.0)  # [] the same, of rejections relative to the calibration's
+    work: Array = _unless_given(0.0)  # [] weights read for the drafts, 1 for each at full depth
+    support: Array = _unless_given(0.0)  # [] support sizes of q, summed over the drafts
+    exits: Array = _unless_given(0)  # [X] int32 drafts by exit
+    caught_up: Array = _unless_given(0)  # [] int32 committed tokens fed to the draft's cache first
+    uplink_bits: Array = _unless_given(0.0)  # []
+    downlink_bits: Array = _unless_given(0.0)  # []
+    uplink_bps: Array = _unless_given(0.0)  # [] the channel's rate
+    queue_j: Array = _unless_given(0.0)  # [] energy queue behind the round
+    done: Array = _unless_given(False)  # [] bool the row is finished
+    fault: Array = _unless_given(False)  # [] bool a model's logits were no numbers
+    ids: Any = None  # [G+1] int32 ids emitted, the first `tokens` of them
+    basis: Literal["modelled", "measured"] = static(default="modelled")  # where seconds and joules come from
+
+    @property
+    def time_s(self) -> Array:
+        """[] seconds of the round."""
+        return self.cost.time_s
+
+    @property
+    def energy_j(self) -> Array:
+        """[] device joules of the round."""
+        return self.cost.energy_j

@@ -11,7 +11,7 @@ import numpy as np
 from gelato_experiments.methods import Scenario, Share, compare
 from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import system, testing
+from gelato_jax import payloads, system, testing
 from gelato_jax.decoding import DecodeSettings, autoregressive, generate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def test_the_contributed_method_is_judged(monkeypatch):
     method = contributed(1)["METHOD"]
     model = EntropyModel(initial=[0.5, 0.5], transition=[[0.5, 0.5], [0.5, 0.5]], acceptance=[0.9, 0.3])
     texts = synthetic_recording(model, texts=4, positions=16, max_draft_length=4)
-    scenario = Scenario(system=system.preset(), payload=system.payload.candidates(8))
+    scenario = Scenario(system=system.preset(), payload=payloads.candidates(8))
     (row,) = compare(method, texts, texts, scenario, [math.inf], Share(devices=8, rounds=20, warmup=5))
     assert row["keeps_cap"]
     assert 0 < row["draft_length"] <= 4

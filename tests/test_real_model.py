@@ -6,7 +6,7 @@ import pytest
 from gelato_checkpoints import load_pair
 from gelato_experiments.benchmarks import lossless
 from gelato_experiments.prompts import read_prompts
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.decoding import DecodeSettings, autoregressive, generate
 
 CONTROLLERS = (
@@ -52,7 +52,7 @@ def test_greedy_text_is_the_targets(policy, pair, prompts, expected):
         controller=control.select_controller(CONTROLLERS, controller),
         length_exit=control.select_length_exit(LENGTH_EXITS, length_exit),
         depth_exit=control.select_depth_exit(DEPTH_EXITS, depth_exit),
-        payload=system.payload.seeded(),
+        payload=payloads.seeded(),
         system=system.preset("orin-nano-15w", "5mhz-500m-140ms", "h100-7b"),
     )
     verdicts = [

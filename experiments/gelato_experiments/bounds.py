@@ -42,8 +42,9 @@ def met_rounds(recording: Recording, terms: Terms, *, devices: int, rounds: int,
     )
     history = result.history
     assert history is not None
+    seen = history.seen
     flat = lambda leaf: np.asarray(leaf[0]).reshape(-1)  # noqa: E731
-    return Rounds(*map(flat, (history.uplink_bps, history.rejection_level, history.text, history.standing)))
+    return Rounds(*map(flat, (seen.uplink_bps, seen.rejection_level, history.text, history.standing)))
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
@@ -91,18 +92,12 @@ def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Ter
     gain = (2.0 ** (uplink / link.bandwidth_hz) - 1.0) / link.snr
     downlink = link.downlink_bandwidth_hz * jnp.log2(1.0 + gain * link.downlink_snr)
     count = jnp.asarray(lengths, jnp.float32)
-    rows = {"scalar": rejected}.get(payload.scheme, jnp.zeros_like(rejected))
     cost = terms.system.round_cost(
         Channel(uplink_bps=uplink, downlink_bps=downlink, rtt_s=link.rtt_s),
         draft_work=count * terms.work[-1],
         catch_up_tokens=jnp.asarray((accepted == lengths) & (lengths > 0), jnp.float32),
-        uplink_bits=payload.uplink_bits(
-            drafted=count,
-            support_sum=count,
-            vocab_size=terms.vocab_size,
-            draft_vocab_size=terms.draft_vocab_size,
-        ),
-        downlink_bits=payload.downlink_bits(rejected=rejected, rows_sent=rows, vocab_size=terms.vocab_size),
+        uplink_bits=payload.uplink_bits(terms.vocabularies, drafted=count, support=count),
+        downlink_bits=payload.downlink_bits(terms.vocabularies, rejected=rejected),
         window=jnp.asarray(lengths) + 1,
     )
     full = lambda values: np.broadcast_to(np.asarray(values, np.float64), accepted.shape)  # noqa: E731

@@ -10,7 +10,7 @@ from jax import Array
 
 from gelato_jax.control import Controller, Estimator
 from gelato_jax.control.base import ControllerRule
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, record
+from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, record
 
 _GOLDEN = 0.6180339887  # its multiples, modulo 1, fill 0..1 evenly: draws that depend on nothing
 
@@ -60,7 +60,7 @@ def _plan(params: LookupParams, rounds: Array, outlook: Outlook, forecast: Accep
     )
 
 
-def _update(params: LookupParams, rounds: Array, outcome: RoundOutcome) -> Array:
+def _update(params: LookupParams, rounds: Array, outcome: Observation) -> Array:
     del params, outcome
     return rounds + 1
 

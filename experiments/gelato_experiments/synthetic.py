@@ -56,6 +56,7 @@ def synthetic_recording(
         p=chance,
         overlap=np.zeros(shape, np.float32),
         support=np.ones(shape, np.int32),
+        ends=np.full(shape[:3], max_draft_length, np.int32),
         accepted=np.zeros(shape[:3], np.int32),
         positions=count,
         limit=count + max_draft_length,  # no text ends early
@@ -67,6 +68,7 @@ def synthetic_recording(
         work=np.ones(1, np.float32),
         vocab_size=vocab_size,
         draft_vocab_size=vocab_size,
+        further=False,
         categories=("synthetic",) * texts,
         about={"pair": "synthetic", "temperature": 0.0, "seed": seed},
     )

@@ -25,7 +25,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     Raises:
         ValueError: a name or a combination that cannot run; one line.
     """
-    from gelato_jax import control, system
+    from gelato_jax import control, payloads, system
     from gelato_jax.decoding import DecodeSettings
 
     settings = DecodeSettings(
@@ -40,7 +40,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         raise ValueError("--stop is empty; give the text to stop at")
     scheme = values["payload"]
     numbers = [values[_PAYLOAD_NUMBER[scheme]]] if scheme in _PAYLOAD_NUMBER else []
-    payload = getattr(system.payload, scheme)(*numbers)
+    payload = getattr(payloads, scheme)(*numbers)
     modelled = None
     if values["system"] == "modelled":
         modelled = system.preset(values["device"], values["link"], values["edge"])

@@ -13,7 +13,8 @@ import numpy as np
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.screen import Figures, Screen
 from gelato_jax.cli.text import TextStream
-from gelato_jax.decoding import Generation, Pair, RoundInfo, Stream
+from gelato_jax.decoding import Generation, Pair, Stream
+from gelato_jax.types import Observation
 
 _T = TypeVar("_T")
 
@@ -88,7 +89,7 @@ def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -
     with _held_interrupts() as interrupted:
         began = time.perf_counter()
         for info in () if text.stopped else stream:
-            screen.text(text.feed(info.tokens[0, : info.count[0]].tolist()))
+            screen.text(text.feed(info.ids[0, : info.tokens[0]].tolist()))
             screen.figures(watch.see(info, time.perf_counter() - began))
             if interrupted.is_set():
                 return "interrupted"
@@ -106,10 +107,10 @@ class _Watch:
         self._energy_j = 0.0
         self.wall_s = 0.0
 
-    def see(self, info: RoundInfo, wall_s: float) -> Figures:
+    def see(self, info: Observation, wall_s: float) -> Figures:
         """Add a round that ended `wall_s` after the first began."""
         self.wall_s = wall_s
-        self._tokens += int(info.count[0])
+        self._tokens += int(info.tokens[0])
         drafted = int(info.drafted[0])
         self._drafted += drafted
         self._accepted += int(info.accepted[0])
@@ -120,7 +121,7 @@ class _Watch:
             acceptance_rate=self._accepted / self._drafted if self._drafted else None,
             drafted=drafted,
             budget=int(info.budget[0]),
-            depth=float(np.interp(info.mean_exit[0], range(len(self._exits)), self._exits)) if drafted else None,
+            depth=float(np.dot(info.exits[0], self._exits)) / drafted if drafted else None,
             layers=self._exits[-1],
             queue_j=float(info.queue_j[0]),
         )

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Compensated, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
 
 ARMS = 33  # lengths 0..32, the longest draft that settings allow
 
@@ -50,7 +50,7 @@ def _plan(params: Array, state: ArmTotals, outlook: Outlook, forecast: Acceptanc
     )
 
 
-def _update(params: Array, state: ArmTotals, outcome: RoundOutcome) -> ArmTotals:
+def _update(params: Array, state: ArmTotals, outcome: Observation) -> ArmTotals:
     pulled = (jnp.arange(ARMS) == outcome.drafted).astype(jnp.int32)
     seconds = state.seconds.add(pulled * outcome.time_s)
     return ArmTotals(rounds=state.rounds + pulled, tokens=state.tokens + pulled * outcome.tokens, seconds=seconds)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control.estimator import AcceptanceEstimate, Estimator
-from gelato_jax.types import AcceptanceForecast, Calibration, Outlook, RoundOutcome, RoundPlan, record, static
+from gelato_jax.types import AcceptanceForecast, Calibration, Observation, Outlook, RoundPlan, record, static
 
 _State = TypeVar("_State")
 
@@ -29,12 +29,14 @@ class ControllerRule(NamedTuple):
     plan: (params, state, outlook, forecast) -> RoundPlan.
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
+    charge: (params, state, energy_j, time_s) -> state behind a prompt, which is spent outside rounds.
     """
 
     init: Callable[[Any], Any]
     plan: Callable[[Any, Any, Outlook, AcceptanceForecast], RoundPlan]
-    update: Callable[[Any, Any, RoundOutcome], Any]
+    update: Callable[[Any, Any, Observation], Any]
     queue: Callable[[Any, Any], Array]
+    charge: Callable[[Any, Any, Array, Array], Any] = lambda params, state, energy_j, time_s: state
 
 
 @record
@@ -75,13 +77,18 @@ class Controller:
         level, rejections = self.estimator.level(state.estimate), self.estimator.rejection_level(state.estimate)
         return dataclasses.replace(plan, acceptance_level=level, rejection_level=rejections)
 
-    def update(self, state: ControllerState, outcome: RoundOutcome) -> ControllerState:
+    def update(self, state: ControllerState, outcome: Observation) -> ControllerState:
         """Learn from a round; the state of a row that is not active does not move."""
         moved = ControllerState(
             estimate=self.estimator.update(state.estimate, outcome),
             rule=self.rule.update(self.params, state.rule, outcome),
         )
         return where_active(outcome.active, moved, state)
+
+    def charge(self, state: ControllerState, outcome: Observation) -> ControllerState:
+        """Account for a prompt: it costs joules and seconds, and says nothing about acceptance."""
+        rule = self.rule.charge(self.params, state.rule, outcome.energy_j, outcome.time_s)
+        return dataclasses.replace(state, rule=rule)
 
     def queue(self, state: ControllerState) -> Array:
         """[] joules of the energy queue; 0 for a rule without one."""
@@ -116,7 +123,7 @@ class LengthExitRule(NamedTuple):
     start: Callable[[Any, Any, RoundPlan], Any]
     limit: Callable[[Any, RoundPlan, int], Array]
     step: Callable[[Any, Any, DraftSignal], tuple[Any, Array]]
-    update: Callable[[Any, Any, RoundOutcome], Any]
+    update: Callable[[Any, Any, Observation], Any]
 
 
 @record
@@ -146,7 +153,7 @@ class LengthExit:
         """After token i: the new state, and [] bool whether it was this round's last."""
         return self.rule.step(self.params, state, signal)
 
-    def update(self, state: Any, outcome: RoundOutcome) -> Any:
+    def update(self, state: Any, outcome: Observation) -> Any:
         """Learn from the verified round; the state of a row that is not active does not move."""
         return where_active(outcome.active, self.rule.update(self.params, state, outcome), state)
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import DraftSignal, LengthExit
 from gelato_jax.control.length_exits import none
-from gelato_jax.types import RoundOutcome, number, record
+from gelato_jax.types import Observation, number, record
 
 BINS, LONGEST = 64, 32  # thresholds are multiples of 1/64 (assumed); no draft is longer
 FEWEST, MISS_COST = 5, 3.0  # transformers: refit from more than 5 tokens, by FPR + 3 FNR
@@ -43,9 +43,9 @@ def _step(params: Array, state: RocState, signal: DraftSignal) -> tuple[RocState
     return dataclasses.replace(state, confidences=seen), signal.max_probability < state.threshold
 
 
-def _update(params: Array, state: RocState, outcome: RoundOutcome) -> RocState:
+def _update(params: Array, state: RocState, outcome: Observation) -> RocState:
     index, bins = jnp.arange(LONGEST), jnp.clip((state.confidences * BINS).astype(jnp.int32), 0, BINS - 1)
-    kinds = jnp.stack([index < outcome.accepted, (index == outcome.accepted) & (index < outcome.drafted)])
+    kinds = jnp.stack([index < outcome.accepted, (index == outcome.accepted) & outcome.rejected])
     counts = state.counts.at[:, bins].add(kinds.astype(jnp.int32))
     (matched, unmatched), (hits, misses) = counts, counts.sum(axis=1)
     below, above = jnp.cumsum(matched) - matched, misses - jnp.cumsum(unmatched) + unmatched

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import DraftSignal, LengthExit
 from gelato_jax.control.length_exits import none
-from gelato_jax.types import RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import Observation, RoundPlan, number, record
 
 LOWEST, HIGHEST = 0.01, 0.99  # assumed: a threshold between them neither vanishes nor stops every draft
 
@@ -48,8 +48,8 @@ def _step(params: Array, state: EdgeState, signal: DraftSignal) -> tuple[EdgeSta
     return dataclasses.replace(state, confidence=confidence), confidence < state.threshold
 
 
-def _update(params: Array, state: EdgeState, outcome: RoundOutcome) -> EdgeState:
-    refused = (outcome.drafted - outcome.accepted) / jnp.maximum(outcome.drafted, 1)
+def _update(params: Array, state: EdgeState, outcome: Observation) -> EdgeState:
+    refused = outcome.rejected * (outcome.drafted - outcome.accepted) / jnp.maximum(outcome.drafted, 1)
     tuned = state.threshold * jnp.where(refused > 0, jnp.exp2(refused), 0.5)
     tuned = jnp.where(outcome.drafted > 0, jnp.clip(tuned, LOWEST, HIGHEST), state.threshold)
     return dataclasses.replace(state, threshold=tuned)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_jax.types import AcceptanceForecast, Calibration, RoundOutcome, number, record
+from gelato_jax.types import AcceptanceForecast, Calibration, Observation, number, record
 
 
 @record
@@ -97,10 +97,10 @@ class Estimator:
         prior = self.level_strength * jnp.maximum(estimate.prior_mean, 1e-3)
         return (estimate.successes + prior) / (estimate.predicted + prior)
 
-    def update(self, estimate: AcceptanceEstimate, outcome: RoundOutcome) -> AcceptanceEstimate:
+    def update(self, estimate: AcceptanceEstimate, outcome: Observation) -> AcceptanceEstimate:
         """The evidence after one more round."""
         accepted = jnp.minimum(outcome.accepted, outcome.drafted).astype(jnp.float32)
-        rejected = (outcome.accepted < outcome.drafted).astype(jnp.float32)
+        rejected = outcome.rejected.astype(jnp.float32)
         missed = jnp.cumsum(1.0 - estimate.streak)
         tested, places = accepted + rejected, estimate.streak.shape[-1]
         within = jnp.clip(tested.astype(jnp.int32), 1, places) - 1

@@ -1,6 +1,7 @@
 """Refusing a power cap that no policy can keep."""
 
-from gelato_jax.system import Payload, System
+from gelato_jax.payloads import Payload, Vocabularies
+from gelato_jax.system import System
 from gelato_jax.types import AcceptanceForecast
 
 
@@ -18,8 +19,7 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
     outlook = system.outlook(
         system.link.channel(),
         payload,
-        vocab_size=vocab_size,
-        draft_vocab_size=vocab_size,
+        Vocabularies(target=vocab_size, draft=vocab_size),
         work=1.0,
         catch_up=0.0,
         acceptance=AcceptanceForecast.independent(1.0, 0),

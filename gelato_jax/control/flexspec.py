@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number
+from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number
 
 
 def flexspec(power_budget_w: ArrayLike = math.inf) -> Controller:
@@ -50,7 +50,7 @@ def _plan(params: Array, state: tuple[()], outlook: Outlook, forecast: Acceptanc
     )
 
 
-def _update(params: Array, state: tuple[()], outcome: RoundOutcome) -> tuple[()]:
+def _update(params: Array, state: tuple[()], outcome: Observation) -> tuple[()]:
     del params, outcome
     return state
 

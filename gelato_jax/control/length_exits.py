@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import DraftSignal, LengthExit, LengthExitRule
 from gelato_jax.control.calibration import acceptance_at, next_acceptance
-from gelato_jax.types import RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import Observation, RoundPlan, number, record
 
 TARGET_ACCEPTANCE = 0.9  # Draft & Verify (ACL 2024), adaptive draft exit, algorithm 2
 RATE_MEMORY = 0.5  # beta_1 of the same
@@ -163,7 +163,7 @@ def _keep_at_start(params: Any, state: Any, plan: RoundPlan) -> Any:
     return state
 
 
-def _keep_after(params: Any, state: Any, outcome: RoundOutcome) -> Any:
+def _keep_after(params: Any, state: Any, outcome: Observation) -> Any:
     del params, outcome
     return state
 
@@ -218,11 +218,11 @@ def _confidence_init(params: Array) -> AdaptiveState:
     return AdaptiveState(threshold=jnp.array(params), rate=jnp.full_like(params, TARGET_ACCEPTANCE))
 
 
-def _adapt(params: Any, state: AdaptiveState, outcome: RoundOutcome) -> AdaptiveState:
+def _adapt(params: Any, state: AdaptiveState, outcome: Observation) -> AdaptiveState:
     """The update of Draft & Verify, algorithm 2; a round without drafts says nothing."""
     del params
     drafted = outcome.drafted > 0
-    share = outcome.accepted.astype(jnp.float32) / jnp.maximum(outcome.drafted, 1).astype(jnp.float32)
+    share = jnp.where(outcome.rejected, outcome.accepted / jnp.maximum(outcome.drafted, 1), 1.0)
     rate = jnp.where(drafted, RATE_MEMORY * state.rate + (1.0 - RATE_MEMORY) * share, state.rate)
     stepped = state.threshold + jnp.where(rate <= TARGET_ACCEPTANCE, THRESHOLD_STEP, -THRESHOLD_STEP)
     threshold = THRESHOLD_MEMORY * state.threshold + (1.0 - THRESHOLD_MEMORY) * stepped

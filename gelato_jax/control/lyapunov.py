@@ -4,6 +4,7 @@ Both keep the queue Q' = max(Q + E - allowance, 0) in compensated arithmetic, so
 however long, sum(E) <= sum(allowance) + Q_end - Q_start. The queue persists across requests.
 """
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Compensated, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
 
 
 @record
@@ -146,11 +147,22 @@ def _plan_gelato(
     )
 
 
-def _update(params: LyapunovParams, state: LyapunovState, outcome: RoundOutcome) -> LyapunovState:
-    queue = state.queue.add(_overspent(params, outcome.energy_j, outcome.time_s))
+def _filled(queue: Compensated, overspent: Array) -> Compensated:
+    """max(Q + overspent, 0)."""
+    queue = queue.add(overspent)
     positive = queue.high > 0
+    return Compensated(high=jnp.where(positive, queue.high, 0.0), low=jnp.where(positive, queue.low, 0.0))
+
+
+def _charge(params: LyapunovParams, state: LyapunovState, energy_j: Array, time_s: Array) -> LyapunovState:
+    """A prompt fills the queue; a cap on power allows for its seconds, a budget a round does not. Theta stays."""
+    outside = dataclasses.replace(params, energy_budget_j=jnp.where(jnp.isinf(params.energy_budget_j), jnp.inf, 0.0))
+    return dataclasses.replace(state, queue=_filled(state.queue, _overspent(outside, energy_j, time_s)))
+
+
+def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
     return LyapunovState(
-        queue=Compensated(high=jnp.where(positive, queue.high, 0.0), low=jnp.where(positive, queue.low, 0.0)),
+        queue=_filled(state.queue, _overspent(params, outcome.energy_j, outcome.time_s)),
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
         seconds=state.seconds.add(outcome.time_s),
     )
@@ -161,5 +173,5 @@ def _queue(params: LyapunovParams, state: LyapunovState) -> Array:
     return state.queue.value
 
 
-_RATIO = ControllerRule(init=_init, plan=_plan_ratio, update=_update, queue=_queue)
-_GELATO = ControllerRule(init=_init, plan=_plan_gelato, update=_update, queue=_queue)
+_RATIO = ControllerRule(init=_init, plan=_plan_ratio, update=_update, queue=_queue, charge=_charge)
+_GELATO = ControllerRule(init=_init, plan=_plan_gelato, update=_update, queue=_queue, charge=_charge)

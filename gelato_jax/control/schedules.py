@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number
+from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number
 
 
 def static(draft_length: ArrayLike = 4) -> Controller:
@@ -70,7 +70,7 @@ def _static_plan(params: Array, state: tuple[()], outlook: Outlook, forecast: Ac
     return _free_plan(params, outlook, forecast)
 
 
-def _static_update(params: Array, state: tuple[()], outcome: RoundOutcome) -> tuple[()]:
+def _static_update(params: Array, state: tuple[()], outcome: Observation) -> tuple[()]:
     del params, outcome
     return state
 
@@ -84,9 +84,9 @@ def _hf_plan(params: Array, state: Array, outlook: Outlook, forecast: Acceptance
     return _free_plan(state, outlook, forecast)
 
 
-def _hf_update(params: Array, state: Array, outcome: RoundOutcome) -> Array:
+def _hf_update(params: Array, state: Array, outcome: Observation) -> Array:
     del params, state
-    all_accepted = outcome.accepted >= outcome.drafted
+    all_accepted = ~outcome.rejected
     return jnp.where(all_accepted, outcome.drafted + 2, jnp.maximum(outcome.drafted - 1, 1)).astype(jnp.int32)
 
 

@@ -22,7 +22,7 @@ from gelato_jax.control.base import (
     LengthExit,
     LengthExitRule,
 )
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number, record
 
 
 @record
@@ -76,8 +76,15 @@ def _plan(choice: Choice, state: tuple[Any, ...], outlook: Outlook, forecast: Ac
     return _call(choice, lambda i, option: option.rule.plan(option.params, state[i], outlook, forecast))
 
 
-def _update(choice: Choice, state: tuple[Any, ...], outcome: RoundOutcome) -> tuple[Any, ...]:
+def _update(choice: Choice, state: tuple[Any, ...], outcome: Observation) -> tuple[Any, ...]:
     return _call(choice, lambda i, option: _put(state, i, option.rule.update(option.params, state[i], outcome)))
+
+
+def _charge(choice: Choice, state: tuple[Any, ...], energy_j: Array, time_s: Array) -> tuple[Any, ...]:
+    def branch(i: int, option: Controller) -> tuple[Any, ...]:
+        return _put(state, i, option.rule.charge(option.params, state[i], energy_j, time_s))
+
+    return _call(choice, branch)
 
 
 def _queue(choice: Choice, state: tuple[Any, ...]) -> Array:
@@ -108,7 +115,7 @@ def _temperature_scale(choice: Choice, entropy: Array) -> Array:
     return _call(choice, lambda i, option: option.temperature_scale(entropy))
 
 
-_CONTROLLER = ControllerRule(init=_init, plan=_plan, update=_update, queue=_queue)
+_CONTROLLER = ControllerRule(init=_init, plan=_plan, update=_update, queue=_queue, charge=_charge)
 _LENGTH_EXIT = LengthExitRule(init=_init, start=_start, limit=_limit, step=_step, update=_update)
 _DEPTH_EXIT = DepthExitRule(deeper=_deeper)
 _DRAFT_SAMPLING = DraftSamplingRule(temperature_scale=_temperature_scale)

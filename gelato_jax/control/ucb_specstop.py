@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number, record
 
 
 @record
@@ -51,8 +51,8 @@ def _plan(params: Array, state: VerifiedDrafts, outlook: Outlook, forecast: Acce
     )
 
 
-def _update(params: Array, state: VerifiedDrafts, outcome: RoundOutcome) -> VerifiedDrafts:
-    failures = state.failures + (outcome.accepted < outcome.drafted)
+def _update(params: Array, state: VerifiedDrafts, outcome: Observation) -> VerifiedDrafts:
+    failures = state.failures + outcome.rejected
     return VerifiedDrafts(successes=state.successes + outcome.accepted, failures=failures, rounds=state.rounds + 1)
 
 

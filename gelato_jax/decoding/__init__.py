@@ -1,10 +1,10 @@
 """A decode: rounds of drafting and verification, compiled end to end."""
 
+from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, prepare, stream
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
-from gelato_jax.decoding.records import DraftModel, Job, Policy, RoundInfo, Sampling, Shapes, Totals
+from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Shapes, Terms, Totals
 from gelato_jax.decoding.report import report
-from gelato_jax.decoding.requests import Generation, Stream, autoregressive, generate, prepare, stream
 
 __all__ = [
     "DecodeSettings",
@@ -13,10 +13,11 @@ __all__ = [
     "Job",
     "Pair",
     "Policy",
-    "RoundInfo",
     "Sampling",
+    "Session",
     "Shapes",
     "Stream",
+    "Terms",
     "Tokenizer",
     "Totals",
     "autoregressive",

@@ -1,51 +1,83 @@
 """Step 5 of a round: tokens and lengths forward, caches back by length, end of sequence."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gelato_jax.decoding.records import DecodeState, Draft
-from gelato_jax.types import record
-from gelato_kernels import Verification
+from gelato_jax.control import acceptance_at
+from gelato_jax.decoding.draft import Draft, noise
+from gelato_jax.decoding.records import Committed, DeviceState, Drafted, Job, RowState
+from gelato_jax.payloads import Downlink
 
 
-@record
-class Commit:
-    """What a round adds to the text."""
-
-    tokens: Array  # [B, S] the buffer with the new tokens
-    new_tokens: Array  # [B, G + 1] int32 the round's tokens; beyond `count` meaningless
-    count: Array  # [B] int32 tokens emitted: 0 for a finished row
-    length: Array  # [B] int32
-    done: Array  # [B] bool
-
-
-def commit(state: DecodeState, draft: Draft, verification: Verification, eos_ids: Array) -> Commit:
+def commit(
+    state: DeviceState, row: RowState, drafted: Drafted, downlink: Downlink, ask: Callable[[], Array], job: Job
+) -> tuple[DeviceState, Committed]:
     """Append the accepted drafts and the next token, up to an end-of-sequence token or the limit.
 
     Args:
         state: before the round.
-        draft: what was sent.
-        verification: what was accepted.
-        eos_ids: `[E]` int32.
+        row: the same rows' counters.
+        drafted: what `draft` gave.
+        downlink: the edge's answer.
+        ask: fetches the target's row `[B, V]` behind the accepted drafts.
+        job: payload, calibration, ends.
+
+    Returns:
+        The state after the round, and what entered the text.
     """
-    accepted = verification.num_accepted[:, None]
-    size = draft.tokens.shape[1]
+    made: Draft = drafted.own
+    proposal, payload = made.proposal, job.policy.payload
+    resolved = payload.resolve(proposal, downlink, noise(state, row), job.draft_ids, ask)
+    accepted = downlink.accepted[:, None]
+    size = proposal.tokens.shape[1]
     steps = jnp.arange(size + 1)
-    drafted = jnp.pad(draft.tokens, [(0, 0), (0, 1)])
-    new_tokens = jnp.where(steps == accepted, verification.next_token[:, None], drafted)
-    ends = jnp.isin(new_tokens, eos_ids) & (steps <= accepted)
+    new_tokens = jnp.where(steps == accepted, resolved.next_token[:, None], jnp.pad(proposal.tokens, [(0, 0), (0, 1)]))
+    ends = jnp.isin(new_tokens, job.eos_ids) & (steps <= accepted)
     until_end = jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1) + 1, size + 1)
-    count = jnp.minimum(jnp.minimum(verification.num_accepted + 1, until_end), state.limit - state.length)
-    count = jnp.where(state.done, 0, count)
+    fault = ~state.done & (downlink.fault | made.fault)
+    stands_still = state.done | fault
+    count = jnp.minimum(jnp.minimum(downlink.accepted + 1, until_end), state.limit - state.length)
+    count = jnp.where(stands_still, 0, count)
     length = state.length + count
-    done = state.done | (ends.any(axis=1) & (count == until_end)) | (length >= state.limit)
-    return Commit(
+    done = stands_still | (ends.any(axis=1) & (count == until_end)) | (length >= state.limit)
+
+    kept = jnp.minimum(downlink.accepted, count)
+    # Behind an end or the limit nobody knows whether the edge refused: the text does not show it.
+    rejected = (downlink.accepted < proposal.length) & (count == downlink.accepted + 1)
+    pending = rejected & payload.draws_on_device
+    after = DeviceState(
         tokens=append(state.tokens, new_tokens, state.length, count),
-        new_tokens=new_tokens,
-        count=count,
         length=length,
+        limit=state.limit,
         done=done,
+        fault=state.fault | fault,
+        pending=jnp.where(pending, resolved.next_token, -1),
+        cache=made.cache,
+        cache_length=jnp.minimum(made.cache_length, length - 1),
+        key=state.key,
     )
+    committed = Committed(
+        accepted=kept,
+        tokens=count,
+        rejected=rejected,
+        asked=resolved.asked & ~stands_still,
+        predicted=_predicted(made, kept + rejected, job),
+        pending=pending.astype(jnp.int32),
+        done=done,
+        fault=fault,
+        ids=new_tokens,
+    )
+    return after, committed
+
+
+def _predicted(made: Draft, tested: Array, job: Job) -> Array:
+    """What the calibration says of the first `tested [B]` drafts, summed, `[B]`."""
+    says = jax.vmap(jax.vmap(acceptance_at, (None, 0, 0, None)), (None, 0, 0, None))
+    counted = jnp.arange(made.entropy.shape[1]) < tested[:, None]
+    return jnp.where(counted, says(job.calibration, made.entropy, made.exit, 1.0), 0.0).sum(axis=1)
 
 
 def append(tokens: Array, new_tokens: Array, length: Array, count: Array) -> Array:

@@ -2,8 +2,8 @@
 
 The draft's cache is fed what it has not seen, then tokens are drafted one by one. Entropy ends both
 loops: the depth exit looks at an exit's entropy before the token is drawn and stops computing
-layers; the length exit looks at the token's entropy and stops drafting. A computed token is always
-sent: whether a token is sent never depends on what its draw showed.
+layers; the length exit looks at the token's entropy and stops drafting, as does a drafted end of sequence. A
+computed token is always sent: whether a token is sent never depends on what its draw showed.
 """
 
 import jax
@@ -12,17 +12,35 @@ from jax import Array, lax
 
 import gelato_kernels
 from gelato_jax.control import DepthSignal, acceptance_at
-from gelato_jax.decoding import keys
-from gelato_jax.decoding.accounting import draft_signal
-from gelato_jax.decoding.records import DecodeState, Draft, DraftModel, Job, Shapes
+from gelato_jax.control.base import where_active
+from gelato_jax.decoding.cost import draft_signal
+from gelato_jax.decoding.records import DeviceState, Drafted, DraftModel, Effort, Job, RowState, Shapes
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
-from gelato_jax.decoding.sampling import next_token, shape_logits, shape_payload
+from gelato_jax.decoding.sampling import shape_logits
+from gelato_jax.keys import Use
 from gelato_jax.models import Cache, Decoder, write
+from gelato_jax.payloads import Proposal, RoundNoise, Uplink
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan, record
 
 CATCH_UP_WINDOW = 16
 """Tokens fed at a time to a draft's cache that lags by more than one."""
+
+
+@record
+class Draft:
+    """What the device drafted in a round, and what it cost."""
+
+    proposal: Proposal
+    entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond the length
+    max_probability: Array  # [B, G] of the same softmax; beyond the length meaningless
+    exit: Array  # [B, G] int32 exit taken
+    work: Array  # [B] work summed over the drafted tokens
+    support: Array  # [B] support sizes of q summed over the drafted tokens
+    fault: Array  # [B] bool the draft's logits were no numbers
+    caught_up: Array  # [B] int32 committed tokens fed to the draft's cache first
+    cache: Cache
+    cache_length: Array  # [B] int32 valid slots
 
 
 @record
@@ -33,55 +51,78 @@ class _Loop:
     drafting: Array  # [B] bool
     token: Array  # [B] int32 next input
     text: Array  # [B, S] int32 committed tokens, then drafted ones
-    cache: Cache
-    length: Array  # [B] valid slots
     survival: Array  # [B] chance that every token so far is accepted
     length_exit: object
     draft: Draft
 
 
 def draft(
-    state: DecodeState, plan: RoundPlan, channel: Channel, job: Job, shapes: Shapes
-) -> tuple[Draft, Cache, Array, object]:
-    """Draft up to G tokens for every row.
+    state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel, job: Job, shapes: Shapes
+) -> tuple[Drafted, Uplink]:
+    """Draft up to G tokens for every row, and write the message for the edge.
 
     Args:
         state: before the round.
+        row: the same rows' counters and session.
         plan: each row's budget and prices, leaves `[B]`.
         channel: each row's link, leaves `[B]`.
-        job: models, policy, system.
+        job: draft model, policy, system.
         shapes: static sizes.
 
     Returns:
-        The draft; the draft's cache and its valid slots `[B]`; the length exit's state.
+        The effort, with a `Draft` for `commit`; and the message.
     """
+    made, length_exit = roll_out(state, row, plan, channel, job, shapes)
+    effort = Effort(
+        length=made.proposal.length,
+        work=made.work,
+        support=made.support,
+        exits=_exit_counts(made, job),
+        caught_up=made.caught_up,
+        length_exit=length_exit,
+    )
+    return Drafted(effort=effort, own=made), job.policy.payload.uplink(made.proposal, ~state.done, state.pending)
+
+
+def noise(state: DeviceState, row: RowState) -> RoundNoise:
+    """The random numbers of this round, as the device knows them."""
+    return RoundNoise(key=state.key, round=row.round, position=state.length)
+
+
+def roll_out(
+    state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel, job: Job, shapes: Shapes
+) -> tuple[Draft, object]:
+    """The drafting itself. Arguments as `draft`; returns the draft, and the length exit's state."""
     decoder, exit_rule = job.draft.model.bind(), job.policy.length_exit
     size = shapes.max_draft_length
-    exit_state = jax.vmap(exit_rule.start)(state.account.memory.length_exit, plan)
+    exit_state = jax.vmap(exit_rule.start)(row.session.length_exit, plan)
     if size == 0:
-        nothing = _empty_draft(state, job.draft, size, jnp.zeros_like(state.length))
-        return nothing, state.draft_cache, state.draft_length, exit_state
+        return _empty_draft(state, job.draft, size, state.cache, state.cache_length), exit_state
     limit = jax.vmap(lambda row_plan: exit_rule.limit(row_plan, size))(plan)
     limit = jnp.minimum(jnp.where(state.done, 0, limit), jnp.maximum(state.limit - state.length - 1, 0))
     drafting = limit > 0
-    cache, length = _catch_up(decoder, state, drafting)
     loop = _Loop(
         index=jnp.zeros((), jnp.int32),
         drafting=drafting,
         token=_tokens_from(state.tokens, state.length - 1, 1)[:, 0],
         text=state.tokens,
-        cache=cache,
-        length=length,
         survival=jnp.ones_like(plan.token_value),
         length_exit=exit_state,
-        draft=_empty_draft(state, job.draft, size, length - state.draft_length),
+        draft=_empty_draft(state, job.draft, size, *_catch_up(decoder, state, drafting)),
     )
     loop = lax.while_loop(
         lambda loop: (loop.index < size) & loop.drafting.any(),
-        lambda loop: _draft_token(loop, decoder, state, plan, channel, limit, job),
+        lambda loop: _draft_token(loop, decoder, state, row, plan, channel, limit, job),
         loop,
     )
-    return loop.draft, loop.cache, loop.length, loop.length_exit
+    return loop.draft, loop.length_exit
+
+
+def _exit_counts(made: Draft, job: Job) -> Array:
+    """Drafted tokens by exit, `[B, X]` int32."""
+    sent = jnp.arange(made.exit.shape[1]) < made.proposal.length[:, None]
+    taken = made.exit[..., None] == jnp.arange(job.draft.work.shape[0])
+    return (taken & sent[..., None]).sum(axis=1)
 
 
 def _tokens_from(tokens: Array, start: Array, count: int) -> Array:
@@ -89,7 +130,7 @@ def _tokens_from(tokens: Array, start: Array, count: int) -> Array:
     return jnp.take_along_axis(tokens, start[:, None] + jnp.arange(count), axis=1, mode="clip")
 
 
-def _catch_up(decoder: Decoder, state: DecodeState, drafting: Array) -> tuple[Cache, Array]:
+def _catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cache, Array]:
     """Feed the cache of rows that will draft, up to the token before the last committed one."""
 
     def missing(length: Array) -> Array:
@@ -113,111 +154,123 @@ def _catch_up(decoder: Decoder, state: DecodeState, drafting: Array) -> tuple[Ca
         fresh, new_length, after = lax.cond(missing(length).max() > 1, feed(CATCH_UP_WINDOW), feed(1), cache, length)
         return write(cache, fresh, length, after=after), new_length
 
-    return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.draft_cache, state.draft_length))
+    return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.cache, state.cache_length))
 
 
-def _empty_draft(state: DecodeState, draft: DraftModel, size: int, caught_up: Array) -> Draft:
+def _empty_draft(state: DeviceState, model: DraftModel, size: int, cache: Cache, cache_length: Array) -> Draft:
     rows = state.length.shape[0]
-    numbers = jnp.zeros((rows, size), jnp.float32)
+    numbers, zeros = jnp.zeros((rows, size), jnp.float32), jnp.zeros((rows,), jnp.float32)
     return Draft(
-        tokens=jnp.zeros((rows, size), jnp.int32),
-        length=jnp.zeros((rows,), jnp.int32),
-        log_prob=numbers,
-        log_weights=jnp.zeros((rows, size, draft.num_outputs), jnp.float32),
-        repeated=jnp.zeros((rows, size), jnp.int32),
+        proposal=Proposal(
+            tokens=jnp.zeros((rows, size), jnp.int32),
+            length=jnp.zeros((rows,), jnp.int32),
+            log_prob=numbers,
+            log_weights=jnp.zeros((rows, size, model.num_outputs), jnp.float32),
+            repeated=jnp.zeros((rows, size), jnp.int32),
+        ),
         entropy=numbers,
         max_probability=numbers,
         exit=jnp.zeros((rows, size), jnp.int32),
-        work=jnp.zeros((rows,), jnp.float32),
-        support=jnp.zeros((rows,), jnp.float32),
-        caught_up=caught_up,
+        work=zeros,
+        support=zeros,
+        fault=jnp.zeros((rows,), bool),
+        caught_up=cache_length - state.cache_length,
+        cache=cache,
+        cache_length=cache_length,
     )
 
 
 def _draft_token(
-    loop: _Loop, decoder: Decoder, state: DecodeState, plan: RoundPlan, channel: Channel, limit: Array, job: Job
+    loop: _Loop,
+    decoder: Decoder,
+    state: DeviceState,
+    row: RowState,
+    plan: RoundPlan,
+    channel: Channel,
+    limit: Array,
+    job: Job,
 ) -> _Loop:
     """Draft one token for every row that is still drafting."""
+    made, sent, payload = loop.draft, loop.drafting, job.policy.payload
     normed, fresh, exits, after = _descend(loop, decoder, plan, job)
-    cache = write(loop.cache, fresh, loop.length, after=after)
+    cache = write(made.cache, fresh, made.cache_length, after=after)
     length = state.length + loop.index
-    logits, ids, repeated = _law(decoder.head_logits(normed)[:, 0], loop.text, length, exits, job)
+    logits, repeated = _distribution(decoder.head_logits(normed)[:, 0], loop.text, length, exits, job)
     stats = gelato_kernels.entropy(logits)
+    fault = ~jnp.isfinite(stats.logsumexp)
 
     scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
-    weights = shape_payload(shape_logits(logits, job.sampling, scale), job.policy.payload)
-    column = _draw(weights, ids, loop.index, state, job)[:, None]
-    log_prob = jnp.take_along_axis(weights, column, axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
-    token = jnp.take_along_axis(ids, column, axis=1)[:, 0]
-
-    sent = loop.drafting
-    update = {
-        "tokens": token,
-        "log_prob": log_prob,
-        "log_weights": weights,
-        "repeated": repeated,
-        "entropy": jnp.where(sent, stats.entropy, 0.0),
-        "max_probability": stats.max_probability,
-        "exit": exits,
-    }
-    drafted = jax.tree.map(lambda old, new: old.at[:, loop.index].set(new), _select(loop.draft, update), update)
+    weights = payload.shape(shape_logits(logits, stats.argmax, job.sampling, scale))
+    column, token = _draw(weights, repeated, loop.index, state, row, job)
+    log_prob = jnp.take_along_axis(weights, column[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
     support = jnp.isfinite(weights).sum(axis=-1).astype(jnp.float32)
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[:, loop.index].set(new)
+
+    proposal = Proposal(
+        tokens=put(made.proposal.tokens, token),
+        length=made.proposal.length + sent,
+        log_prob=put(made.proposal.log_prob, log_prob),
+        log_weights=put(made.proposal.log_weights, weights),
+        repeated=put(made.proposal.repeated, repeated),
+    )
     new_draft = Draft(
-        **drafted,
-        length=loop.draft.length + sent,
-        work=loop.draft.work + jnp.where(sent, job.draft.work[exits], 0.0),
-        support=loop.draft.support + jnp.where(sent, support, 0.0),
-        caught_up=loop.draft.caught_up,
+        proposal=proposal,
+        entropy=put(made.entropy, jnp.where(sent, stats.entropy, 0.0)),
+        max_probability=put(made.max_probability, stats.max_probability),
+        exit=put(made.exit, exits),
+        work=made.work + jnp.where(sent, job.draft.work[exits], 0.0),
+        support=made.support + jnp.where(sent, support, 0.0),
+        fault=made.fault | (sent & fault),
+        caught_up=made.caught_up,
+        cache=cache,
+        cache_length=made.cache_length + sent,
     )
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
         stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.terms
     )
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
+    stop = stop | fault | jnp.isin(token, job.eos_ids)  # nothing would be kept behind an end of sequence
     return _Loop(
         index=loop.index + 1,
         drafting=sent & ~stop & (loop.index + 1 < limit),
         token=token,
         text=loop.text.at[jnp.arange(token.shape[0]), length].set(token, mode="drop"),
-        cache=cache,
-        length=loop.length + sent,
         survival=loop.survival * acceptance,
-        length_exit=_where_rows(sent, length_exit, loop.length_exit),
+        length_exit=jax.vmap(where_active)(sent, length_exit, loop.length_exit),
         draft=new_draft,
     )
 
 
-def _select(record, names) -> dict:
-    return {name: getattr(record, name) for name in names}
-
-
-def _where_rows(rows: Array, new, old):
-    """`new` for the rows named, `old` for the others."""
-    return jax.tree.map(lambda a, b: jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b), new, old)
-
-
-def _law(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> tuple[Array, Array, Array]:
-    """The draft's unprocessed law: logits `[B, Q]`, target ids of the columns `[B, Q]`, the repeated token `[B]`."""
+def _distribution(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> tuple[Array, Array]:
+    """The draft's unprocessed distribution: logits `[B, Q]`, and the id `[B]` of its further column."""
     vocabulary, repeats = job.draft.vocabulary, job.draft.repeats
-    known = jnp.arange(logits.shape[1]) if vocabulary is None else vocabulary
-    ids, repeated = jnp.broadcast_to(known, logits.shape), jnp.zeros_like(length)
-    if repeats is not None:
-        odds = repeats.at(job.sampling.temperature)
-        repeated, count = find_repeat(text, length, odds.longest)
-        logits = weigh_repeat(logits, repeated, count, exits, vocabulary, odds)
-        ids = ids if vocabulary is None else jnp.concatenate([ids, repeated[:, None]], axis=1)
-    return logits, ids, repeated
+    if repeats is None:
+        return logits, jnp.zeros_like(length)
+    odds = repeats.at(job.sampling.temperature)
+    repeated, count = find_repeat(text, length, odds.longest)
+    return weigh_repeat(logits, repeated, count, exits, vocabulary, odds), repeated
 
 
-def _draw(weights: Array, ids: Array, index: Array, state: DecodeState, job: Job) -> Array:
-    """Draw draft token `index` from `weights [B, Q]`, whose columns stand for target `ids`: a column, `[B]`."""
-    if job.policy.payload.scheme != "seeded":
-        return next_token(weights, keys.round_uniforms(state.key, state.account.round, keys.Use.DRAFT + index, (2,)))
-    positions = (state.length + index)[:, None]
-    noise = keys.position_noise(state.key, positions, job.target.config.valid_outputs)[:, 0]
-    # The noise is the target id's, also under a vocabulary of the draft's own.
-    noise = noise if job.draft.vocabulary is None else jnp.take_along_axis(noise, ids, axis=1)
-    return gelato_kernels.gumbel_argmax(weights, noise)
+def _draw(
+    weights: Array, repeated: Array, index: Array, state: DeviceState, row: RowState, job: Job
+) -> tuple[Array, Array]:
+    """Draw draft token `index` from `weights [B, Q]`: its column and its target id, `[B]`."""
+    ids, source = job.draft_ids, noise(state, row)
+    if job.policy.payload.scheme == "seeded":
+        source = RoundNoise(key=source.key, round=source.round, position=source.position + index)
+        gumbel = source.gumbel(1, ids.vocab_size)[:, 0]
+        # The noise is the target id's, also under a vocabulary of the draft's own.
+        gumbel = gumbel if ids.known is None else jnp.take_along_axis(gumbel, ids.names(repeated), axis=1)
+        column = gelato_kernels.gumbel_argmax(weights, gumbel)
+    else:
+        column = gelato_kernels.sample(weights, source.uniforms(Use.DRAFT + index, (2,)))
+    column = jnp.clip(column, 0, weights.shape[-1] - 1)  # a row of no numbers draws no column
+    if ids.known is None:
+        return column, column
+    return column, jnp.take_along_axis(ids.names(repeated), column[:, None], axis=1)[:, 0]
 
 
 def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Cache, Array, Array]:
@@ -229,17 +282,18 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
         Normed state at each row's exit `[B, 1, D]`, fresh keys and values of all layers, the exit
         index `[B]` int32, and the last state computed (to order cache writes behind reads).
     """
-    config, angles = decoder.config, decoder.angles(loop.length, 1)
+    cache, lengths = loop.draft.cache, loop.draft.cache_length
+    config, angles = decoder.config, decoder.angles(lengths, 1)
     x = decoder.embed_tokens(loop.token[:, None])
-    x, fresh = decoder.run(x, angles, loop.cache, loop.length, 0, config.exits[0])
+    x, fresh = decoder.run(x, angles, cache, lengths, 0, config.exits[0])
     moving = loop.drafting
     normed = decoder.exit_norm(0)(x)
-    exits = jnp.zeros_like(loop.length)
+    exits = jnp.zeros_like(lengths)
     for index, (start, stop) in enumerate(zip(config.exits, config.exits[1:], strict=False)):
         moving = moving & _wants_deeper(index, normed, loop, plan, decoder, job)
 
         def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
-            return decoder.run(x, angles, loop.cache, loop.length, start, stop, moving[:, None])
+            return decoder.run(x, angles, cache, lengths, start, stop, moving[:, None])
 
         def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
             del moving

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gelato_jax import control
+from gelato_jax import control, keys, payloads
 from gelato_jax import system as world
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Job, Policy, Sampling, Shapes
+from gelato_jax.errors import GelatoError
 
 SMALLEST_BUFFER = 1024
 """Token slots of the smallest buffer. Attention follows the text, so a short prompt pays nothing for it."""
@@ -28,7 +30,8 @@ class DecodeSettings:
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens of the target's law; 0 keeps all.
         top_p: keep the likeliest tokens up to this mass; 1 keeps all.
-        seed: random numbers; the same seed, settings and batch give the same text.
+        seed: random numbers, 0..2**32 - 1: one for all prompts, which then draw apart, or one for each. A prompt with
+            a seed of its own gives the same text alone and in any row of any batch.
         prefill_chunk: tokens of a prompt run at a time.
     """
 
@@ -37,13 +40,38 @@ class DecodeSettings:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     prefill_chunk: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run, before anything is loaded."""
+        for name in ("max_draft_length", "max_new_tokens", "prefill_chunk"):
+            if not _is_whole(getattr(self, name)):
+                raise GelatoError(f"{name} is {getattr(self, name)!r}, must be a whole number")
+        if self.max_new_tokens < 1:
+            raise GelatoError(f"max_new_tokens is {self.max_new_tokens}, must be at least 1")
+        seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else (self.seed,)
+        for seed in seeds:
+            if not _is_whole(seed) or not 0 <= seed < 2**32:
+                raise GelatoError(f"seed is {seed!r}, must be a whole number from 0 to {2**32 - 1}")
+        if isinstance(self.seed, Sequence):
+            object.__setattr__(self, "seed", tuple(self.seed))
+        self.sampling  # noqa: B018  (its numbers are checked)
+        self.shapes  # noqa: B018
+
+    @property
+    def sampling(self) -> Sampling:
+        """How logits become a distribution."""
+        return Sampling.create(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
     @property
     def shapes(self) -> Shapes:
         """The static part."""
         return Shapes(max_draft_length=self.max_draft_length, prefill_chunk=self.prefill_chunk)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def make_job(
@@ -52,7 +80,7 @@ def make_job(
     settings: DecodeSettings,
     controller: control.Controller | None = None,
     system: world.System | None = None,
-    payload: world.Payload | None = None,
+    payload: payloads.Payload | None = None,
     length_exit: control.LengthExit | None = None,
     depth_exit: control.DepthExit | None = None,
     draft_sampling: control.DraftSampling | None = None,
@@ -64,7 +92,7 @@ def make_job(
         settings: lengths and law.
         controller: sets each round's budget; `control.ratio()` without a power cap if not given.
         system: the modelled device, link and edge; `system.preset()` if not given.
-        payload: how drafts travel; `system.payload.candidates(32)` if not given.
+        payload: how drafts travel; `payloads.candidates(32)` if not given.
         length_exit: ends a round's drafting; `control.length_exits.priced()` if not given.
         depth_exit: ends a token's computing; the deepest exit if not given.
         draft_sampling: the draft's temperature; the target's if not given.
@@ -77,14 +105,14 @@ def make_job(
         length_exit=control.length_exits.priced() if length_exit is None else length_exit,
         depth_exit=control.depth_exits.fixed() if depth_exit is None else depth_exit,
         draft_sampling=control.draft_sampling.fixed() if draft_sampling is None else draft_sampling,
-        payload=world.payload.candidates(32) if payload is None else payload,
+        payload=payloads.candidates(32) if payload is None else payload,
     )
     return Job(
         target=pair.target,
         draft=pair.draft,
         policy=policy,
         system=world.preset() if system is None else system,
-        sampling=Sampling.create(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p),
+        sampling=settings.sampling,
         eos_ids=jnp.asarray(pair.eos_ids, jnp.int32),
     )
 
@@ -101,24 +129,30 @@ def encode_prompts(
         raw: texts are continued as they are.
 
     Returns:
-        The arguments `tokens`, `prompt_length`, `limit`, `seed` of `prefill`.
+        The arguments `tokens`, `prompt_length`, `limit`, `seeds` of `prefill`.
 
     Raises:
-        ValueError: no prompt, an empty one, or one that does not fit the model's context.
+        GelatoError: no prompt, an empty one, ids that the model does not have, one that does not fit its context, or
+            another number of seeds than of prompts.
     """
-    if not prompts:
-        raise ValueError("there is no prompt; give at least one")
-    if settings.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {settings.max_new_tokens}, must be at least 1")
-    ids = [_encode(pair, prompt, raw) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    if isinstance(prompts, str):
+        raise GelatoError("prompts is one text; give a list of them: [text]")
+    if len(prompts) == 0:
+        raise GelatoError("there is no prompt; give at least one")
+    seeds = _seeds(settings.seed, len(prompts))
+    ids = [_ids(pair, number, prompt, raw) for number, prompt in enumerate(prompts)]
+    positions = pair.target.config.max_positions
+    longest = positions - settings.max_new_tokens
+    if longest < 1:
+        raise GelatoError(
+            f"max_new_tokens is {settings.max_new_tokens}, the model has {positions} positions for prompt and answer: "
+            f"give at most {positions - max(map(len, ids))}"
+        )
     for number, row in enumerate(ids):
-        if not row:
-            raise ValueError(f"prompt {number} has no tokens; give it some text")
-        longest = pair.target.config.max_positions - settings.max_new_tokens
         if len(row) > longest:
-            raise ValueError(
+            raise GelatoError(
                 f"prompt {number} has {len(row)} tokens; with max_new_tokens {settings.max_new_tokens} the model's "
-                f"{pair.target.config.max_positions} positions leave room for {longest}: shorten it"
+                f"{positions} positions leave room for {longest}: shorten it"
             )
     # The last window may start at the last token and must not run over the buffer's end.
     needed = max(map(len, ids)) + settings.max_new_tokens + settings.shapes.windows[-1]
@@ -131,9 +165,42 @@ def encode_prompts(
         "tokens": jnp.asarray(tokens),
         "prompt_length": jnp.asarray(lengths),
         "limit": jnp.asarray(lengths + settings.max_new_tokens),
-        "seed": jnp.asarray(settings.seed, jnp.uint32),
+        "seeds": jnp.asarray(seeds),
     }
 
 
-def _encode(pair: Pair, text: str, raw: bool) -> list[int]:
-    return pair.tokenizer.encode(text) if raw else pair.tokenizer.chat_prompt(text)
+def seeds_of(seed: int | Sequence[int], rows: int) -> tuple[int, ...]:
+    """A seed for each of `rows` prompts, from one for all: their texts then do not depend on how they are batched."""
+    if isinstance(seed, Sequence):
+        return tuple(seed)
+    return tuple(np.random.SeedSequence(seed).generate_state(rows).tolist())
+
+
+def _seeds(seed: int | Sequence[int], rows: int) -> np.ndarray:
+    """`[B, 2]` as `keys.row_keys` takes them: a prompt with a seed of its own draws the same in any row."""
+    if not isinstance(seed, Sequence):
+        return np.asarray(keys.spread(jnp.asarray(seed, jnp.uint32), rows))
+    if len(seed) != rows:
+        raise GelatoError(f"there are {len(seed)} seeds of {rows} prompts; give one, or one for each")
+    return np.stack([np.asarray(seed, np.uint32), np.zeros(rows, np.uint32)], axis=1)
+
+
+def _ids(pair: Pair, number: int, prompt: str | Sequence[int], raw: bool) -> list[int]:
+    """Token ids of a prompt that can be read."""
+    if isinstance(prompt, str):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise GelatoError(
+                f"prompt {number} is no text: character {error.start} is half of a surrogate pair; mend its encoding"
+            ) from None
+        ids = pair.tokenizer.encode(prompt) if raw else pair.tokenizer.chat_prompt(prompt)
+    else:
+        ids = list(prompt)
+    if not ids:
+        raise GelatoError(f"prompt {number} has no tokens; give it some text")
+    size = pair.target.config.valid_outputs
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
+            raise GelatoError(f"prompt {number} has the id {token!r}; the model's ids are 0 to {size - 1}")
+    return [int(token) for token in ids]

@@ -1,4 +1,4 @@
-"""From prompts to the state before the first round: both models read the prompt, the target speaks.
+"""From prompts to the state before the first round: both ends read the prompt, the target speaks.
 
 The first token comes from here, so a stream can show it while the round's program still loads.
 """
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.decoding import accounting, keys
+from gelato_jax import keys
 from gelato_jax.decoding.commit import append
-from gelato_jax.decoding.records import DecodeState, Job, Memory, Shapes
-from gelato_jax.decoding.sampling import next_token, shape_logits
+from gelato_jax.decoding.records import DecodeState, DeviceState, EdgeState, Job, Session, Shapes
+from gelato_jax.decoding.sampling import shape_logits
+from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
 
 
@@ -22,60 +23,95 @@ def prefill(
     tokens: Array,
     prompt_length: Array,
     limit: Array,
-    seed: Array,
+    seeds: Array,
     shapes: Shapes,
-    memory: Memory | None = None,
+    session: Session | None = None,
 ) -> DecodeState:
     """Read the prompts and commit each row's first token.
 
     Args:
-        job: models, policy, physical world, law.
+        job: models, policy, physical world, sampling.
         tokens: `[B, S]` int32 prompts, padded; S a multiple of `shapes.prefill_chunk`.
         prompt_length: `[B]` int32, at least 1.
         limit: `[B]` int32 length at which a row ends: prompt and new tokens, at most S less the widest window.
-        seed: [] integer.
+        seeds: `[B, 2]` see `keys.row_keys`.
         shapes: static sizes.
-        memory: what the rows kept from their last request; a fresh one if not given.
+        session: what the rows kept from their last request; a fresh one if not given.
 
     Returns:
         The state before round 1.
     """
-    rows, size = tokens.shape
-    row_keys = keys.row_keys(seed, rows)
-    target_cache, last = read_prompt(job.target, tokens, prompt_length, shapes, size)
-    draft_cache, _ = read_prompt(job.draft.model, tokens, prompt_length, shapes, size)
-    first = first_token(job, last, row_keys, prompt_length)
-    memory = fresh_memory(job, rows) if memory is None else memory
-    open_account = partial(accounting.open_account, job.terms)
-    return DecodeState(
-        tokens=append(tokens, first[:, None], prompt_length, jnp.ones_like(prompt_length)),
+    row_keys = keys.row_keys(seeds)
+    session = fresh_sessions(job, tokens.shape[0]) if session is None else session
+    rows = jax.vmap(partial(open_row, terms=job.terms))(session, keys.link_keys(row_keys))
+    see = partial(read_prompt, terms=job.terms, max_draft_length=shapes.max_draft_length)
+    rows, reads = jax.vmap(see)(rows, prompt_length)
+    edge, first, fault = _open_edge(job, tokens, prompt_length, row_keys, shapes)
+    device = _open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
+    return DecodeState(device=device, edge=edge, row=rows)
+
+
+def fresh_sessions(job: Job, rows: int) -> Session:
+    """The session of rows that never asked before, leaves `[B]`."""
+    session = fresh_session(job.terms)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), session)
+
+
+def _open_edge(
+    job: Job, tokens: Array, prompt_length: Array, row_keys: Array, shapes: Shapes
+) -> tuple[EdgeState, Array, Array]:
+    """The edge behind the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`."""
+    cache, last = read_tokens(job.target, tokens, prompt_length, shapes)
+    zeros = jnp.zeros_like(prompt_length)
+    first, fault = draw_target(job, last, row_keys, zeros, prompt_length)
+    keeps_row = job.policy.payload.keeps_row
+    state = EdgeState(
+        last=first,
         length=prompt_length + 1,
-        limit=limit,
-        done=jnp.isin(first, job.eos_ids) | (prompt_length + 1 >= limit),
-        draft_length=prompt_length,
-        target_cache=target_cache,
-        draft_cache=draft_cache,
+        cache=cache,
         key=row_keys,
-        account=jax.vmap(open_account)(memory, keys.link_keys(row_keys), prompt_length),
+        round=zeros + 1,
+        row=jnp.zeros((tokens.shape[0], job.target.config.valid_outputs), jnp.float32) if keeps_row else None,
+    )
+    return state, first, fault
+
+
+def _open_device(
+    job: Job,
+    tokens: Array,
+    prompt_length: Array,
+    limit: Array,
+    row_keys: Array,
+    reads: Array,
+    first: Array,
+    fault: Array,
+    shapes: Shapes,
+) -> DeviceState:
+    """The device behind the prompts. Rows that do not read theirs catch up with it if they draft later on."""
+    read_length = jnp.where(reads, prompt_length, 0)
+    cache, _ = read_tokens(job.draft.model, tokens, read_length, shapes)
+    return DeviceState(
+        tokens=append(tokens, first[:, None], prompt_length, (~fault).astype(jnp.int32)),
+        length=prompt_length + ~fault,
+        limit=limit,
+        done=fault | jnp.isin(first, job.eos_ids) | (prompt_length + 1 >= limit),
+        fault=fault,
+        pending=jnp.full_like(prompt_length, -1),
+        cache=cache,
+        cache_length=read_length,
+        key=row_keys,
     )
 
 
-def fresh_memory(job: Job, rows: int) -> Memory:
-    """The memory of rows that never asked before."""
-    memory = accounting.fresh_memory(job.terms)
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), memory)
-
-
-def read_prompt(model: Model, tokens: Array, prompt_length: Array, shapes: Shapes, slots: int) -> tuple[Cache, Array]:
+def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shapes) -> tuple[Cache, Array]:
     """Run the prompts through a model in chunks of one size, as many as the longest needs.
 
     A shorter row's slots beyond its prompt hold garbage above its length.
 
     Returns:
-        The cache, of `slots` slots at least, and the hidden state of each prompt's last token `[B, D]`.
+        The cache, of as many slots as `tokens`, and the hidden state of each prompt's last token `[B, D]`.
     """
     decoder, chunk = model.bind(), shapes.prefill_chunk
-    dtype = decoder.embed.embedding.dtype
     rows = tokens.shape[0]
 
     def read(carry: tuple[Array, Cache, Array]) -> tuple[Array, Cache, Array]:
@@ -87,24 +123,26 @@ def read_prompt(model: Model, tokens: Array, prompt_length: Array, shapes: Shape
         last = jnp.where(((inside >= 0) & (inside < chunk))[:, None], here, last)
         return start + chunk, write(cache, fresh, lengths, after=x), last
 
-    empty = allocate(decoder.config, rows, slots, dtype)
     last = jnp.zeros((rows, decoder.config.hidden_size), jnp.float32)
-    _, cache, last = lax.while_loop(
-        lambda carry: carry[0] < prompt_length.max(), read, (jnp.zeros((), jnp.int32), empty, last)
-    )
+    empty = allocate(decoder.config, rows, tokens.shape[1], decoder.embed.embedding.dtype)
+    start = (jnp.zeros((), jnp.int32), empty, last)
+    _, cache, last = lax.while_loop(lambda carry: carry[0] < prompt_length.max(), read, start)
     return cache, last
 
 
-def first_token(job: Job, hidden: Array, row_keys: Array, prompt_length: Array) -> Array:
-    """Draw each row's first token from the target's law behind the prompt, `[B]` int32."""
-    return draw_target(job, hidden, row_keys, jnp.zeros_like(prompt_length), prompt_length)
+def draw_target(job: Job, hidden: Array, row_keys: Array, rounds: Array, positions: Array) -> tuple[Array, Array]:
+    """Draw from the target's distribution at `hidden [B, D]`, by the payload's rule for random numbers.
 
-
-def draw_target(job: Job, hidden: Array, row_keys: Array, rounds: Array, positions: Array) -> Array:
-    """Draw from the target's law at `hidden [B, D]`, by the payload's rule for random numbers: `[B]` int32."""
+    Returns:
+        `[B]` int32 tokens, and `[B]` bool where the logits were no numbers and the token means nothing.
+    """
     decoder: Decoder = job.target.bind()
-    weights = shape_logits(decoder.unembed(hidden), job.sampling)
+    logits = decoder.unembed(hidden)
+    stats = gelato_kernels.entropy(logits)
+    weights = shape_logits(logits, stats.argmax, job.sampling)
     if job.policy.payload.scheme == "seeded":
         noise = keys.position_noise(row_keys, positions[:, None], weights.shape[-1])[:, 0]
-        return gelato_kernels.gumbel_argmax(weights, noise)
-    return next_token(weights, keys.round_uniforms(row_keys, rounds, keys.Use.NEXT_TOKEN, (2,)))
+        token = gelato_kernels.gumbel_argmax(weights, noise)
+    else:
+        token = gelato_kernels.sample(weights, keys.round_uniforms(row_keys, rounds, keys.Use.NEXT_TOKEN, (2,)))
+    return token, ~jnp.isfinite(stats.logsumexp)

@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array, lax
 
 from gelato_jax.decoding.baseline import Text, decode_alone
+from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.prefill import prefill
-from gelato_jax.decoding.records import DecodeState, Job, Memory, RoundInfo, Shapes, Totals
-from gelato_jax.decoding.round import decode_round
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.types import Observation, RoundCost
 
 
 @partial(jax.jit, static_argnames="shapes")
@@ -25,19 +26,24 @@ def decode(
     tokens: Array,
     prompt_length: Array,
     limit: Array,
-    seed: Array,
-    memory: Memory | None = None,
+    seeds: Array,
+    session: Session | None = None,
     *,
     shapes: Shapes,
-) -> tuple[Text, Totals, Memory]:
+) -> tuple[Text, Totals, Session]:
     """A whole decode in one program. Arguments as `prefill`.
 
     Returns:
         Tokens and lengths, totals, and what the rows keep.
     """
-    state = prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
-    state = lax.while_loop(lambda s: ~s.done.all(), lambda s: decode_round(s, job, shapes)[0], state)
-    return Text(state.tokens, state.length), state.account.totals, state.account.memory
+    state = prefill(job, tokens, prompt_length, limit, seeds, shapes, session)
+    state = lax.while_loop(lambda s: ~s.device.done.all(), lambda s: decode_round(s, job, shapes)[0], state)
+    return text_of(state), state.row.totals, state.row.session
+
+
+def text_of(state: DecodeState) -> Text:
+    """What has been decoded so far."""
+    return Text(state.device.tokens, state.device.length, state.device.fault)
 
 
 @partial(jax.jit, static_argnames="shapes")
@@ -46,47 +52,67 @@ def start(
     tokens: Array,
     prompt_length: Array,
     limit: Array,
-    seed: Array,
-    memory: Memory | None = None,
+    seeds: Array,
+    session: Session | None = None,
     *,
     shapes: Shapes,
 ) -> DecodeState:
     """`prefill`, compiled."""
-    return prefill(job, tokens, prompt_length, limit, seed, shapes, memory)
+    return prefill(job, tokens, prompt_length, limit, seeds, shapes, session)
 
 
 @partial(jax.jit, static_argnames="shapes", donate_argnames="state")
 def advance(state: DecodeState, job: Job, *, shapes: Shapes) -> tuple[DecodeState, Array]:
-    """One round, compiled, its report packed into one integer array `[B, ...]` (see `unpack`)."""
-    state, info = decode_round(state, job, shapes)
-    return state, pack(info)
+    """One round, compiled, its observation packed into one integer array `[B, ...]` (see `unpack`)."""
+    state, seen = decode_round(state, job, shapes)
+    return state, pack(seen)
 
 
 @partial(jax.jit, static_argnames="shapes")
 def decode_autoregressive(
-    job: Job, tokens: Array, prompt_length: Array, limit: Array, seed: Array, *, shapes: Shapes
+    job: Job, tokens: Array, prompt_length: Array, limit: Array, seeds: Array, *, shapes: Shapes
 ) -> Text:
     """`decode_alone`, compiled."""
-    return decode_alone(job, tokens, prompt_length, limit, seed, shapes)
+    return decode_alone(job, tokens, prompt_length, limit, seeds, shapes)
 
 
-def pack(info: RoundInfo) -> Array:
-    """A round's report as one int32 array `[B, columns]`, floats by their bits: one transfer a round."""
+_WHOLE = ("drafted", "accepted", "tokens", "budget", "caught_up", "exits", "ids")
+_FLAGS = ("active", "rejected", "done", "fault")
+
+
+def pack(seen: Observation) -> Array:
+    """An observation as one int32 array `[B, columns]`, floats by their bits: one transfer a round."""
 
     def columns(leaf: Array) -> Array:
         leaf = leaf.reshape(leaf.shape[0], -1)
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         return lax.bitcast_convert_type(leaf, jnp.int32) if is_float else leaf.astype(jnp.int32)
 
-    return jnp.concatenate([columns(leaf) for leaf in jax.tree.leaves(info)], axis=1)
+    return jnp.concatenate([columns(leaf) for leaf in jax.tree.leaves(seen)], axis=1)
 
 
-def unpack(packed: np.ndarray) -> RoundInfo:
-    """Undo `pack`, on the host."""
-    names = [field.name for field in dataclasses.fields(RoundInfo)]
-    emitted = packed.shape[1] - (len(names) - 1)
-    values: dict[str, Any] = {"tokens": packed[:, :emitted]}
-    floats = ("mean_exit", "acceptance_rate", "queue_j", "time_s", "energy_j")
-    for name, column in zip(names[1:], packed[:, emitted:].T, strict=True):
-        values[name] = column.view(np.float32) if name in floats else column
-    return RoundInfo(**{**values, "done": values["done"].astype(bool)})
+def unpack(packed: np.ndarray, *, exits: int, max_draft_length: int) -> Observation:
+    """Undo `pack`, on the host.
+
+    Args:
+        packed: `[B, columns]`.
+        exits: X of the draft.
+        max_draft_length: G.
+    """
+    widths = {"exits": exits, "ids": max_draft_length + 1, "cost": len(dataclasses.fields(RoundCost))}
+    values: dict[str, Any] = {}
+    first = 0
+    for field in dataclasses.fields(Observation):
+        if field.metadata.get("static"):
+            continue
+        width = widths.get(field.name, 1)
+        part = np.ascontiguousarray(packed[:, first : first + width])
+        first += width
+        if field.name in _FLAGS:
+            part = part.astype(bool)
+        elif field.name not in _WHOLE:
+            part = part.view(np.float32)
+        values[field.name] = part if field.name in widths else part[:, 0]
+    names = [field.name for field in dataclasses.fields(RoundCost)]
+    values["cost"] = RoundCost(**{name: values["cost"][:, index] for index, name in enumerate(names)})
+    return Observation(**values)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import Cache, Model
-from gelato_jax.system import LinkState, Payload, System
-from gelato_jax.types import Calibration, Calibrations, Compensated, RepeatLaws, RoundCost, number, record, static
+from gelato_jax.payloads import DraftIds, Payload, Vocabularies
+from gelato_jax.system import LinkState, System
+from gelato_jax.types import Calibration, Calibrations, Compensated, Observation, RepeatLaws, number, record, static
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +29,9 @@ class Shapes:
     def __post_init__(self) -> None:
         """Refuse sizes that no program can have."""
         if not 0 <= self.max_draft_length <= 32:
-            raise ValueError(f"max_draft_length is {self.max_draft_length}, must lie in 0..32")
+            raise GelatoError(f"max_draft_length is {self.max_draft_length}, must lie in 0..32")
         if self.prefill_chunk < 1:
-            raise ValueError(f"prefill_chunk is {self.prefill_chunk}, must be at least 1")
+            raise GelatoError(f"prefill_chunk is {self.prefill_chunk}, must be at least 1")
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -55,7 +57,7 @@ class Sampling:
         """Check the numbers and make them arrays.
 
         Raises:
-            ValueError: a number is out of its range.
+            GelatoError: a number is out of its range.
         """
         return cls(
             temperature=number("temperature", temperature, low=0.0),
@@ -68,7 +70,7 @@ class Sampling:
 class DraftModel:
     """A draft: its decoder, the ids its head stands for, what its entropy says, what an exit costs.
 
-    Its law q is its head's, with the odds of repeated tokens changed where it has `repeats`. One more
+    Its distribution q is its head's, with the odds of repeated tokens changed where it has `repeats`. One more
     column of q then stands for a repeated token that the head lacks.
     """
 
@@ -98,19 +100,18 @@ class Policy:
 
 @record
 class Terms:
-    """What the books of a round follow from: rules, world, and sizes. A job without its models."""
+    """What the costs of a round follow from: rules, world, and sizes. A job without its models."""
 
     policy: Policy
     system: System
     calibration: Calibration
     work: Array  # [X] weights read up to an exit, as a share of the deepest
-    vocab_size: int = static()  # target ids
-    draft_vocab_size: int = static()  # columns of q
+    vocabularies: Vocabularies = static()  # that messages are counted by
 
 
 @record
 class Job:
-    """What one decode runs: models, policy, physical world and law. Numbers in it are traced."""
+    """What one decode runs: models, policy, physical world and sampling. Numbers in it are traced."""
 
     target: Model
     draft: DraftModel
@@ -121,62 +122,54 @@ class Job:
 
     @property
     def calibration(self) -> Calibration:
-        """What the draft's entropy says under this job's law. Chosen as data: any temperature, one program."""
+        """What the draft's entropy says under this job's sampling. Chosen as data: any temperature, one program."""
         return self.draft.calibration.at(self.sampling.temperature)
 
     @property
+    def draft_ids(self) -> DraftIds:
+        """What the columns of q stand for."""
+        known = self.draft.vocabulary
+        return DraftIds(
+            known=known,
+            vocab_size=self.target.config.valid_outputs,
+            further=known is not None and self.draft.repeats is not None,
+        )
+
+    @property
     def terms(self) -> Terms:
-        """What the books of its rounds follow from."""
+        """What the costs of its rounds follow from."""
         return Terms(
             policy=self.policy,
             system=self.system,
             calibration=self.calibration,
             work=self.draft.work,
-            vocab_size=self.target.config.valid_outputs,
-            draft_vocab_size=self.draft.num_outputs,
+            vocabularies=self.draft_ids.sizes,
         )
 
 
 @record
-class Draft:
-    """What the device drafted in a round."""
-
-    tokens: Array  # [B, G] int32 target ids; beyond `length` meaningless
-    length: Array  # [B] int32
-    log_prob: Array  # [B, G] log q of each token, in the q it was drawn from
-    log_weights: Array  # [B, G, Q] that q, unnormalised logs; Q = `DraftModel.num_outputs`
-    repeated: Array  # [B, G] int32 target id that q's further column stands for, where it has one
-    entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond `length`
-    max_probability: Array  # [B, G] of the same softmax; beyond `length` meaningless
-    exit: Array  # [B, G] int32 exit taken
-    work: Array  # [B] work summed over the drafted tokens
-    support: Array  # [B] support sizes of q summed over the drafted tokens
-    caught_up: Array  # [B] int32 committed tokens fed to the draft's cache first
-
-
-@record
 class Totals:
-    """Sums over the rounds of one row."""
+    """Sums over the rounds of one row: for reports alone, no rule reads them."""
 
     rounds: Array  # [] int32
     drafted: Array  # [] int32
     accepted: Array  # [] int32
-    tokens: Array  # [] int32 emitted by rounds; the prefill's first token is not among them
+    tokens: Array  # [] int32 emitted by rounds; the prompt's first token is not among them
     caught_up: Array  # [] int32
     exits: Array  # [X] int32 drafted tokens by exit
     work: Compensated  # of the drafted tokens
     support: Compensated  # of the drafted tokens
-    time_s: Compensated  # of the rounds, as the controller counts them
+    time_s: Compensated  # of the rounds
     energy_j: Compensated
     uplink_bits: Compensated
     downlink_bits: Compensated
     queue_j: Compensated  # summed over rounds
-    prefill_s: Array  # []
-    prefill_j: Array  # []
+    prompt_s: Compensated  # of prompts
+    prompt_j: Compensated
 
     @classmethod
-    def zero(cls, exits: int, prefill: RoundCost) -> "Totals":
-        """No rounds yet, after a prefill."""
+    def zero(cls, exits: int) -> "Totals":
+        """No rounds and no prompts yet."""
         count, empty = jnp.zeros((), jnp.int32), Compensated.zero()
         return cls(
             rounds=count,
@@ -192,14 +185,66 @@ class Totals:
             uplink_bits=empty,
             downlink_bits=empty,
             queue_j=empty,
-            prefill_s=prefill.time_s,
-            prefill_j=prefill.energy_j,
+            prompt_s=empty,
+            prompt_j=empty,
+        )
+
+    def add(self, seen: Observation) -> "Totals":
+        """The totals after a round; a finished row adds nothing."""
+        return Totals(
+            rounds=self.rounds + seen.active,
+            drafted=self.drafted + seen.drafted,
+            accepted=self.accepted + seen.accepted,
+            tokens=self.tokens + seen.tokens,
+            caught_up=self.caught_up + seen.caught_up,
+            exits=self.exits + seen.exits,
+            work=self.work.add(seen.work),
+            support=self.support.add(seen.support),
+            time_s=self.time_s.add(seen.time_s),
+            energy_j=self.energy_j.add(seen.energy_j),
+            uplink_bits=self.uplink_bits.add(seen.uplink_bits),
+            downlink_bits=self.downlink_bits.add(seen.downlink_bits),
+            queue_j=self.queue_j.add(jnp.where(seen.active, seen.queue_j, 0.0)),
+            prompt_s=self.prompt_s,
+            prompt_j=self.prompt_j,
+        )
+
+    def add_prompt(self, seen: Observation) -> "Totals":
+        """The totals after a prompt."""
+        return dataclasses.replace(
+            self, prompt_s=self.prompt_s.add(seen.time_s), prompt_j=self.prompt_j.add(seen.energy_j)
         )
 
 
 @record
-class Memory:
-    """What rows keep from one request to the next: queue, estimates, adapted thresholds; leaves `[B]`.
+class Averages:
+    """What a drafted token of a row has needed so far; one at full depth, with a support of one, before any."""
+
+    drafted: Array  # [] float32 tokens averaged over
+    work: Array  # [] mean work
+    support: Array  # [] mean support of q
+
+    @classmethod
+    def start(cls) -> "Averages":
+        """Nothing drafted yet."""
+        one = jnp.ones((), jnp.float32)
+        return cls(drafted=jnp.zeros((), jnp.float32), work=one, support=one)
+
+    def add(self, seen: Observation) -> "Averages":
+        """The averages after a round."""
+        count = seen.drafted.astype(jnp.float32)
+        drafted = self.drafted + count
+        share = 1.0 / jnp.maximum(drafted, 1.0)
+        return Averages(
+            drafted=drafted,
+            work=self.work + (seen.work - count * self.work) * share,
+            support=self.support + (seen.support - count * self.support) * share,
+        )
+
+
+@record
+class Session:
+    """What a row keeps from one request to the next: queue, estimates, adapted thresholds, averages; leaves `[B]`.
 
     Answers are short, some tens of rounds: a queue that starts anew with each of them would let
     every request overspend by its start-up.
@@ -207,50 +252,92 @@ class Memory:
 
     controller: ControllerState
     length_exit: Any
+    averages: Averages
 
 
 @record
-class Account:
-    """The books of a row: what rounds leave behind beside text and caches."""
+class RowState:
+    """What a row carries from round to round beside text and caches, at the device."""
 
     round: Array  # [] int32 the row's own round counter
-    pending_id: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
+    pending: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
     link: LinkState
-    memory: Memory
+    session: Session
     totals: Totals
 
 
 @record
-class DecodeState:
-    """What a decode carries from round to round; every leaf but the caches' layers has rows first.
+class DeviceState:
+    """The device's side of a batch of rows.
 
-    The last committed token of a row is in neither cache: it is the next window's first token, so
-    the target's cache holds `length - 1` slots and the draft's `draft_length <= length - 1`.
+    The last committed token of a row is not in the cache: `cache_length <= length - 1`.
     """
 
     tokens: Array  # [B, S] int32 prompt and text
     length: Array  # [B] int32 committed tokens
     limit: Array  # [B] int32 length at which a row ends
     done: Array  # [B] bool
-    draft_length: Array  # [B] int32 valid slots of the draft's cache
-    target_cache: Cache
-    draft_cache: Cache
+    fault: Array  # [B] bool a model's logits were no numbers: the row ended there
+    pending: Array  # [B] int32 the last token where the device drew it itself, else -1
+    cache: Cache  # the draft's
+    cache_length: Array  # [B] int32 its valid slots
     key: Array  # [B] random key of the row
-    account: Account
 
 
 @record
-class RoundInfo:
-    """What a round reports and nobody carries."""
+class EdgeState:
+    """The edge's side of the same rows. It needs no more of the text than its last token: the cache holds the rest."""
 
-    tokens: Array  # [B, G + 1] int32 emitted
-    count: Array  # [B] int32 how many of them
-    drafted: Array  # [B] int32
-    accepted: Array  # [B] int32
-    budget: Array  # [B] int32 what the controller allowed
-    mean_exit: Array  # [B] float32 mean exit index of the drafted tokens
-    acceptance_rate: Array  # [B] the controller's estimate
-    queue_j: Array  # [B] after the round
-    time_s: Array  # [B] modelled
-    energy_j: Array  # [B] modelled
-    done: Array  # [B] bool after the round
+    last: Array  # [B] int32 last token that the edge knows of; meaningless where the device drew one since
+    length: Array  # [B] int32 committed tokens; the cache holds one less
+    cache: Cache  # the target's
+    key: Array  # [B] random key of the row, as the device has it
+    round: Array  # [B] int32 the row's round counter, as the device has it
+    row: Array | None  # [B, V] the target's row at the last rejection, where a device may ask for it
+
+
+@record
+class DecodeState:
+    """What a decode carries from round to round; every leaf has rows first.
+
+    Its ends are `DeviceState` and `EdgeState`, or what another drafter and verifier carry.
+    """
+
+    device: Any
+    edge: Any
+    row: RowState
+
+
+@record
+class Effort:
+    """What drafting a round of one row took."""
+
+    length: Array  # [] int32 tokens drafted
+    work: Array  # [] work summed over them
+    support: Array  # [] support sizes of q summed over them
+    exits: Array  # [X] int32 of them by exit
+    caught_up: Array  # [] int32 committed tokens fed to the draft's cache first
+    length_exit: Any  # the length exit's state behind them
+
+
+@record
+class Drafted:
+    """A drafter's round between draft and commit."""
+
+    effort: Effort  # leaves [B]
+    own: Any  # what the drafter needs again when it commits
+
+
+@record
+class Committed:
+    """What a round added to the text of one row."""
+
+    accepted: Array  # [] int32 drafts that entered the text
+    tokens: Array  # [] int32 tokens that did: 0 for a finished row
+    rejected: Array  # [] bool a draft was refused, and the token behind the accepted ones entered the text
+    asked: Array  # [] bool the device asked for the target's row
+    predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
+    pending: Array  # [] int32 1 where the device drew the last token itself
+    done: Array  # [] bool the row is finished
+    fault: Array  # [] bool a model's logits were no numbers
+    ids: Array | None  # [G+1] int32 the round's tokens; beyond `tokens` meaningless

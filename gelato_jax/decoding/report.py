@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from gelato_jax.decoding.requests import Generation
+from gelato_jax.decoding.generation import Generation
 
 
 def report(generation: Generation, row: int = 0) -> dict[str, Any]:
     """Sum up one prompt's decode: counts, and the modelled time, energy and traffic of its rounds.
 
-    Rates are sums over sums (tokens of all rounds over seconds of all rounds). The prefill and the
-    token that it gives stand apart: they are in `new_tokens`, `prefill_s` and `prefill_j` alone.
+    Rates are sums over sums (tokens of all rounds over seconds of all rounds). The prompt and the token that comes
+    with it are in `new_tokens`, `prefill_s`, `prefill_j` and `mean_power_w`, which a cap is about, alone.
 
     Args:
         generation: what `generate` or `Stream.generation` returned.
@@ -29,7 +29,7 @@ def report(generation: Generation, row: int = 0) -> dict[str, Any]:
     rounds, drafted, accepted, tokens = (
         int(getattr(totals, name)[row]) for name in ("rounds", "drafted", "accepted", "tokens")
     )
-    time_s, energy_j = total("time_s"), total("energy_j")
+    time_s, energy_j, prompt_s, prompt_j = map(total, ("time_s", "energy_j", "prompt_s", "prompt_j"))
     return {
         "new_tokens": len(generation.tokens[row]),
         "rounds": rounds,
@@ -43,13 +43,13 @@ def report(generation: Generation, row: int = 0) -> dict[str, Any]:
         "modelled_tokens_per_s": _ratio(tokens, time_s),
         "energy_j": energy_j,
         "energy_per_token_j": _ratio(energy_j, tokens),
-        "mean_power_w": _ratio(energy_j, time_s),
+        "mean_power_w": _ratio(energy_j + prompt_j, time_s + prompt_s),
         "uplink_bits_per_token": _ratio(total("uplink_bits"), tokens),
         "downlink_bits_per_token": _ratio(total("downlink_bits"), tokens),
         "mean_queue_j": _ratio(total("queue_j"), rounds),
         "final_queue_j": float(generation.final_queue_j[row]),
-        "prefill_s": float(totals.prefill_s[row]),
-        "prefill_j": float(totals.prefill_j[row]),
+        "prefill_s": prompt_s,
+        "prefill_j": prompt_j,
     }
 
 

@@ -2,14 +2,13 @@
 
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.recording import Recording, Rollouts, load, save
-from gelato_jax.simulation.replay import Report
-from gelato_jax.simulation.simulate import Rates, Simulation, make_terms, rates, simulate, stack, total
+from gelato_jax.simulation.simulate import History, Rates, Simulation, make_terms, rates, simulate, stack, total
 
 __all__ = [
     "Environment",
+    "History",
     "Rates",
     "Recording",
-    "Report",
     "Rollouts",
     "Simulation",
     "load",

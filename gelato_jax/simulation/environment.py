@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gelato_jax.decoding import keys
+from gelato_jax import keys
 from gelato_jax.decoding.records import Terms
 from gelato_jax.types import number, record
 

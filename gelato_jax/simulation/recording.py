@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from gelato_jax.payloads import Vocabularies
 from gelato_jax.types import Calibration, record
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file."""
 
 
@@ -39,6 +40,7 @@ class Rollouts:
     p: Array  # [R, N, X, G] float32 p(x), in the law of the text
     overlap: Array  # [R, N, X, G] float32 sum of min(p, q), 1 - TV; `1 - overlap` is the residual's mass
     support: Array  # [R, N, X, G] int32 tokens in the top-p set of q, in the law it was drawn from (greedy: 1)
+    ends: Array  # [R, N, X] int32 place of the first drafted end of sequence, G where there is none
     accepted: Array  # [R, N, X] int32 leading drafts that the recorded uniforms accept
     positions: Array  # [R] int32 rounds' positions of a text: its tokens less the first
     limit: Array  # [R] int32 positions that the text might have had: most new tokens, less the first
@@ -55,6 +57,7 @@ class Recording:
         work: `[X]` cost of a token that leaves at each exit, as a share of the deepest.
         vocab_size: target ids.
         draft_vocab_size: columns of q.
+        further: the last column stands for a repeated token that the head lacks.
         categories: of each text.
         about: how it was made; JSON. `pair`, `draft`, `temperature`, `top_p_mass` (of `support`), `exits`, `seed`,
             `prompts`, `max_new_tokens`, `versions`.
@@ -65,8 +68,14 @@ class Recording:
     work: np.ndarray
     vocab_size: int
     draft_vocab_size: int
+    further: bool
     categories: tuple[str, ...]
     about: dict[str, Any]
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The sizes that messages are counted by."""
+        return Vocabularies(target=self.vocab_size, draft=self.draft_vocab_size, further=self.further)
 
     @property
     def max_draft_length(self) -> int:
@@ -107,6 +116,7 @@ def save(path: Path, recording: Recording) -> None:
         "format": FORMAT,
         "vocab_size": recording.vocab_size,
         "draft_vocab_size": recording.draft_vocab_size,
+        "further": recording.further,
         "categories": recording.categories,
         "about": recording.about,
     }
@@ -144,6 +154,7 @@ def load(path: Path) -> Recording:
             work=arrays["work"],
             vocab_size=facts["vocab_size"],
             draft_vocab_size=facts["draft_vocab_size"],
+            further=facts["further"],
             categories=tuple(facts["categories"]),
             about=facts["about"],
         )

@@ -19,16 +19,16 @@ import numpy as np
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax import control
-from gelato_jax.decoding import DecodeSettings, Pair, encode_prompts, job, keys, make_job
+from gelato_jax import control, keys, payloads
+from gelato_jax.decoding import DecodeSettings, Pair, encode_prompts, job, make_job
 from gelato_jax.decoding.commit import append
-from gelato_jax.decoding.draft import draft
+from gelato_jax.decoding.draft import Draft
+from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.programs import start
-from gelato_jax.decoding.records import DecodeState, Draft, DraftModel, Job, Shapes
-from gelato_jax.decoding.sampling import next_token, shape_logits
+from gelato_jax.decoding.records import DecodeState, DraftModel, EdgeState, Job, Shapes
+from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.models import Cache, write
 from gelato_jax.simulation.recording import FORMAT, Recording, Rollouts, load, save
-from gelato_jax.system import payload
 from gelato_jax.training.answers import model_fingerprint
 from gelato_jax.types import RoundPlan
 
@@ -49,8 +49,8 @@ def record(
 ) -> Recording:
     """Roll a draft out at every position of its target's answers.
 
-    Prompts of like length share a batch; rows and batches draw apart. The text of a prompt, where it is sampled,
-    depends on its place in them.
+    Prompts of like length share a batch. A text, where it is sampled, depends on the seed and on the prompt's place
+    among all prompts, not on its batch.
 
     Args:
         pair: draft, target, tokenizer.
@@ -83,7 +83,7 @@ def record(
         kept[number] = roll_out(
             pair,
             batch.prompts,
-            settings=dataclasses.replace(settings, seed=batch.seed),
+            settings=dataclasses.replace(settings, seed=batch.seeds),
             top_p_mass=top_p_mass,
             progress=lambda position, batch=batch, done=done: progress(STAGE, done + position * len(batch.rows), total),
         )[0]
@@ -130,16 +130,16 @@ def roll_out(
         controller=control.static(length),
         length_exit=control.length_exits.none(),
         depth_exit=control.depth_exits.fixed(),
-        payload=payload.full(),
+        payload=payloads.full(),
     )
     batch = encode_prompts(pair, prompts, room)
     state = start(work, **batch, shapes=settings.shapes)
     looks: list[dict[str, np.ndarray]] = []
-    while len(looks) < settings.max_new_tokens - 1 and not np.asarray(state.done).all():
+    while len(looks) < settings.max_new_tokens - 1 and not np.asarray(state.device.done).all():
         progress(len(looks))
         state, look = _advance(state, work, jnp.float32(top_p_mass), shapes=settings.shapes)
         looks.append(jax.device_get(look))
-    rows = zip(np.asarray(state.tokens), prompts, np.asarray(state.length), strict=True)
+    rows = zip(np.asarray(state.device.tokens), prompts, np.asarray(state.device.length), strict=True)
     texts = [tokens[len(prompt) : end].tolist() for tokens, prompt, end in rows]
     return _stack(looks, texts, prompts, work.draft, settings), texts
 
@@ -154,7 +154,7 @@ def _advance(state: DecodeState, work: Job, mass: Array, *, shapes: Shapes) -> t
     Returns:
         The state at the next position, and what was seen: leaves `[X, B, ...]`.
     """
-    channel = jax.vmap(work.system.link.observe)(state.account.link)
+    channel = jax.vmap(work.system.link.observe)(state.row.link)
     plan = _whole_rollout(state, shapes)
 
     def at_exit(caches: tuple[Cache, Cache], exit: Array) -> tuple[tuple[Cache, Cache], tuple[dict[str, Array], Array]]:
@@ -162,34 +162,36 @@ def _advance(state: DecodeState, work: Job, mass: Array, *, shapes: Shapes) -> t
         # and the deepest one's entry stays.
         draft_cache, target_cache = caches
         policy = dataclasses.replace(work.policy, depth_exit=control.depth_exits.fixed(exit))
-        begun = dataclasses.replace(state, draft_cache=draft_cache)
-        drafted, draft_cache, _, _ = draft(begun, plan, channel, dataclasses.replace(work, policy=policy), shapes)
-        weights, target_cache = _score(state, drafted, target_cache, work)
-        uniforms = keys.round_uniforms(state.key, state.account.round, keys.Use.NEXT_TOKEN, (2,))
+        begun = dataclasses.replace(state.device, cache=draft_cache)
+        endless = dataclasses.replace(work, policy=policy, eos_ids=jnp.full_like(work.eos_ids, -1))
+        drafted, _ = draft(begun, state.row, plan, channel, endless, shapes)
+        weights, target_cache = _score(state.edge, drafted, target_cache, work)
+        uniforms = keys.round_uniforms(state.edge.key, state.edge.round, keys.Use.NEXT_TOKEN, (2,))
         look = _look(state, drafted, weights, work, mass)
-        return (draft_cache, target_cache), (look, next_token(weights[:, 0], uniforms))
+        return (drafted.cache, target_cache), (look, gelato_kernels.sample(weights[:, 0], uniforms))
 
     exits = jnp.arange(work.draft.work.shape[0])
-    (draft_cache, target_cache), (looks, tokens) = lax.scan(at_exit, (state.draft_cache, state.target_cache), exits)
-    token, count = tokens[-1], (~state.done).astype(jnp.int32)  # all exits saw the same row of p
-    following = dataclasses.replace(
-        state,
-        tokens=append(state.tokens, token[:, None], state.length, count),
-        length=state.length + count,
-        done=state.done | jnp.isin(token, work.eos_ids),
-        draft_length=state.length + count - 1,
-        target_cache=target_cache,
-        draft_cache=draft_cache,
-        account=dataclasses.replace(state.account, round=state.account.round + 1),
+    (draft_cache, target_cache), (looks, tokens) = lax.scan(at_exit, (state.device.cache, state.edge.cache), exits)
+    token, count = tokens[-1], (~state.device.done).astype(jnp.int32)  # all exits saw the same row of p
+    length = state.device.length + count
+    device = dataclasses.replace(
+        state.device,
+        tokens=append(state.device.tokens, token[:, None], state.device.length, count),
+        length=length,
+        done=state.device.done | jnp.isin(token, work.eos_ids),
+        cache=draft_cache,
+        cache_length=length - 1,
     )
-    return following, looks
+    edge = dataclasses.replace(state.edge, last=token, length=length, cache=target_cache, round=state.edge.round + 1)
+    row = dataclasses.replace(state.row, round=state.row.round + 1)
+    return DecodeState(device=device, edge=edge, row=row), looks
 
 
 def _whole_rollout(state: DecodeState, shapes: Shapes) -> RoundPlan:
     """The plan of drafting all G tokens whatever they cost, leaves `[B]`."""
-    ones = jnp.ones(state.length.shape, jnp.float32)
+    ones = jnp.ones(state.device.length.shape, jnp.float32)
     return RoundPlan(
-        draft_budget=jnp.full_like(state.length, shapes.max_draft_length),
+        draft_budget=jnp.full_like(state.device.length, shapes.max_draft_length),
         token_value=ones,
         energy_price=jnp.zeros_like(ones),
         time_price=jnp.zeros_like(ones),
@@ -199,48 +201,55 @@ def _whole_rollout(state: DecodeState, shapes: Shapes) -> RoundPlan:
     )
 
 
-def _score(state: DecodeState, drafted: Draft, cache: Cache, work: Job) -> tuple[Array, Cache]:
-    """The target's law `[B, G + 1, V]` along a rollout, and its cache with the last committed token written."""
+def _score(state: EdgeState, drafted: Draft, cache: Cache, work: Job) -> tuple[Array, Cache]:
+    """The target's log weights `[B, G + 1, V]` along a rollout, and its cache with the last committed token written."""
     decoder = work.target.bind()
-    last = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
-    tokens = jnp.concatenate([last, drafted.tokens], axis=1)
+    tokens = jnp.concatenate([state.last[:, None], drafted.proposal.tokens], axis=1)
     x, fresh = decoder.forward(tokens, cache, state.length - 1)
     committed = jax.tree.map(lambda array: array[:, :, :1], fresh)
-    return shape_logits(decoder.unembed(x), work.sampling), write(cache, committed, state.length - 1, after=x)
+    logits = decoder.unembed(x)
+    weights = shape_logits(logits, gelato_kernels.entropy(logits).argmax, work.sampling)
+    return weights, write(cache, committed, state.length - 1, after=x)
 
 
 def _look(state: DecodeState, drafted: Draft, weights: Array, work: Job, mass: Array) -> dict[str, Array]:
     """What a rollout shows, `[B, G]`, and how much of it is accepted, `[B]`: fields of `Rollouts`."""
-    window = weights[:, :-1]
+    window, proposal = weights[:, :-1], drafted.proposal
+    ended = jnp.isin(proposal.tokens, work.eos_ids)
+    ends = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1), ended.shape[1])
     log_p = window - gelato_kernels.entropy(window).logsumexp[..., None]
-    log_q = drafted.log_weights - gelato_kernels.entropy(drafted.log_weights).logsumexp[..., None]
-    log_p_token = jnp.take_along_axis(log_p, drafted.tokens[..., None], axis=2)[..., 0]
-    overlap = jnp.exp(jnp.minimum(_columns(log_p, drafted, work.draft), log_q)).sum(axis=-1)
-    support = jnp.isfinite(gelato_kernels.top_p_logits(drafted.log_weights, mass)).sum(axis=-1)
-    uniforms = keys.round_uniforms(state.key, state.account.round, keys.Use.ACCEPT, drafted.tokens.shape[1:])
+    log_q = proposal.log_weights - gelato_kernels.entropy(proposal.log_weights).logsumexp[..., None]
+    log_p_token = jnp.take_along_axis(log_p, proposal.tokens[..., None], axis=2)[..., 0]
+    overlap = jnp.exp(jnp.minimum(_columns(log_p, proposal, work.draft), log_q)).sum(axis=-1)
+    support = jnp.isfinite(gelato_kernels.top_p_logits(proposal.log_weights, mass)).sum(axis=-1)
+    uniforms = keys.round_uniforms(state.edge.key, state.edge.round, keys.Use.ACCEPT, ended.shape[1:])
     return {
         "entropy": drafted.entropy,
         "max_probability": drafted.max_probability,
-        "chance": jnp.exp(jnp.minimum(log_p_token - drafted.log_prob, 0.0)),
-        "q": jnp.exp(drafted.log_prob),
+        "chance": jnp.exp(jnp.minimum(log_p_token - proposal.log_prob, 0.0)),
+        "q": jnp.exp(proposal.log_prob),
         "p": jnp.exp(log_p_token),
         "overlap": jnp.minimum(overlap, 1.0),
         "support": support.astype(jnp.int32),
-        "accepted": gelato_kernels.accept(window, drafted.tokens, drafted.log_prob, drafted.length, uniforms),
+        "ends": ends.astype(jnp.int32),
+        "accepted": gelato_kernels.accept(
+            window, proposal.tokens, proposal.log_prob, jnp.full_like(ends, ended.shape[1]), uniforms
+        ),
     }
 
 
-def _columns(log_p: Array, drafted: Draft, model: DraftModel) -> Array:
+def _columns(log_p: Array, proposal: payloads.Proposal, model: DraftModel) -> Array:
     """The target's log law `[B, G, V]` at the ids that q's columns stand for, `[B, G, Q]`."""
     if model.vocabulary is None:
         return log_p
     known = log_p[..., model.vocabulary]
     if model.repeats is None:
         return known
-    return jnp.concatenate([known, jnp.take_along_axis(log_p, drafted.repeated[..., None], axis=2)], axis=2)
+    return jnp.concatenate([known, jnp.take_along_axis(log_p, proposal.repeated[..., None], axis=2)], axis=2)
 
 
-_COUNTS = ("accepted", "support")
+_COUNTS = ("accepted", "support", "ends")
+_OF_POSITIONS = ("accepted", "ends")
 _OF_TEXTS = ("positions", "limit", "prompt_tokens")
 
 
@@ -258,7 +267,7 @@ def _stack(
     reached = np.arange(longest) < positions[:, None]
 
     def together(name: str) -> np.ndarray:
-        whole = np.zeros(shape[: 3 if name == "accepted" else 4], np.int32 if name in _COUNTS else np.float32)
+        whole = np.zeros(shape[: 3 if name in _OF_POSITIONS else 4], np.int32 if name in _COUNTS else np.float32)
         for position, look in enumerate(looks):
             whole[:, position] = np.moveaxis(look[name], 0, 1)
         whole[~reached] = 0
@@ -278,12 +287,12 @@ class _Batch(NamedTuple):
 
     rows: list[int]  # which of all prompts
     prompts: list[list[int]]
-    seed: int
+    seeds: tuple[int, ...]
 
 
 def _batches(ids: Sequence[list[int]], settings: DecodeSettings, batch_rows: int) -> list[_Batch]:
     """Prompts of like length together; batches are even, for one of few rows would cost as much as the others."""
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    order, seeds = sorted(range(len(ids)), key=lambda index: len(ids[index])), job.seeds_of(settings.seed, len(ids))
     most = -(-len(ids) // -(-len(ids) // batch_rows))
     batches: list[_Batch] = []
     done = 0
@@ -294,7 +303,7 @@ def _batches(ids: Sequence[list[int]], settings: DecodeSettings, batch_rows: int
         rows = max(1, most * job.SMALLEST_BUFFER // max(job.SMALLEST_BUFFER, 1 << longest.bit_length()))
         chosen = order[done : done + rows]
         filled = chosen + chosen[-1:] * (rows - len(chosen))
-        batches.append(_Batch(chosen, [ids[index] for index in filled], settings.seed + len(batches)))
+        batches.append(_Batch(chosen, [ids[index] for index in filled], tuple(seeds[index] for index in filled)))
         done += len(chosen)
     return batches
 
@@ -308,7 +317,7 @@ def _files(
     facts = (FORMAT, model_fingerprint(pair.target), _draft_fingerprint(pair.draft), pair.eos_ids, top_p_mass)
 
     def file(batch: _Batch) -> Path:
-        asked = (*facts, dataclasses.replace(settings, seed=batch.seed), batch.prompts)
+        asked = (*facts, dataclasses.replace(settings, seed=batch.seeds), batch.prompts)
         return cache / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:24]}.npz"
 
     return [file(batch) for batch in batches]
@@ -344,6 +353,7 @@ def _recording(
         work=np.asarray(pair.draft.work),
         vocab_size=pair.target.config.valid_outputs,
         draft_vocab_size=pair.draft.num_outputs,
+        further=pair.draft.vocabulary is not None and pair.draft.repeats is not None,
         categories=tuple(categories),
         about=about,
     )

@@ -15,14 +15,18 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from gelato_jax.decoding import accounting, keys
-from gelato_jax.decoding.records import Policy, Terms, Totals
+from gelato_jax import keys
+from gelato_jax.control.base import where_active
+from gelato_jax.decoding.records import DecodeState, Policy, RowState, Terms, Totals
+from gelato_jax.decoding.round import run_round
+from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
+from gelato_jax.payloads import Vocabularies
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.noise import unrolled
+from gelato_jax.simulation.recorded import DeviceState, RecordedDrafter, RecordedVerifier
 from gelato_jax.simulation.recording import Recording, Rollouts
-from gelato_jax.simulation.replay import Device, Report, replay_round
 from gelato_jax.system import System
-from gelato_jax.types import Compensated, record
+from gelato_jax.types import Compensated, Observation, record
 
 CHUNK = 4096
 """Rows (settings x devices) that run together: their arrays stay in a CPU's caches."""
@@ -37,7 +41,16 @@ class Simulation:
     totals: Totals
     queue_j: Any  # [S, D] after the last round
     requests: Any  # [S, D] int32 texts begun
-    history: Report | None  # leaves [S, D, rounds] where it was asked for
+    history: "History | None"  # leaves [S, D, rounds] where it was asked for
+
+
+@record
+class History:
+    """Every round of a simulation."""
+
+    seen: Observation
+    text: Any  # int32 row of the recording
+    standing: Any  # int32 drafts that would have stood if all G had been sent
 
 
 class Rates(NamedTuple):
@@ -53,8 +66,7 @@ def make_terms(
     policy: Policy,
     system: System,
     *,
-    vocab_size: int | None = None,
-    draft_vocab_size: int | None = None,
+    vocabularies: Vocabularies | None = None,
 ) -> Terms:
     """Rules and world of a simulated device.
 
@@ -62,8 +74,7 @@ def make_terms(
         recording: whose calibration, exit costs and vocabularies hold.
         policy: the rules.
         system: device, link and edge.
-        vocab_size: target ids that the payload's bits are counted over; the recording's if not given.
-        draft_vocab_size: entries of q that the payload's bits are counted over; the recording's if not given.
+        vocabularies: the sizes that messages are counted by; the recording's if not given.
 
     Raises:
         ValueError: `seeded` with sampled text, whose acceptance was recorded under other draws.
@@ -78,8 +89,7 @@ def make_terms(
         system=system,
         calibration=jax.tree.map(jnp.asarray, recording.calibration),
         work=jnp.asarray(recording.work, jnp.float32),
-        vocab_size=recording.vocab_size if vocab_size is None else vocab_size,
-        draft_vocab_size=recording.draft_vocab_size if draft_vocab_size is None else draft_vocab_size,
+        vocabularies=recording.vocabularies if vocabularies is None else vocabularies,
     )
 
 
@@ -152,7 +162,7 @@ def simulate(
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
         raise ValueError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
     _one_structure(settings)
-    plan = _Plan(max_draft_length=size, endless=endless, reports=rounds if history else None)
+    sizes = _Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
     mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))
     group = 1 if len(settings) == 1 else GROUP
     chunk = max(1, min(CHUNK // group, -(-devices // mesh.size)))
@@ -166,7 +176,7 @@ def simulate(
         actual = _group(settings, begin, group)
         trusted = actual if believed is None else _group(believed, begin, group)
         world = (trusted, actual, environment, rollouts)
-        parts.append(_run(*world, jnp.asarray(first), seed, warmup, rounds, plan=plan, chunk=chunk, mesh=mesh))
+        parts.append(_run(*world, jnp.asarray(first), seed, warmup, rounds, sizes=sizes, chunk=chunk, mesh=mesh))
     kept = lambda *leaves: np.concatenate(leaves)[: len(settings), :devices]  # noqa: E731
     return jax.tree.map(kept, *jax.device_get(parts))
 
@@ -190,15 +200,15 @@ def rates(simulation: Simulation) -> Rates:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Plan:
+class _Sizes:
     """The static part of a simulation."""
 
     max_draft_length: int
     endless: bool
-    reports: int | None  # rounds whose reports are kept
+    kept_rounds: int | None  # rounds whose history is kept
 
 
-@partial(jax.jit, static_argnames=("plan", "chunk", "mesh"))
+@partial(jax.jit, static_argnames=("sizes", "chunk", "mesh"))
 def _run(
     believed: Terms,
     actual: Terms,
@@ -209,15 +219,15 @@ def _run(
     warmup: Array,
     rounds: Array,
     *,
-    plan: _Plan,
+    sizes: _Sizes,
     chunk: int,
     mesh: Mesh,
 ) -> Simulation:
     """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
-    device_keys = unrolled(keys.row_keys(seed, texts.shape[0]))
+    device_keys = unrolled(keys.row_keys(keys.spread(seed, texts.shape[0])))
 
     def one(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
-        return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, plan)
+        return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
 
     rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
 
@@ -247,59 +257,65 @@ def _lifetime(
     text: Array,
     warmup: Array,
     rounds: Array,
-    plan: _Plan,
+    sizes: _Sizes,
 ) -> Simulation:
     """One device, from its first request to its last round."""
     text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
-    link_key = keys.link_keys(key[None])[0]
-    count = jnp.zeros((), jnp.int32)
-    device = Device(
-        account=accounting.open_account(
-            actual, accounting.fresh_memory(believed), link_key, rollouts.prompt_tokens[text]
-        ),
-        key=key,
-        text=text,
-        position=count,
-        lag=count,
-        requests=count + 1,
-        done=rollouts.positions[text] < 1,
+    count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
+    begun = _Lifetime(
+        device=DeviceState(key=key, text=text, position=count, lag=count, done=~no, standing=count),
+        row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], terms=actual),
+        requests=count,
         mode=count,
     )
+    life = _next_request(begun, text, rollouts, believed, actual, sizes)
 
-    def step(device: Device) -> tuple[Device, Report]:
-        trusted, world = believed, actual
+    def step(life: _Lifetime) -> tuple[_Lifetime, History]:
+        trusted, world, mode = believed, actual, life.mode
         if environment is not None:
-            mode = environment.next_mode(key, device.account.round, device.mode)
-            device = dataclasses.replace(device, mode=mode)
+            mode = environment.next_mode(key, life.row.round, mode)
             trusted, world = environment.believed(believed, mode), environment.actual(actual, mode)
-        if plan.endless:
-            device = _next_request(device, rollouts, world)
-        return replay_round(device, rollouts, trusted, world, plan.max_draft_length)
-
-    def phase(number: Array, carried: tuple[Device, Totals]) -> tuple[Device, Totals]:
-        """Warm-up, then what counts: one loop in the program."""
-        device, before = carried
-        before = jax.tree.map(
-            lambda new, old: jnp.where((number > 0) & (warmup > 0), new, old), _totals(device), before
+        if sizes.endless:
+            drawn = _draw_text(key, life.requests, rollouts)
+            life = _next_request(life, drawn, rollouts, trusted, world, sizes)
+        state = DecodeState(device=life.device, edge=None, row=life.row)
+        drafter = RecordedDrafter(rollouts, trusted, sizes.max_draft_length)
+        after, seen = run_round(
+            state, drafter, RecordedVerifier(), world, sizes.max_draft_length, believed=trusted, rows=lambda f: f
         )
-        count = jnp.where(number > 0, 0 if plan.reports else rounds, warmup)
-        return lax.fori_loop(0, count, lambda _, device: step(device)[0], device), before
+        history = History(seen=seen, text=life.device.text, standing=after.device.standing)
+        return _Lifetime(device=after.device, row=after.row, requests=life.requests, mode=mode), history
 
-    nothing = jax.tree.map(jnp.zeros_like, _totals(device))
-    (device, before), history = lax.fori_loop(0, 2, phase, (device, nothing)), None
-    if plan.reports is not None:
-        device, history = lax.scan(lambda device, _: step(device), device, length=plan.reports)
-    queue = actual.policy.controller.queue(device.account.memory.controller)
-    totals = _since(before, _totals(device))
-    return Simulation(totals=totals, queue_j=queue, requests=device.requests, history=history)
+    def phase(number: Array, carried: tuple[_Lifetime, Totals]) -> tuple[_Lifetime, Totals]:
+        """Warm-up, then what counts: one loop in the program."""
+        life, before = carried
+        before = jax.tree.map(
+            lambda new, old: jnp.where((number > 0) & (warmup > 0), new, old), life.row.totals, before
+        )
+        count = jnp.where(number > 0, 0 if sizes.kept_rounds else rounds, warmup)
+        return lax.fori_loop(0, count, lambda _, life: step(life)[0], life), before
+
+    nothing = jax.tree.map(jnp.zeros_like, life.row.totals)
+    (life, before), history = lax.fori_loop(0, 2, phase, (life, nothing)), None
+    if sizes.kept_rounds is not None:
+        life, history = lax.scan(lambda life, _: step(life), life, length=sizes.kept_rounds)
+    queue = actual.policy.controller.queue(life.row.session.controller)
+    totals = _since(before, life.row.totals)
+    return Simulation(totals=totals, queue_j=queue, requests=life.requests, history=history)
 
 
-def _totals(device: Device) -> Totals:
-    return device.account.totals
+@record
+class _Lifetime:
+    """What a simulated device carries."""
+
+    device: DeviceState
+    row: RowState
+    requests: Array  # [] int32 texts begun
+    mode: Array  # [] int32 of the environment
 
 
 def _since(before: Totals, now: Totals) -> Totals:
-    """What came after `before`. The device itself forgets nothing: it plans with its totals."""
+    """What came after `before`."""
 
     def less(now: Any, before: Any) -> Any:
         if isinstance(now, Compensated):
@@ -315,26 +331,25 @@ def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
     return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
 
 
-def _next_request(device: Device, rollouts: Rollouts, terms: Terms) -> Device:
-    """A device that is done gets another text: its prompt is paid for, apart from the rounds."""
-    text = jnp.where(device.done, _draw_text(device.key, device.requests, rollouts), device.text)
-    account, new = device.account, device.done
-    cost = accounting.prompt_cost(terms, terms.system.link.observe(account.link), rollouts.prompt_tokens[text])
-    prefill_s, prefill_j = jnp.where(new, cost.time_s, 0.0), jnp.where(new, cost.energy_j, 0.0)
-    totals = account.totals
-    return dataclasses.replace(
-        device,
-        text=text,
-        position=jnp.where(new, 0, device.position),
-        lag=jnp.where(new, 0, device.lag),
-        requests=device.requests + new,
-        done=rollouts.positions[text] < 1,
-        account=dataclasses.replace(
-            account,
-            pending_id=jnp.where(new, 0, account.pending_id),
-            link=terms.system.link.advance(account.link, prefill_s),
-            totals=dataclasses.replace(
-                totals, prefill_s=totals.prefill_s + prefill_s, prefill_j=totals.prefill_j + prefill_j
-            ),
+def _next_request(
+    life: _Lifetime, text: Array, rollouts: Rollouts, believed: Terms, actual: Terms, sizes: _Sizes
+) -> _Lifetime:
+    """A device that is done reads the prompt of another text."""
+    new, device = life.device.done, life.device
+    prompt = rollouts.prompt_tokens[text]
+    row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
+    row, reads = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
+    begun = _Lifetime(
+        device=DeviceState(
+            key=device.key,
+            text=text,
+            position=jnp.zeros((), jnp.int32),
+            lag=jnp.where(reads, 0, prompt),
+            done=rollouts.positions[text] < 1,
+            standing=device.standing,
         ),
+        row=row,
+        requests=life.requests + 1,
+        mode=life.mode,
     )
+    return where_active(new, begun, life)

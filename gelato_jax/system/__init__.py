@@ -1,15 +1,13 @@
-"""The physical world of a row: device energy, radio link, edge time, payload bits.
+"""The physical world of a row: device energy, radio link, edge time.
 
 Everything describes one row in scalars, is pure and jittable, and takes its numbers as arrays:
 `vmap` it over rows, sweep any number without recompiling.
 """
 
-from gelato_jax.system import payload
 from gelato_jax.system.cost import System
 from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
 from gelato_jax.system.link import Channel, Link, LinkState, cellular_snr
-from gelato_jax.system.payload import Payload, id_bits
 from gelato_jax.system.presets import (
     DEVICES,
     EDGES,
@@ -30,14 +28,11 @@ __all__ = [
     "Edge",
     "Link",
     "LinkState",
-    "Payload",
     "System",
     "cellular_snr",
     "device_preset",
     "edge_preset",
-    "id_bits",
     "link_preset",
     "local",
-    "payload",
     "preset",
 ]

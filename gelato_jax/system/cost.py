@@ -7,10 +7,10 @@ for its own work, for its radio, and idle power for all the time that it waits.
 import jax.numpy as jnp
 from jax import Array
 
+from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
 from gelato_jax.system.link import Channel, Link
-from gelato_jax.system.payload import Payload, id_bits
 from gelato_jax.types import AcceptanceForecast, Outlook, RoundCost, record
 
 
@@ -71,14 +71,13 @@ class System:
         self,
         channel: Channel,
         payload: Payload,
+        sizes: Vocabularies,
         *,
-        vocab_size: int,
-        draft_vocab_size: int,
         work: Array | float,
         catch_up: Array | float = 1.0,
         acceptance: AcceptanceForecast,
         support: Array | float,
-        pending_ids: Array | int = 0,
+        pending: Array | int = 0,
     ) -> Outlook:
         """Expected seconds and joules of a round of this row, for every draft length.
 
@@ -90,13 +89,12 @@ class System:
         Args:
             channel: the link as observed at the round's start.
             payload: the scheme.
-            vocab_size: target ids.
-            draft_vocab_size: entries of q.
+            sizes: that messages are counted by.
             work: [] expected work of a drafted token, 1 at full depth.
             catch_up: [] share of the unseen tokens that will be fed; 0 for a device that never drafts.
             acceptance: of the row's next drafts, up to the longest draft G.
             support: [] expected support of q after top-p or top-k.
-            pending_ids: [] ids drawn on the device that the edge has not seen.
+            pending: [] ids drawn on the device that the edge has not seen.
 
         Returns:
             The tables of length G + 1.
@@ -105,22 +103,17 @@ class System:
         count = drafted.astype(jnp.float32)
         all_accepted = acceptance.survival
         rejected = 1.0 - all_accepted
-        rows = payload.row_probability(rejected, acceptance.rate)
-        asked_again = rows if payload.scheme == "candidates" else 0.0
+        asked = payload.asked_probability(rejected, acceptance.rate)
         cost = self.round_cost(
             channel,
             draft_work=work * count,
             catch_up_tokens=catch_up * all_accepted,
             uplink_bits=payload.uplink_bits(
-                drafted=count,
-                support_sum=support * count,
-                vocab_size=vocab_size,
-                draft_vocab_size=draft_vocab_size,
-                pending_ids=pending_ids,
+                sizes, drafted=count, support=support * count, pending=pending, asked=asked
             ),
-            downlink_bits=payload.downlink_bits(rejected=rejected, rows_sent=rows, vocab_size=vocab_size),
+            downlink_bits=payload.downlink_bits(sizes, rejected=rejected, asked=asked),
             window=drafted + 1,
-            round_trips=1.0 + asked_again,
+            round_trips=1.0 + asked,
         )
         return Outlook(time_s=cost.time_s, energy_j=cost.energy_j, uplink_bps=channel.uplink_bps, rtt_s=channel.rtt_s)
 
@@ -128,46 +121,42 @@ class System:
         self,
         channel: Channel,
         payload: Payload,
+        sizes: Vocabularies,
         *,
         work: Array | float,
         support: Array | float,
         window: Array,
-        vocab_size: int,
-        draft_vocab_size: int,
     ) -> tuple[Array, Array]:
         """What one more draft token adds to the round: drafting, upload, the wider window, the waiting.
 
         Args:
             channel: the link during this round.
             payload: the scheme.
+            sizes: that messages are counted by.
             work: [] work of the token, 1 at full depth.
             support: [] support of its q after top-p or top-k.
             window: [] int32 window without it: tokens drafted so far and one more.
-            vocab_size: target ids.
-            draft_vocab_size: entries of q.
 
         Returns:
             [] seconds and [] joules.
         """
-        bits = payload.uplink_bits(
-            drafted=jnp.ones((), jnp.float32),
-            support_sum=support,
-            vocab_size=vocab_size,
-            draft_vocab_size=draft_vocab_size,
-        )
+        bits = payload.draft_bits(sizes, jnp.ones((), jnp.float32), support)
         uplink_s = bits / channel.uplink_bps
         waiting_s = uplink_s + self.edge.verify_s(window + 1) - self.edge.verify_s(window)
         seconds = work * self.device.token_s + waiting_s
         joules = work * self.device.token_j + self.link.transmit_w * uplink_s + self.device.idle_w * waiting_s
         return seconds, joules
 
-    def prefill_cost(self, channel: Channel, *, prompt_tokens: Array, vocab_size: int) -> RoundCost:
+    def prefill_cost(
+        self, channel: Channel, *, prompt_tokens: Array, read_tokens: Array, sizes: Vocabularies
+    ) -> RoundCost:
         """Cost of a prompt: the draft reads it (as catch-up), its ids go up, the edge reads it, one id comes down.
 
         Args:
             channel: the link at that time.
             prompt_tokens: [] int32.
-            vocab_size: target ids.
+            read_tokens: [] int32 of them that the draft reads; 0 for a device that does not draft.
+            sizes: that messages are counted by.
 
         Returns:
             The costs; no drafting.
@@ -177,8 +166,8 @@ class System:
         return self.round_cost(
             channel,
             draft_work=jnp.zeros((), jnp.float32),
-            catch_up_tokens=count,
-            uplink_bits=count * float(id_bits(vocab_size)),
-            downlink_bits=jnp.asarray(id_bits(vocab_size), jnp.float32),
+            catch_up_tokens=read_tokens,
+            uplink_bits=count * float(sizes.id_bits),
+            downlink_bits=jnp.asarray(sizes.id_bits, jnp.float32),
             window=prompt_tokens,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, first_layers
-from gelato_jax.decoding.job import SMALLEST_BUFFER
+from gelato_jax.decoding.job import SMALLEST_BUFFER, seeds_of
 from gelato_jax.models import Model
 from gelato_jax.training.trace import Answer, answer_states
 
@@ -89,7 +89,8 @@ def _decode(
     """Answers to prompts, those of like length in one batch, each batch kept as soon as it is written."""
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     texts: list[list[int]] = [[] for _ in ids]
-    done = batches = 0
+    seeds = seeds_of(settings.seed, len(ids))
+    done = 0
     progress(0, len(ids))
     while done < len(order):
         # A long prompt needs a longer buffer: fewer rows, so that the caches stay of one size.
@@ -97,8 +98,7 @@ def _decode(
         rows = max(1, min(len(ids), _ROWS * SMALLEST_BUFFER // max(SMALLEST_BUFFER, 1 << longest.bit_length())))
         chosen = order[done : done + rows]
         filled = chosen + chosen[-1:] * (rows - len(chosen))
-        # Rows of a batch draw apart, and so must batches.
-        drawn = dataclasses.replace(settings, seed=settings.seed + batches)
+        drawn = dataclasses.replace(settings, seed=tuple(seeds[index] for index in filled))
         asked = [ids[index] for index in filled]
 
         def write(asked=asked, drawn=drawn) -> list[np.ndarray]:
@@ -106,7 +106,7 @@ def _decode(
 
         for index, text in zip(chosen, shelf.get(("texts", asked, drawn.seed), write), strict=False):
             texts[index] = text.tolist()
-        done, batches = done + len(chosen), batches + 1
+        done += len(chosen)
         progress(done, len(ids))
     return texts
 

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import gelato_checkpoints
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.cli import options
 
 
@@ -83,7 +83,7 @@ def test_a_fault_of_ours_keeps_its_traceback(gelato, monkeypatch):
 
 
 def test_power_floor_names_both_numbers(gelato):
-    floor = control.power_floor_w(system.preset(), system.payload.candidates(32), vocab_size=2**16)
+    floor = control.power_floor_w(system.preset(), payloads.candidates(32), vocab_size=2**16)
     code, _, error = gelato("generate", "1", "--power-budget-w", "0.25")
     assert code == 2
     assert "0.25" in error

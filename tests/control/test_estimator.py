@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, ratio
-from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, Outlook, RoundOutcome
+from gelato_jax.testing import observation
+from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, Outlook
 
 G = 8
 
@@ -19,7 +20,7 @@ _learned = jax.jit(lambda estimator, estimate, outcome: estimator.update(estimat
 
 def _outcome(drafted, accepted):
     one = jnp.float32(1.0)
-    return RoundOutcome(
+    return observation(
         drafted=jnp.asarray(drafted, jnp.int32),
         accepted=jnp.asarray(accepted, jnp.int32),
         predicted=jnp.float32(0.0),
@@ -159,7 +160,7 @@ def _recovers(estimator):
         drafted = controller.plan(state, outlook).draft_budget
         kept = jnp.cumprod(jax.random.uniform(key, (G,)) < alpha)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0))
-        outcome = RoundOutcome(
+        outcome = observation(
             drafted=drafted,
             accepted=accepted,
             predicted=jnp.float32(0.0),

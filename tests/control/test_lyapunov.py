@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, gelato, ratio
-from gelato_jax.types import STREAK_PLACES, Compensated, Outlook, RoundOutcome
+from gelato_jax.testing import observation
+from gelato_jax.types import STREAK_PLACES, Compensated, Outlook, RoundCost
 
 G = 6
 ROUNDS = 3_000
@@ -36,7 +37,7 @@ def _simulate(controller, seed, *, rounds=ROUNDS, alpha=0.75, mean_acceptance=0.
         drafted = controller.plan(state, outlook).draft_budget
         kept = jnp.cumprod(jax.random.uniform(accept_key, (G,)) < alpha)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
-        outcome = RoundOutcome(
+        outcome = observation(
             drafted=drafted,
             accepted=accepted,
             predicted=jnp.float32(0.0),
@@ -83,7 +84,7 @@ def _without_time(controller, state, outcome):
 
 
 def _per_round(controller, state, outcome):
-    whole_second = dataclasses.replace(outcome, time_s=jnp.ones_like(outcome.time_s))
+    whole_second = dataclasses.replace(outcome, cost=RoundCost.total(jnp.ones_like(outcome.time_s), outcome.energy_j))
     return type(controller).update(controller, state, whole_second)
 
 
@@ -124,7 +125,7 @@ def test_path_inequality_over_a_million_rounds():
         drafts = controller.queue(state) < 300.0  # a queue far above one round's joules, where float32 is coarse
         time_s = 0.1 + 0.1 * draw
         energy_j = jnp.where(drafts, 0.5, 0.05) * (0.5 + draw)
-        outcome = RoundOutcome(
+        outcome = observation(
             drafted=jnp.int32(4),
             accepted=jnp.int32(2),
             predicted=jnp.float32(0.0),
@@ -252,7 +253,7 @@ def test_under_a_full_queue_a_longer_round_below_the_cap_earns():
 def test_a_finished_row_does_not_move(rule):
     controller = rule(power_budget_w=CAP_W)
     state = _state(controller, 3.0, 5.0, 2.0, 0.6)
-    outcome = RoundOutcome(
+    outcome = observation(
         drafted=jnp.int32(0),
         accepted=jnp.int32(0),
         predicted=jnp.float32(0.0),

@@ -18,7 +18,8 @@ from gelato_jax.control.flexspec import flexspec
 from gelato_jax.control.sled import sled
 from gelato_jax.control.specdec_entropy import specdec_entropy
 from gelato_jax.control.ucb_specstop import ucb_specstop
-from gelato_jax.types import STREAK_PLACES, Outlook, RoundOutcome, RoundPlan
+from gelato_jax.testing import observation
+from gelato_jax.types import STREAK_PLACES, Outlook, RoundPlan
 
 G = 6
 CALIBRATION = default_calibration(num_exits=2)
@@ -53,7 +54,7 @@ def _random_outlook(rng, most=G):
 
 
 def _outcome(drafted, accepted, time_s=0.1, active=True):
-    return RoundOutcome(
+    return observation(
         drafted=jnp.int32(drafted),
         accepted=jnp.int32(accepted),
         predicted=jnp.float32(0.0),
@@ -206,8 +207,9 @@ def test_banditspec_tries_every_arm_and_settles_on_the_best():
         drafted = controller.plan(state, outlook).draft_budget
         kept = jnp.cumprod(jax.random.uniform(key, (G,)) < 0.7)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
-        outcome = dataclasses.replace(_outcome(0, 0), drafted=drafted, accepted=accepted, tokens=accepted + 1)
-        outcome = dataclasses.replace(outcome, time_s=outlook.time_s[drafted])
+        outcome = observation(
+            drafted=drafted, accepted=accepted, tokens=accepted + 1, time_s=outlook.time_s[drafted], energy_j=0.2
+        )
         return controller.update(state, outcome), drafted
 
     keys = jax.random.split(jax.random.key(0), rounds)

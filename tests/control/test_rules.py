@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gelato_jax import control
 from gelato_jax.control import DepthSignal, DraftSignal, default_calibration, depth_exits, draft_sampling, length_exits
-from gelato_jax.types import Outlook, RoundOutcome, RoundPlan
+from gelato_jax.testing import observation
+from gelato_jax.types import Outlook, RoundPlan
 
 G, X = 6, 3
 CALIBRATION = default_calibration(num_exits=X)
@@ -32,7 +33,7 @@ def _plan(**changes):
 
 
 def _outcome(drafted, accepted, active=True):
-    return RoundOutcome(
+    return observation(
         drafted=jnp.int32(drafted),
         accepted=jnp.int32(accepted),
         predicted=jnp.float32(0.0),
@@ -258,7 +259,7 @@ def test_traced_choice_of_a_controller_is_that_controller():
             plan = controller.plan(state, OUTLOOK)
             drafted = plan.draft_budget
             kept = jnp.minimum(accepted, drafted)
-            outcome = dataclasses.replace(_outcome(0, 0), drafted=drafted, accepted=kept, tokens=kept + 1)
+            outcome = observation(drafted=drafted, accepted=kept, tokens=kept + 1, time_s=0.1, energy_j=0.2)
             state = controller.update(state, outcome)
             return state, (plan, controller.queue(state))
 

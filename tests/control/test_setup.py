@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.control import acceptance_at, default_calibration, next_acceptance
 from gelato_jax.control.calibration import deeper_gain
 from gelato_jax.types import Calibrations
@@ -98,7 +98,7 @@ def test_unknown_rule_lists_the_known():
 
 def test_a_cap_under_the_idle_floor_is_refused_with_both_numbers():
     orin = system.preset("orin-nano-15w", "5mhz-500m", "h100-7b")
-    scheme = system.payload.scalar()
+    scheme = payloads.scalar()
     floor = control.power_floor_w(orin, scheme, vocab_size=V)
     assert floor == pytest.approx(0.4, abs=0.001)  # idle; the verdict's 26 bits take a microsecond
     with pytest.raises(ValueError, match=r"power_budget_w 0\.25 .* 0\.4 W"):

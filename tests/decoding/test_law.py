@@ -26,7 +26,7 @@ from gelato_experiments.benchmarks.law import (
     tiny_pair,
     z_score,
 )
-from gelato_jax import control, system
+from gelato_jax import control, payloads
 from gelato_jax.decoding import draft as drafting
 from gelato_jax.decoding import encode_prompts, job, make_job
 from gelato_jax.decoding.programs import decode
@@ -72,7 +72,7 @@ def test_every_rule_keeps_the_law(pair, logits, policy):
     scores = {}
     for (row, controller), (number, length_exit) in RULES:
         names = (controller, length_exit, DEPTH_EXITS[(number + row) % 3], DRAFT_SAMPLINGS[(number + row) % 2])
-        seen, totals = count_texts(pair, {**policy(*names), "payload": system.payload.full()}, seed=len(scores))
+        seen, totals = count_texts(pair, {**policy(*names), "payload": payloads.full()}, seed=len(scores))
         assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
         scores[names] = z_score(seen, law)
         for kind, name in enumerate(names):
@@ -97,12 +97,12 @@ def adaptive() -> dict:
 @pytest.mark.parametrize(
     "payload",
     [
-        system.payload.top_p(0.8),
-        system.payload.top_k(3),
-        system.payload.quantized(3),
-        system.payload.scalar(),
-        system.payload.candidates(2),
-        system.payload.seeded(),
+        payloads.top_p(0.8),
+        payloads.top_k(3),
+        payloads.quantized(3),
+        payloads.scalar(),
+        payloads.candidates(2),
+        payloads.seeded(),
     ],
     ids=lambda payload: payload.scheme,
 )
@@ -126,10 +126,10 @@ def test_every_payload_keeps_the_law(payload, pair, logits):
 @pytest.mark.parametrize(
     ("payload", "changes"),
     [
-        (system.payload.full(), {"temperature": 0.7}),
-        (system.payload.full(), {"temperature": 1.6, "top_p": 0.8}),
-        (system.payload.full(), {"top_k": 3}),
-        (system.payload.seeded(), {"temperature": 0.7, "top_p": 0.9}),
+        (payloads.full(), {"temperature": 0.7}),
+        (payloads.full(), {"temperature": 1.6, "top_p": 0.8}),
+        (payloads.full(), {"top_k": 3}),
+        (payloads.seeded(), {"temperature": 0.7, "top_p": 0.9}),
     ],
     ids=["temperature", "top_p", "top_k", "seeded"],
 )
@@ -144,7 +144,7 @@ def test_a_draft_vocabulary_keeps_the_law(payload, changes, pair, logits, cut_vo
 
 @pytest.mark.parametrize(
     ("payload", "ids"),
-    [(system.payload.full(), None), (system.payload.full(), [0, 3, 4]), (system.payload.seeded(), [0, 3, 4])],
+    [(payloads.full(), None), (payloads.full(), [0, 3, 4]), (payloads.seeded(), [0, 3, 4])],
     ids=["all ids", "some ids", "seeded"],
 )
 def test_repeats_keep_the_law(payload, ids, pair, logits, cut_vocabulary):

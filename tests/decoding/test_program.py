@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 import gelato_jax as gelato
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.decoding import draft as drafting
 from gelato_jax.decoding import encode_prompts, job, make_job, verify
-from gelato_jax.decoding.prefill import fresh_memory
+from gelato_jax.decoding.ends import decode_round
+from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start
-from gelato_jax.decoding.round import decode_round
 from gelato_jax.models import Cache, write
 from gelato_jax.types import Calibrations
 
@@ -29,7 +29,7 @@ def test_numbers_never_recompile(small_pairs, small_settings):
             settings=settings,
             controller=control.ratio(power_budget_w=power_budget_w, penalty_weight=penalty_weight),
             system=system.preset(*world),
-            payload=system.payload.top_p(threshold),
+            payload=payloads.top_p(threshold),
             length_exit=control.length_exits.bucket(threshold, 2 * threshold),
             depth_exit=control.depth_exits.entropy(threshold),
         )
@@ -38,7 +38,7 @@ def test_numbers_never_recompile(small_pairs, small_settings):
     compiled = decode._cache_size()
     run(float("inf"), 0.01, PRESETS[1], 3, 0.5)
     run(2.5, 3, PRESETS[0], 37, 0.7, temperature=0.8, top_p=0.9, top_k=4, seed=7)
-    run(1.5, 10.0, PRESETS[0], 17, 1, temperature=1, top_p=1, seed=2**31, max_new_tokens=5)
+    run(1.5, 10.0, PRESETS[0], 17, 1, temperature=1, top_p=1, seed=2**32 - 1, max_new_tokens=5)
     assert decode._cache_size() == compiled
 
 
@@ -91,8 +91,8 @@ def big():
 def state(big):
     """Shapes of that job's state."""
     work, prompts, shapes = big
-    memory = fresh_memory(work, len(prompts["prompt_length"]))
-    return jax.eval_shape(lambda: start(work, **prompts, memory=memory, shapes=shapes))
+    session = fresh_sessions(work, len(prompts["prompt_length"]))
+    return jax.eval_shape(lambda: start(work, **prompts, session=session, shapes=shapes))
 
 
 def cache_bytes(*caches: Cache) -> int:
@@ -101,7 +101,7 @@ def cache_bytes(*caches: Cache) -> int:
 
 def cache_copies(hlo: str, state) -> list[str]:
     """Copies of a whole cache array in loops and branches; at the program's entry an array is made once."""
-    shape = re.escape("f32[" + ",".join(map(str, state.target_cache[0][0].shape)) + "]")
+    shape = re.escape("f32[" + ",".join(map(str, state.edge.cache[0][0].shape)) + "]")
     inside = hlo[: hlo.index("\nENTRY ")]
     return re.findall(rf"%\S+ = {shape}\S* copy\(.*", inside)
 
@@ -113,7 +113,7 @@ def compile_round(big, state):
 
 def test_a_round_works_in_place(big, state):
     program = compile_round(big, state)
-    memory, caches = program.memory_analysis(), cache_bytes(state.target_cache, state.draft_cache)
+    memory, caches = program.memory_analysis(), cache_bytes(state.edge.cache, state.device.cache)
     assert memory.alias_size_in_bytes >= caches
     assert memory.temp_size_in_bytes < caches / 8  # the caches are eight arrays: not one of them twice
     assert not cache_copies(program.as_text(), state)
@@ -138,8 +138,8 @@ def test_a_write_that_waits_for_no_read_is_caught(big, state, monkeypatch):
 def test_a_decode_has_no_host_and_no_copies_of_caches(program, big, state):
     work, prompts, shapes = big
     compiled = program.lower(work, **prompts, shapes=shapes).compile()
-    caches = cache_bytes(state.target_cache) + (cache_bytes(state.draft_cache) if program is decode else 0)
-    array = cache_bytes((state.target_cache[0][:1],))
+    caches = cache_bytes(state.edge.cache) + (cache_bytes(state.device.cache) if program is decode else 0)
+    array = cache_bytes((state.edge.cache[0][:1],))
     # The caches are born inside, from one array of zeros; a second one beside them would be a copy.
     assert caches <= compiled.memory_analysis().temp_size_in_bytes < caches + 1.5 * array
     assert not cache_copies(compiled.as_text(), state)

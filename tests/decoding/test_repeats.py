@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gelato_jax as gelato
-from gelato_jax import control, system
+from gelato_jax import control, payloads
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
 from gelato_jax.testing import tiny_pair
 from gelato_jax.training.trace import suggestions
@@ -83,8 +83,8 @@ def pair(request, cut_vocabulary):
 
 @pytest.mark.parametrize("payload", ["candidates", "seeded", "quantized"])
 def test_text_is_the_targets_own(pair, payload, prompts):
-    made = {"candidates": system.payload.candidates(4), "quantized": system.payload.quantized(8)}
-    chosen = made.get(payload, system.payload.seeded())
+    made = {"candidates": payloads.candidates(4), "quantized": payloads.quantized(8)}
+    chosen = made.get(payload, payloads.seeded())
     repetitive = [prompt * 2 for prompt in prompts]
     choices = {"payload": chosen, "controller": control.static(4)}
     expected = gelato.autoregressive(pair, repetitive, settings=SETTINGS, **choices)

@@ -24,7 +24,7 @@ def test_a_stream_prepared_from_shapes_compiles_nothing(prompts):
     )
     settings = gelato.DecodeSettings(max_draft_length=3, max_new_tokens=11, prefill_chunk=16)
     preparation = gelato.prepare(without_weights, prompts, settings=settings)
-    preparation.join()
+    preparation.result()
     compiled = []
 
     def listen(event: str, duration: float, **facts: object) -> None:

@@ -12,7 +12,7 @@ import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.decoding import encode_prompts, make_job
 from gelato_jax.decoding.draft import CATCH_UP_WINDOW
-from gelato_jax.decoding.prefill import fresh_memory, read_prompt
+from gelato_jax.decoding.prefill import fresh_sessions, read_tokens
 from gelato_jax.decoding.programs import advance, start, unpack
 
 TOLERANCE = 1e-5  # float32 sums in another order, on states of size one
@@ -28,16 +28,21 @@ def pair():
 def begin(prompts):
     def begin(pair, choices, settings):
         work = make_job(pair, settings=settings, **choices)
-        memory = fresh_memory(work, len(prompts))
+        session = fresh_sessions(work, len(prompts))
         batch = encode_prompts(pair, prompts, settings)
-        return work, start(work, **batch, memory=memory, shapes=settings.shapes)
+        return work, start(work, **batch, session=session, shapes=settings.shapes)
 
     return begin
 
 
+def observed(packed, settings):
+    """What a round observed, on the host; the pairs here have three exits."""
+    return unpack(np.asarray(packed), exits=3, max_draft_length=settings.max_draft_length)
+
+
 @partial(jax.jit, static_argnames="shapes")
 def read(model, tokens, length, shapes):
-    return read_prompt(model, tokens, length, shapes, tokens.shape[1])[0]
+    return read_tokens(model, tokens, length, shapes)[0]
 
 
 def assert_holds(cache, model, tokens, lengths, shapes):
@@ -55,11 +60,13 @@ def test_a_rolled_back_cache_is_a_rebuilt_cache(temperature, pair, settings, beg
     refused = lagged = 0
     for _ in range(7):
         state, packed = advance(state, work, shapes=settings.shapes)
-        info = unpack(np.asarray(packed))
+        info = observed(packed, settings)
         refused += (info.accepted < info.drafted).sum()
-        lagged += (np.asarray(state.draft_length) < np.asarray(state.length) - 1).sum()
-        assert_holds(state.target_cache, pair.target, state.tokens, state.length - 1, settings.shapes)
-        assert_holds(state.draft_cache, pair.draft.model, state.tokens, state.draft_length, settings.shapes)
+        lagged += (np.asarray(state.device.cache_length) < np.asarray(state.device.length) - 1).sum()
+        assert_holds(state.edge.cache, pair.target, state.device.tokens, state.edge.length - 1, settings.shapes)
+        assert_holds(
+            state.device.cache, pair.draft.model, state.device.tokens, state.device.cache_length, settings.shapes
+        )
     assert refused > 5
     assert lagged > 5
 
@@ -69,30 +76,30 @@ def test_a_draft_cache_catches_up_after_rounds_without_drafts(pair, settings, be
     behind = 0
     while behind <= CATCH_UP_WINDOW + 1:
         state, packed = advance(state, work, shapes=settings.shapes)
-        assert not unpack(np.asarray(packed)).drafted.any()
-        behind = int((state.length - 1 - state.draft_length).min())
+        assert not observed(packed, settings).drafted.any()
+        behind = int((state.device.length - 1 - state.device.cache_length).min())
     drafting = make_job(pair, settings=settings, **policy(static=control.static(3)))
     state, packed = advance(state, drafting, shapes=settings.shapes)
-    info = unpack(np.asarray(packed))
+    info = observed(packed, settings)
     assert (info.drafted == 3).all()
-    assert (np.asarray(state.account.totals.caught_up) >= behind).all()
-    assert_holds(state.draft_cache, pair.draft.model, state.tokens, state.draft_length, settings.shapes)
-    assert_holds(state.target_cache, pair.target, state.tokens, state.length - 1, settings.shapes)
+    assert (np.asarray(state.row.totals.caught_up) >= behind).all()
+    assert_holds(state.device.cache, pair.draft.model, state.device.tokens, state.device.cache_length, settings.shapes)
+    assert_holds(state.edge.cache, pair.target, state.device.tokens, state.edge.length - 1, settings.shapes)
 
 
 def test_a_finished_row_stands_still(prompts, settings, begin, policy):
     pair = gelato.testing.tiny_pair(0.03)
     settings = dataclasses.replace(settings, temperature=1.0)
     work, state = begin(pair, policy("ratio", "adaedl", "entropy"), settings)
-    still = lambda s: (s.tokens, s.length, s.done, s.account)  # noqa: E731
+    still = lambda s: (s.device.tokens, s.device.length, s.device.done, s.row, s.edge.length, s.edge.round)  # noqa: E731
     seen = 0
-    while not bool(state.done.all()):
-        done, before = np.asarray(state.done), jax.device_get(_data(still(state)))
+    while not bool(state.device.done.all()):
+        done, before = np.asarray(state.device.done), jax.device_get(_data(still(state)))
         state, packed = advance(state, work, shapes=settings.shapes)
-        info = unpack(np.asarray(packed))
-        assert not info.count[done].any()
+        info = observed(packed, settings)
+        assert not info.tokens[done].any()
         assert not info.energy_j[done].any()
-        assert (info.count[~done] > 0).all()
+        assert (info.tokens[~done] > 0).all()
         for old, new in zip(before, jax.device_get(_data(still(state))), strict=True):
             np.testing.assert_array_equal(old[done], new[done])
         seen += done.sum()
@@ -117,7 +124,7 @@ def test_a_stream_is_a_generation_round_by_round(temperature, prompts, settings,
     texts = [list(row) for row in watched.first]
     infos = list(watched)
     for info in infos:
-        for text, tokens, count in zip(texts, info.tokens, info.count, strict=True):
+        for text, tokens, count in zip(texts, info.ids, info.tokens, strict=True):
             text.extend(tokens[:count])
     summed = watched.generation()
     assert texts == whole.tokens == summed.tokens
@@ -126,7 +133,7 @@ def test_a_stream_is_a_generation_round_by_round(temperature, prompts, settings,
     sums = {name: sum(getattr(info, name).astype(np.float64) for info in infos) for name in ("drafted", "accepted")}
     np.testing.assert_array_equal(sums["drafted"], whole.totals.drafted)
     np.testing.assert_array_equal(sums["accepted"], whole.totals.accepted)
-    np.testing.assert_array_equal(sum(info.count for info in infos), whole.totals.tokens)
+    np.testing.assert_array_equal(sum(info.tokens for info in infos), whole.totals.tokens)
     np.testing.assert_array_equal(whole.totals.exits.sum(axis=1), whole.totals.drafted)
     for name in ("time_s", "energy_j"):
         reported = sum(getattr(info, name).astype(np.float64) for info in infos)
@@ -144,13 +151,14 @@ def test_prefill_does_not_depend_on_the_chunk(pair, prompts):
         settings = gelato.DecodeSettings(max_new_tokens=8, prefill_chunk=chunk)
         work = make_job(pair, settings=settings)
         batch = encode_prompts(pair, ragged, settings)
-        states.append(start(work, **batch, memory=fresh_memory(work, len(ragged)), shapes=settings.shapes))
+        states.append(start(work, **batch, session=fresh_sessions(work, len(ragged)), shapes=settings.shapes))
     small, large = states
-    np.testing.assert_array_equal(small.tokens, large.tokens)
-    np.testing.assert_array_equal(small.length, [2, 16, 17, 18])
-    np.testing.assert_array_equal(small.draft_length, [1, 15, 16, 17])
-    for caches in ("target_cache", "draft_cache"):
-        leaves = zip(jax.tree.leaves(getattr(small, caches)), jax.tree.leaves(getattr(large, caches)), strict=True)
+    np.testing.assert_array_equal(small.device.tokens, large.device.tokens)
+    np.testing.assert_array_equal(small.device.length, [2, 16, 17, 18])
+    np.testing.assert_array_equal(small.device.cache_length, [1, 15, 16, 17])
+    for end in ("edge", "device"):
+        caches = [jax.tree.leaves(getattr(state, end).cache) for state in (small, large)]
+        leaves = zip(*caches, strict=True)
         for ours, theirs in leaves:
             for row, prompt in enumerate(ragged):
                 size = len(prompt)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gelato_jax as gelato
-from gelato_jax import control, system
+from gelato_jax import control, payloads
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def sampled(small_settings):
 @pytest.fixture(scope="module")
 def alone(small_pairs, prompts, sampled):
     """Sampled text of the target under the seeded payload's noise."""
-    return gelato.autoregressive(small_pairs[0], prompts, settings=sampled, payload=system.payload.seeded())
+    return gelato.autoregressive(small_pairs[0], prompts, settings=sampled, payload=payloads.seeded())
 
 
 @pytest.mark.parametrize("controller", ["ratio", "gelato", "static", "hf_schedule"])
@@ -25,7 +25,7 @@ def test_seeded_text_is_the_targets_own(controller, small_pairs, alone, prompts,
     rules = policy(controller, "bucket", "entropy", "entropy")
     accepted = []
     for pair in small_pairs:
-        decoded = gelato.generate(pair, prompts, settings=sampled, payload=system.payload.seeded(), **rules)
+        decoded = gelato.generate(pair, prompts, settings=sampled, payload=payloads.seeded(), **rules)
         assert decoded.tokens == alone
         accepted.append(decoded.totals.accepted.sum())
     assert min(accepted) > 0
@@ -36,7 +36,7 @@ def test_seeded_text_ignores_the_drafts_vocabulary(small_pairs, alone, prompts, 
     for controller in ("ratio", "static"):
         pair = dataclasses.replace(small_pairs[1], draft=cut_vocabulary(small_pairs[1].draft, known))
         rules = policy(controller, "none", "entropy")
-        decoded = gelato.generate(pair, prompts, settings=sampled, payload=system.payload.seeded(), **rules)
+        decoded = gelato.generate(pair, prompts, settings=sampled, payload=payloads.seeded(), **rules)
         assert decoded.tokens == alone
         assert decoded.totals.accepted.sum() > 0
 

@@ -15,9 +15,10 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.played import lookup
 from gelato_experiments.studies import frontier
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import simulation, system
+from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Estimator, default_calibration
-from gelato_jax.types import STREAK_PLACES, Outlook, RoundOutcome
+from gelato_jax.testing import observation
+from gelato_jax.types import STREAK_PLACES, Outlook
 
 MODEL = EntropyModel(
     initial=[0.4, 0.3, 0.3],
@@ -34,7 +35,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def scenario():
-    return Scenario(system=system.preset(), payload=system.payload.candidates(8))
+    return Scenario(system=system.preset(), payload=payloads.candidates(8))
 
 
 def test_a_synthetic_recording_has_the_models_law():
@@ -116,7 +117,7 @@ def test_a_looked_up_policy_is_drawn_from():
         outlook = Outlook(time_s=ones, energy_j=ones, uplink_bps=jnp.float32(rate), rtt_s=jnp.float32(0.1))
         return int(controller.plan(state, outlook).draft_budget)
 
-    rejected = RoundOutcome(
+    rejected = observation(
         drafted=jnp.int32(1),
         accepted=jnp.int32(0),
         predicted=jnp.float32(0.0),

@@ -13,7 +13,7 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.studies import ablation, gains, headline
 from gelato_experiments.studies.pairs import entropy_model, pair_of
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 
 SLOW, FAR = "1mhz-500m-60ms", "5mhz-500m-140ms"
 EFFORT = {"devices": 8, "rounds": 120, "shares": 4}
@@ -143,7 +143,7 @@ def test_claims_and_figure(study, gained, ablated, tmp_path):
 def test_merged_rules_are_the_same_rules():
     """To rounding, which may turn a rare decision: a program of all rules against each rule's own."""
     half, _ = recording(0.0).halves()
-    scenario = Scenario(system=system.preset(link=FAR), payload=system.payload.candidates(32))
+    scenario = Scenario(system=system.preset(link=FAR), payload=payloads.candidates(32))
     method, effort = METHODS["ratio_priced"], Share(devices=8, rounds=60, shares=4)
     one = dataclasses.replace(method, grid=({"penalty_weight": 0.1, "discount": 0.8},))
     cells = {cap: gains.Cell(one, scenario, cap) for cap in (math.inf, 1.0)}
@@ -157,7 +157,7 @@ def test_merged_rules_are_the_same_rules():
 
 def test_judging_agrees_with_compare():
     half, other = recording(0.0).halves()
-    scenario = Scenario(system=system.preset(link=FAR), payload=system.payload.candidates(32))
+    scenario = Scenario(system=system.preset(link=FAR), payload=payloads.candidates(32))
     method, effort = METHODS["static"], Share(devices=8, rounds=60, shares=4)
     caps = (math.inf, 1.0)
     judged = gains.judge({cap: gains.Cell(method, scenario, cap) for cap in caps}, half, other, effort)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import gelato_jax as gelato
-from gelato_jax import control, system
-from gelato_jax.decoding import accounting, encode_prompts, job, make_job
-from gelato_jax.decoding.draft import draft
+from gelato_jax import control, payloads
+from gelato_jax.decoding import encode_prompts, job, make_job
+from gelato_jax.decoding.draft import roll_out as draft
+from gelato_jax.decoding.plan import plan as decide
 from gelato_jax.decoding.programs import advance, start, unpack
 from gelato_jax.simulation import recording as files
 from gelato_jax.simulation import rollouts
@@ -72,10 +73,9 @@ def small(pair, prompts, settings):
 @partial(jax.jit, static_argnames="shapes")
 def drafted_entropy(state, work, shapes):
     """What the round that `advance` runs next will draft."""
-    channel = jax.vmap(work.system.link.observe)(state.account.link)
-    decide = partial(accounting.plan, terms=work.terms, max_draft_length=shapes.max_draft_length)
-    plan = jax.vmap(decide)(state.account, channel)
-    return draft(state, plan, channel, work, shapes)[0].entropy
+    channel = jax.vmap(work.system.link.observe)(state.row.link)
+    planned = jax.vmap(partial(decide, terms=work.terms, max_draft_length=shapes.max_draft_length))(state.row, channel)
+    return draft(state.device, state.row, planned, channel, work, shapes)[0].entropy
 
 
 def rounds(pair, prompts, settings, exit, length):
@@ -86,15 +86,15 @@ def rounds(pair, prompts, settings, exit, length):
         controller=control.static(length),
         length_exit=control.length_exits.none(),
         depth_exit=control.depth_exits.fixed(exit),
-        payload=system.payload.full(),
+        payload=payloads.full(),
     )
     batch = encode_prompts(pair, prompts, settings)
     state = start(work, **batch, shapes=settings.shapes)
-    while not np.asarray(state.done).all():
-        entropy, done = np.asarray(drafted_entropy(state, work, settings.shapes)), np.asarray(state.done)
-        position = np.asarray(state.length) - np.asarray(batch["prompt_length"]) - 1
+    while not np.asarray(state.device.done).all():
+        entropy, done = np.asarray(drafted_entropy(state, work, settings.shapes)), np.asarray(state.device.done)
+        position = np.asarray(state.device.length) - np.asarray(batch["prompt_length"]) - 1
         state, packed = advance(state, work, shapes=settings.shapes)
-        info = unpack(np.asarray(packed))
+        info = unpack(np.asarray(packed), exits=EXITS, max_draft_length=G)
         for row in np.flatnonzero(~done):
             yield row, position[row], info.drafted[row], info.accepted[row], entropy[row]
 

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 
 import gelato_jax as gelato
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control.banditspec import banditspec
 from gelato_jax.control.confidence_roc import confidence_roc
 from gelato_jax.control.flexspec import flexspec
 from gelato_jax.control.sled import sled
 from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.decoding import job, make_job
+from gelato_jax.decoding.cost import observe_prompt
+from gelato_jax.payloads.candidates import Candidates
 from gelato_jax.simulation import Environment, save
 from gelato_jax.simulation.noise import unrolled
 from gelato_jax.simulation.rollouts import record
+from gelato_jax.types import record as record_of_arrays
 from gelato_kernels.attention import xla
 
 running = importlib.import_module("gelato_jax.simulation.simulate")  # the package has a function of that name
@@ -51,11 +54,11 @@ LENGTH_EXITS = {
     "confidence_roc": confidence_roc(0.4),
 }
 PAYLOADS = {
-    "candidates": system.payload.candidates(2),
-    "scalar": system.payload.scalar(),
-    "top_p": system.payload.top_p(0.9),
-    "full": system.payload.full(),
-    "seeded": system.payload.seeded(),
+    "candidates": payloads.candidates(2),
+    "scalar": payloads.scalar(),
+    "top_p": payloads.top_p(0.9),
+    "full": payloads.full(),
+    "seeded": payloads.seeded(),
 }
 EVERY = tuple(CONTROLLERS), tuple(LENGTH_EXITS)
 SOME = ("ratio", "gelato", "hf_schedule"), ("none", "priced", "confidence")
@@ -132,31 +135,33 @@ def replayed(recording, terms, prompts, **changes):
 
 def assert_same(info, generation, result, setting):
     """Counts exactly, sums to rounding; `setting` is a row of `result`."""
-    count = info.count.shape[1]
-    active = info.count > 0
-    shown = jax.tree.map(lambda leaf: leaf[setting, :, :count], result.history)
-    outcome = shown.outcome
-    np.testing.assert_array_equal(outcome.active, active)
+    count, active = info.tokens.shape[1], info.active
+    shown = jax.tree.map(lambda leaf: leaf[setting, :, :count], result.history.seen)
+    for name in ("active", "drafted", "accepted", "rejected", "tokens", "caught_up", "done", "exits"):
+        np.testing.assert_array_equal(getattr(shown, name), getattr(info, name), err_msg=name)
     np.testing.assert_array_equal(shown.budget[active], info.budget[active])
-    for name, found in {"drafted": outcome.drafted, "accepted": outcome.accepted, "count": outcome.tokens}.items():
-        np.testing.assert_array_equal(found, getattr(info, name), err_msg=name)
-    for name, found in {
-        "time_s": outcome.time_s,
-        "energy_j": outcome.energy_j,
-        "queue_j": shown.queue_j,
-        "acceptance_rate": 1.0 - shown.rejection_level * (1.0 - control.default_calibration().mean_acceptance),
-    }.items():
-        expected = getattr(info, name)
-        np.testing.assert_allclose(found[active], expected[active], rtol=ROUNDING, atol=1e-6, err_msg=name)
+    causes = [field.name for field in dataclasses.fields(info.cost)]
+    found, expected = ({**vars(seen), **vars(seen.cost)} for seen in (shown, info))
+    for name in ("predicted", "queue_j", "acceptance_rate", "rejection_level", "uplink_bits", "downlink_bits", *causes):
+        one, other = found[name][active], expected[name][active]
+        np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-6, err_msg=name)
     for name in ("rounds", "drafted", "accepted", "tokens", "caught_up", "exits"):
         found = getattr(result.totals, name)[setting]
         np.testing.assert_array_equal(found, getattr(generation.totals, name), err_msg=name)
-    for name in ("work", "support", "time_s", "energy_j", "uplink_bits", "downlink_bits", "queue_j"):
+    for name in (
+        "work",
+        "support",
+        "time_s",
+        "energy_j",
+        "uplink_bits",
+        "downlink_bits",
+        "queue_j",
+        "prompt_s",
+        "prompt_j",
+    ):
         found = exact(jax.tree.map(lambda leaf: leaf[setting], getattr(result.totals, name)))
         expected = exact(getattr(generation.totals, name))
         np.testing.assert_allclose(found, expected, rtol=ROUNDING, atol=1e-5, err_msg=name)
-    for name in ("prefill_s", "prefill_j"):
-        np.testing.assert_allclose(getattr(result.totals, name)[setting], getattr(generation.totals, name), rtol=1e-6)
     np.testing.assert_allclose(result.queue_j[setting], generation.final_queue_j, rtol=ROUNDING, atol=1e-6)
 
 
@@ -177,7 +182,7 @@ def test_greedy_rounds_replay_exactly(payload, pair, prompts, settings, world, g
     assert len(budgets) > (G if among is EVERY else 2)
     assert (exits > 0).all()
     assert queues > 0
-    assert len(np.unique(result.history.uplink_bps[0, 0])) > 3
+    assert len(np.unique(result.history.seen.uplink_bps[0, 0])) > 3
 
 
 MUTANTS = (
@@ -192,44 +197,54 @@ MUTANTS = (
 )
 
 
-def mutant(sound):
-    """`replay_round` with every mistake in it; `payload.bits`, which `candidates` does not read, says which is made."""
+@record_of_arrays
+class Mutant(Candidates):
+    """`candidates`, with the number of a mistake."""
 
-    def step(device, rollouts, believed, actual, size):
-        on = lambda name: actual.policy.payload.bits == MUTANTS.index(name)  # noqa: E731
+    number: jax.Array  # [] int32
+
+
+def mutant(sound):
+    """`run_round` of a simulation with every mistake in it; a number in the payload says which is made."""
+
+    def step(state, drafter, verifier, terms, size, **others):
+        on = lambda name: terms.policy.payload.number == MUTANTS.index(name)  # noqa: E731
         unless = lambda name, new, old: jax.tree.map(lambda a, b: jnp.where(on(name), b, a), new, old)  # noqa: E731
+        rollouts = drafter.rollouts
         shown = dataclasses.replace(
             rollouts,
             limit=rollouts.limit + G * on("drafts beyond the end"),
+            ends=rollouts.ends + G * on("drafts beyond the end"),
             positions=rollouts.positions + on("ends late"),
             chance=unless("takes another exit", rollouts.chance, rollouts.chance[:, :, ::-1]),
         )
-        before = dataclasses.replace(device, lag=unless("forgets the lag", device.lag, 0))
-        after, report = sound(before, shown, believed, actual, size)
-        old, new = device.account, after.account
+        device = dataclasses.replace(state.device, lag=unless("forgets the lag", state.device.lag, 0))
+        before = dataclasses.replace(state, device=device)
+        after, seen = sound(before, drafter._replace(rollouts=shown), verifier, terms, size, **others)
+        old, new = state.row, after.row
         link = dataclasses.replace(
             new.link,
             block=unless("stops the clock", new.link.block, old.link.block),
             phase_s=unless("stops the clock", new.link.phase_s, old.link.phase_s),
         )
-        account = dataclasses.replace(
+        row = dataclasses.replace(
             new,
-            pending_id=unless("forgets the pending id", new.pending_id, 0),
-            memory=unless("learns nothing", new.memory, old.memory),
+            pending=unless("forgets the pending id", new.pending, 0),
+            session=unless("learns nothing", new.session, old.session),
             link=link,
         )
-        return dataclasses.replace(after, account=account), report
+        return dataclasses.replace(after, row=row), seen
 
     return step
 
 
 def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, greedy, monkeypatch):
     some = {"controller": CONTROLLERS["ratio"], "length_exit": LENGTH_EXITS["none"], "system": world}
-    payloads = [dataclasses.replace(PAYLOADS["candidates"], bits=jnp.int32(number)) for number in range(len(MUTANTS))]
-    info, generation = real(pair, prompts, settings, payload=payloads[0], **some)
-    monkeypatch.setattr(running, "replay_round", mutant(running.replay_round))
+    sent = [Mutant(count=2, number=jnp.int32(number)) for number in range(len(MUTANTS))]
+    info, generation = real(pair, prompts, settings, payload=sent[0], **some)
+    monkeypatch.setattr(running, "run_round", mutant(running.run_round))
     running._run.clear_cache()
-    result = replayed(greedy, [terms_of(pair, settings, payload=payload, **some) for payload in payloads], prompts)
+    result = replayed(greedy, [terms_of(pair, settings, payload=payload, **some) for payload in sent], prompts)
     running._run.clear_cache()
     assert_same(info, generation, result, 0)
     for number in range(1, len(MUTANTS)):
@@ -262,27 +277,32 @@ def still(world):
 
 
 def test_endless_devices_go_on(greedy, still):
-    """Queue and estimate go on from answer to answer; each prompt is paid for once, apart from the rounds."""
-    cap, terms = 2.2, plain(greedy, still)
+    """Queue and estimate go on from answer to answer; each prompt is paid for once, and fills the queue."""
+    cap = 2.2
+    # A draft of one token pays at any price here: every prompt is read, and costs the same whatever the queue.
+    terms = plain(greedy, still, controller=control.ratio(power_budget_w=cap, penalty_weight=50.0))
     result = simulation.simulate(greedy, [terms], devices=5, rounds=80, history=True)
     costs = [
-        float(gelato.decoding.accounting.prompt_cost(terms, still.link.channel(), tokens).energy_j)
+        observe_prompt(still.link.channel(), tokens, jnp.bool_(True), terms=terms)
         for tokens in greedy.rollouts.prompt_tokens
     ]
+    joules, over = [float(cost.energy_j) for cost in costs], [float(c.energy_j - cap * c.time_s) for c in costs]
     for device in range(5):
         shown = jax.tree.map(lambda leaf, device=device: leaf[0, device], result.history)
-        assert shown.outcome.active.all()
-        queue, position, requests, paid = 0.0, 0, 1, costs[shown.text[0]]
+        seen = shown.seen
+        assert seen.active.all()
+        queue, position, requests, paid = max(over[shown.text[0]], 0.0), 0, 1, joules[shown.text[0]]
         for round, text in enumerate(shown.text):
             if position == greedy.rollouts.positions[shown.text[round - 1]] and round:
-                position, requests, paid = 0, requests + 1, paid + costs[text]
+                position, requests, paid = 0, requests + 1, paid + joules[text]
+                queue = max(queue + over[text], 0.0)
             elif round:
                 assert text == shown.text[round - 1]
-            position += shown.outcome.tokens[round]
-            queue = max(queue + float(shown.outcome.energy_j[round]) - cap * float(shown.outcome.time_s[round]), 0.0)
-            np.testing.assert_allclose(shown.queue_j[round], queue, rtol=1e-4, atol=1e-4)
+            position += seen.tokens[round]
+            queue = max(queue + float(seen.energy_j[round]) - cap * float(seen.time_s[round]), 0.0)
+            np.testing.assert_allclose(seen.queue_j[round], queue, rtol=1e-4, atol=1e-4)
         assert requests == result.requests[0, device] > 3
-        np.testing.assert_allclose(result.totals.prefill_j[0, device], paid, rtol=1e-5)
+        np.testing.assert_allclose(result.totals.prompt_j.high[0, device], paid, rtol=1e-5)
     assert len(np.unique(result.history.text)) == len(greedy.categories)
 
 
@@ -314,7 +334,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import Policy
 
 recording = simulation.load(__import__("pathlib").Path(sys.argv[1]))
@@ -324,7 +344,7 @@ policy = Policy(
     length_exit=control.length_exits.priced(),
     depth_exit=control.depth_exits.fixed(),
     draft_sampling=control.draft_sampling.fixed(),
-    payload=system.payload.candidates(2),
+    payload=payloads.candidates(2),
 )
 result = simulation.simulate(recording, [simulation.make_terms(recording, policy, world)], devices=21, rounds=40)
 np.savez(sys.argv[2], devices=len(jax.devices()), **{str(n): x for n, x in enumerate(jax.tree.leaves(result))})
@@ -375,7 +395,7 @@ def test_what_warms_up_is_not_counted(greedy, still):
     behind = simulation.simulate(greedy, terms, warmup=20, rounds=30, **asked)
     assert_equal(jax.tree.map(lambda leaf: leaf[:, :, 20:], whole.history), behind.history, rtol=1e-6)
     np.testing.assert_allclose(
-        exact(behind.totals.time_s), behind.history.outcome.time_s.sum(axis=-1, dtype=np.float64), rtol=1e-6
+        exact(behind.totals.time_s), behind.history.seen.time_s.sum(axis=-1, dtype=np.float64), rtol=1e-6
     )
     summed = simulation.simulate(greedy, terms, warmup=20, rounds=30, devices=6)
     assert_equal(dataclasses.replace(behind, history=None), summed, rtol=1e-6)
@@ -395,9 +415,9 @@ def test_outages_slow_and_are_as_frequent_as_said(greedy, still):
     calm = simulation.simulate(greedy, [plain(greedy, still)], **asked)
     rough = simulation.simulate(greedy, [plain(greedy, still)], environment=outage, **asked)
     assert simulation.rates(rough).tokens_per_s < 0.8 * simulation.rates(calm).tokens_per_s
-    rates = np.unique(rough.history.uplink_bps)
+    rates = np.unique(rough.history.seen.uplink_bps)
     np.testing.assert_allclose(rates[0], 0.01 * rates[1], rtol=1e-5)
-    share = (rough.history.uplink_bps == rates[0]).mean()
+    share = (rough.history.seen.uplink_bps == rates[0]).mean()
     # Chance 1/4, correlation 0.6 from round to round: a standard error of 0.0077 over 12,800 rounds.
     assert abs(share - 0.25) < 4.5 * 0.0077  # false alarm 7e-6, once and for all
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelato_jax.system import Channel, Device, Edge, Link, System, payload
+from gelato_jax import payloads
+from gelato_jax.payloads import Vocabularies
+from gelato_jax.system import Channel, Device, Edge, Link, System
 from gelato_jax.types import AcceptanceForecast
 
 V, U, G = 1_000, 500, 6
@@ -14,7 +16,8 @@ DEVICE = {"token_s": 0.015, "token_j": 0.08, "idle_w": 0.4, "prefill_s": 0.002, 
 LINK = {"bandwidth_hz": 1e6, "snr": 3.0, "rtt_s": 0.02, "transmit_w": 1.2, "receive_w": 0.8}
 STEP_S, TOKEN_S = 0.0064, 0.0002
 UP_BPS, DOWN_BPS, RTT_S = 2e5, 5e5, 0.06
-SIZES = {"vocab_size": V, "draft_vocab_size": U}
+SIZES = Vocabularies(target=V, draft=U)
+HEADER = 8
 
 
 @pytest.fixture(scope="module")
@@ -56,53 +59,56 @@ def _outlook(system, channel, scheme, **changes):
         "catch_up": 1.0,
         "acceptance": AcceptanceForecast.independent(0.6, G),
         "support": 9.0,
-        "pending_ids": 1,
+        "pending": 1,
     }
-    return system.outlook(channel, scheme, **SIZES, **{**numbers, **changes})
+    return system.outlook(channel, scheme, SIZES, **{**numbers, **changes})
 
 
 @pytest.mark.parametrize(
-    ("scheme", "bits"), [(payload.full(), 10 + 32 * U), (payload.top_p(0.9), 42 * 9), (payload.seeded(), 10)]
+    ("scheme", "bits"), [(payloads.full(), 10 + 32 * U), (payloads.top_p(0.9), 10 + 42 * 9), (payloads.seeded(), 10)]
 )
 def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel, scheme, bits):
     outlook = _outlook(system, channel, scheme)
-    expected = [_round(0.7 * g, 0.6**g, bits * g + 10, 18, g + 1, 1) for g in range(G + 1)]
+    expected = [_round(0.7 * g, 0.6**g, HEADER + bits * g + 10, HEADER + 10, g + 1, 1) for g in range(G + 1)]
     np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["apart", "streaks"])
 @pytest.mark.parametrize("count", [0, 3])
 def test_outlook_expects_over_the_verdict(system, channel, count, survival):
-    scheme = payload.candidates(count) if count else payload.scalar()
+    scheme = payloads.candidates(count) if count else payloads.scalar()
     forecast = AcceptanceForecast(rate=jnp.float32(0.6), survival=jnp.asarray(survival, jnp.float32))
     outlook = _outlook(system, channel, scheme, acceptance=forecast)
     expected = []
     for g, kept in enumerate(survival):
-        asks = (1 - kept) * 0.6**count if count else 1 - kept
-        down = 8 + kept * 10 + (1 - kept) * count * 42 + asks * 32 * V
-        expected.append(_round(0.7 * g, kept, 42 * g + 10, down, g + 1, 1 + (asks if count else 0)))
+        rows = (1 - kept) * 0.6**count if count else 1 - kept
+        asks = rows if count else 0
+        down = HEADER + kept * 10 + (1 - kept) * count * 42 + rows * 32 * V
+        expected.append(_round(0.7 * g, kept, HEADER * (1 + asks) + 42 * g + 10, down, g + 1, 1 + asks))
     np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
 
 
 def test_a_device_that_never_drafts_feeds_nothing_but_still_waits(system, channel):
-    outlook = _outlook(system, channel, payload.scalar(), catch_up=0.0, pending_ids=0)
-    np.testing.assert_allclose((outlook.time_s[0], outlook.energy_j[0]), _round(0, 0, 0, 18, 1, 1), rtol=1e-5)
+    outlook = _outlook(system, channel, payloads.scalar(), catch_up=0.0, pending=0)
+    np.testing.assert_allclose(
+        (outlook.time_s[0], outlook.energy_j[0]), _round(0, 0, HEADER, HEADER + 10, 1, 1), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("scheme", [payload.full(), payload.top_k(9), payload.seeded()])
+@pytest.mark.parametrize("scheme", [payloads.full(), payloads.top_k(9), payloads.seeded()])
 def test_marginal_cost_is_the_slope_of_the_outlook(system, channel, scheme):
     outlook = _outlook(system, channel, scheme, catch_up=0.0)
     for g in range(G):
-        marginal = system.token_cost(
-            channel, scheme, work=0.7, support=9.0, window=jnp.int32(g + 1), vocab_size=V, draft_vocab_size=U
-        )
+        marginal = system.token_cost(channel, scheme, SIZES, work=0.7, support=9.0, window=jnp.int32(g + 1))
         slope = outlook.time_s[g + 1] - outlook.time_s[g], outlook.energy_j[g + 1] - outlook.energy_j[g]
         np.testing.assert_allclose(marginal, slope, rtol=1e-4)
 
 
 def test_prefill_reads_the_prompt_twice_and_sends_its_ids(system, channel):
-    cost = system.prefill_cost(channel, prompt_tokens=jnp.int32(100), vocab_size=V)
+    cost = system.prefill_cost(channel, prompt_tokens=jnp.int32(100), read_tokens=jnp.int32(100), sizes=SIZES)
     np.testing.assert_allclose((cost.time_s, cost.energy_j), _round(0, 100, 1_000, 10, 100, 1), rtol=1e-4)
+    alone = system.prefill_cost(channel, prompt_tokens=jnp.int32(100), read_tokens=jnp.int32(0), sizes=SIZES)
+    np.testing.assert_allclose((alone.time_s, alone.energy_j), _round(0, 0, 1_000, 10, 100, 1), rtol=1e-4)
     assert float(cost.draft_j) == 0
 
 
@@ -114,7 +120,7 @@ def test_rows_and_numbers_share_one_program(system, channel):
     def tables(idle_w, mass):
         device = Device.create(**{**DEVICE, "idle_w": idle_w})
         varied = System(device=device, link=system.link, edge=system.edge)
-        return _outlook(varied, channel, payload.top_p(mass)).energy_j
+        return _outlook(varied, channel, payloads.top_p(mass)).energy_j
 
     rows = jax.vmap(tables)(jnp.array([0.4, 0.8]), jnp.array([0.9, 0.5]))
     assert rows.shape == (2, G + 1)

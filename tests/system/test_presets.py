@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from gelato_jax import system
+from gelato_jax import payloads, system
 from gelato_jax.types import AcceptanceForecast
 
 
@@ -61,9 +61,8 @@ def test_local_costs_only_measured_time():
     assert math.isinf(float(channel.uplink_bps))
     outlook = machine.outlook(
         channel,
-        system.payload.full(),
-        vocab_size=49_152,
-        draft_vocab_size=49_152,
+        payloads.full(),
+        payloads.Vocabularies.whole(49_152),
         work=1.0,
         catch_up=0.0,
         acceptance=AcceptanceForecast.independent(0.5, 4),

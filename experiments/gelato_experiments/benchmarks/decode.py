@@ -21,11 +21,11 @@ from jax import lax
 
 from gelato_jax import control, system, testing
 from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_draft, make_job
+from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.local import run_windows
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
-from gelato_jax.decoding.round import decode_round
 from gelato_jax.models import random_model
 
 CALLS = 15

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_jax import control, system, testing
+from gelato_jax import control, keys, payloads, testing
 from gelato_jax.decoding import DecodeSettings, Pair, make_job
 from gelato_jax.decoding.programs import decode
 from gelato_jax.models import allocate
@@ -30,13 +30,13 @@ RARE = 5.0
 SETTINGS = DecodeSettings(max_draft_length=2, max_new_tokens=NEW_TOKENS, temperature=1.0, prefill_chunk=1)
 
 PAYLOADS = (
-    system.payload.full,
-    lambda: system.payload.top_p(0.8),
-    lambda: system.payload.top_k(3),
-    lambda: system.payload.quantized(3),
-    system.payload.scalar,
-    lambda: system.payload.candidates(2),
-    system.payload.seeded,
+    payloads.full,
+    lambda: payloads.top_p(0.8),
+    lambda: payloads.top_k(3),
+    lambda: payloads.quantized(3),
+    payloads.scalar,
+    lambda: payloads.candidates(2),
+    payloads.seeded,
 )
 
 
@@ -174,7 +174,7 @@ def count_texts(
     counts = np.zeros([VOCAB] * NEW_TOKENS, np.int64)
     totals = None
     for number in range(runs):
-        chosen = jnp.asarray(seed + number, jnp.uint32)
+        chosen = keys.spread(jnp.asarray(seed + number, jnp.uint32), rows)
         text, totals, _ = program(job, tokens, length, length + NEW_TOKENS, chosen, shapes=settings.shapes)
         words = np.asarray(text.tokens)[:, 1 : 1 + NEW_TOKENS]
         index = words @ VOCAB ** np.arange(NEW_TOKENS)[::-1]

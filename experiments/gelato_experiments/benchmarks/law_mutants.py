@@ -1,6 +1,6 @@
 """Decoders with one mistake each that bends the law of sampled text: what `benchmarks.law` must catch.
 
-All mutants are one program: `payload.bits`, which `full` does not read, says which is in force.
+All mutants are one program: a number in the payload says which is in force.
 """
 
 import contextlib
@@ -16,10 +16,12 @@ from jax import Array
 
 import gelato_kernels
 from gelato_experiments.benchmarks.law import SETTINGS
-from gelato_jax import control, system
-from gelato_jax.decoding import keys
-from gelato_jax.decoding import round as rounds
+from gelato_jax import control, keys
+from gelato_jax.decoding import ends
 from gelato_jax.decoding.programs import decode
+from gelato_jax.decoding.records import Drafted
+from gelato_jax.payloads.full import Full
+from gelato_jax.types import record
 
 MUTANTS = (
     "none",
@@ -45,8 +47,15 @@ def rules(mutant: str) -> dict[str, Any]:
         "controller": control.static(2),
         "length_exit": control.length_exits.confidence(0.4),
         "depth_exit": control.depth_exits.fixed(),
-        "payload": dataclasses.replace(system.payload.full(), bits=number),
+        "payload": _Mutant(number=number),
     }
+
+
+@record
+class _Mutant(Full):
+    """`full`, with the number of a mistake."""
+
+    number: Array  # [] int32
 
 
 class _Faults:
@@ -56,7 +65,7 @@ class _Faults:
         self.mutant: Any = 0
         self.accepted: Any = None
         self.accept, self.residual = gelato_kernels.accept, gelato_kernels.sample_residual
-        self.uniforms, self.draft = keys.round_uniforms, rounds.draft
+        self.uniforms, self.draft = keys.round_uniforms, ends.draft
 
     def on(self, name: str) -> Any:
         return self.mutant == MUTANTS.index(name)
@@ -85,17 +94,22 @@ class _Faults:
         return jnp.where(self.on("one uniform for accept and residual"), first, drawn)
 
     def bent_draft(self, *arguments: Any) -> Any:
-        drafted, *rest = self.draft(*arguments)
+        drafted, uplink = self.draft(*arguments)
+        made, whole = drafted.own, drafted.effort.length
         index = jnp.arange(SETTINGS.max_draft_length)
-        sent = index < drafted.length[:, None]
-        likely = sent & (drafted.log_prob >= jnp.log(_LIKELY))
-        next_entropy = jnp.roll(drafted.entropy, -1, axis=1)
-        calm = sent & ((next_entropy < _CALM) | (index + 1 == drafted.length[:, None]))
+        sent = index < whole[:, None]
+        likely = sent & (made.proposal.log_prob >= jnp.log(_LIKELY))
+        next_entropy = jnp.roll(made.entropy, -1, axis=1)
+        calm = sent & ((next_entropy < _CALM) | (index + 1 == whole[:, None]))
         leading = lambda keep: jnp.cumprod(keep, axis=1).sum(axis=1)  # noqa: E731
-        length = jnp.where(self.on("drop token i by q(x_i)"), leading(likely), drafted.length)
+        length = jnp.where(self.on("drop token i by q(x_i)"), leading(likely), whole)
         length = jnp.where(self.on("drop token i by H_(i+1)"), leading(calm), length)
         length = jnp.where(self.on("trim the tail"), jnp.max(likely * (index + 1), axis=1), length)
-        return dataclasses.replace(drafted, length=length.astype(jnp.int32)), *rest
+        length = length.astype(jnp.int32)
+        proposal = dataclasses.replace(made.proposal, length=length)
+        effort = dataclasses.replace(drafted.effort, length=length)
+        drafted = Drafted(effort=effort, own=dataclasses.replace(made, proposal=proposal))
+        return drafted, dataclasses.replace(uplink, length=length)
 
 
 @contextlib.contextmanager
@@ -108,13 +122,13 @@ def mutated(**options: Any) -> Iterator[Callable[..., Any]]:
     faults, sound = _Faults(), inspect.unwrap(decode)
 
     def program(work: Any, *arguments: Any, shapes: Any) -> Any:
-        faults.mutant = work.policy.payload.bits
+        faults.mutant = work.policy.payload.number
         return sound(work, *arguments, shapes=shapes)
 
     with (
         mock.patch.object(gelato_kernels, "accept", faults.bent_accept),
         mock.patch.object(gelato_kernels, "sample_residual", faults.bent_residual),
         mock.patch.object(keys, "round_uniforms", faults.bent_uniforms),
-        mock.patch.object(rounds, "draft", faults.bent_draft),
+        mock.patch.object(ends, "draft", faults.bent_draft),
     ):
         yield jax.jit(program, static_argnames="shapes", **options)

@@ -18,7 +18,7 @@ import numpy as np
 
 from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import Policy
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
@@ -140,7 +140,7 @@ def world(max_draft_length: int) -> tuple[Recording, Terms]:
         length_exit=control.length_exits.priced(),
         depth_exit=control.depth_exits.priced(),
         draft_sampling=control.draft_sampling.fixed(),
-        payload=system.payload.candidates(32),
+        payload=payloads.candidates(32),
     )
     return recording, simulation.make_terms(recording, policy, system.preset())
 

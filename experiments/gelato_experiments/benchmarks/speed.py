@@ -86,7 +86,7 @@ def run(
     rows = [Row(ALONE), *(Row(f"static {length}") for length in lengths), Row(ADAPTIVE)]
     controllers = (*map(control.static, lengths), control.ratio() if adaptive is None else adaptive)
     exits = (control.length_exits.none(), control.length_exits.priced())
-    memory: list[Any] = [None] * len(controllers)
+    sessions: list[Any] = [None] * len(controllers)
     # The first prompt is decoded once more ahead of the others: it compiles, and does not count.
     for number, prompt in enumerate((prompts[0], *prompts)):
         ids, counts = [pair.tokenizer.chat_prompt(prompt)], number > 0
@@ -102,9 +102,9 @@ def run(
                 "system": system,
             }
             result, seconds = _timed(
-                lambda: generate(pair, ids, settings=settings, memory=memory[index], **policy)  # noqa: B023
+                lambda: generate(pair, ids, settings=settings, session=sessions[index], **policy)  # noqa: B023
             )
-            memory[index] = result.memory
+            sessions[index] = result.session
             if counts:
                 _add(row, report(result), seconds, result.tokens[0] != expected)
         progress(number, len(prompts))

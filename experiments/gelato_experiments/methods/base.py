@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gelato_jax import system
+from gelato_jax import payloads
 from gelato_jax.control import Controller, DepthExit, LengthExit, depth_exits, draft_sampling, length_exits
 from gelato_jax.decoding import Policy
-from gelato_jax.system import Payload
+from gelato_jax.payloads import Payload
 
 Setting = Mapping[str, float]
 """Numbers of one member of a grid."""
@@ -51,5 +51,5 @@ class Method:
     source: str
     build: Callable[..., Rules]
     grid: tuple[Setting, ...] = ({},)
-    payload: Callable[[], Payload] = lambda: system.payload.candidates(32)
+    payload: Callable[[], Payload] = lambda: payloads.candidates(32)
     note: str = ""

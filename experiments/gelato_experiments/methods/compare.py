@@ -12,8 +12,9 @@ from gelato_experiments.methods.base import Method, Setting
 from gelato_experiments.study import Row
 from gelato_jax import simulation
 from gelato_jax.decoding.records import Terms
+from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.simulation import Recording
-from gelato_jax.system import Payload, System
+from gelato_jax.system import System
 
 CAP_TOLERANCE = 0.005
 """Share by which mean power may exceed a cap and still count as keeping it."""
@@ -27,14 +28,12 @@ class Scenario:
     Attributes:
         system: device, link, edge.
         payload: what all methods send; None: what each paper sends.
-        vocab_size: target ids that bits are counted over; the recording's if None.
-        draft_vocab_size: entries of q that bits are counted over; the recording's if None.
+        vocabularies: the sizes that messages are counted by; the recording's if None.
     """
 
     system: System
     payload: Payload | None = None
-    vocab_size: int | None = None
-    draft_vocab_size: int | None = None
+    vocabularies: Vocabularies | None = None
 
     def terms(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Terms:
         """A method in this world, under a cap (inf: none)."""
@@ -43,8 +42,7 @@ class Scenario:
             recording,
             method.build(cap_w, **setting).policy(payload),
             self.system,
-            vocab_size=self.vocab_size,
-            draft_vocab_size=self.draft_vocab_size,
+            vocabularies=self.vocabularies,
         )
 
 
@@ -78,9 +76,10 @@ def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> M
         return simulation.total(result, name).reshape(len(settings), effort.shares, -1).sum(axis=2)
 
     tokens, seconds, joules, drafted = map(total, ("tokens", "time_s", "energy_j", "drafted"))
+    with_prompts_j, with_prompts_s = joules + total("prompt_j"), seconds + total("prompt_s")
     return Measured(
         tokens_per_s=tokens / seconds,
-        power_w=joules / seconds,
+        power_w=with_prompts_j / with_prompts_s,
         energy_per_token_j=joules / tokens,
         draft_length=drafted / total("rounds"),
         acceptance=total("accepted") / np.maximum(drafted, 1),

@@ -1,7 +1,7 @@
 """The paper's form: drift plus penalty a round, a leaky bucket of entropy within it."""
 
 from gelato_experiments.methods.base import Method, Rules
-from gelato_jax import control, system
+from gelato_jax import control, payloads
 
 
 def _build(power_budget_w: float, penalty_weight: float, threshold_nats: float, capacity_nats: float) -> Rules:
@@ -18,6 +18,6 @@ METHOD = Method(
         for weight in (0.01, 0.1)
         for leak, size in ((0.25, 0.5), (0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (1.5, 3.0), (2.0, 6.0))
     ),
-    payload=lambda: system.payload.top_p(0.9),
+    payload=lambda: payloads.top_p(0.9),
     note="its budget is taken in watts, E - Pbar T: joules a round would not bound power; its constants are unknown",
 )

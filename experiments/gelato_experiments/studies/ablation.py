@@ -18,7 +18,7 @@ from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.studies import ablation_claims, ablation_figure
 from gelato_experiments.studies.gains import Cell, Judged, alike, figures_of, gain, judge
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.control import depth_exits, length_exits
 from gelato_jax.simulation import Recording
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure  # noqa: F401  (the type of `draw`)
 
 PAYLOADS = {
-    "full": system.payload.full(),
-    "quantized": system.payload.quantized(8),
-    "top_p": system.payload.top_p(0.9),
-    "scalar": system.payload.scalar(),
-    "candidates": system.payload.candidates(32),
+    "full": payloads.full(),
+    "quantized": payloads.quantized(8),
+    "top_p": payloads.top_p(0.9),
+    "scalar": payloads.scalar(),
+    "candidates": payloads.candidates(32),
 }
 OUTER, EXITS, DEPTHS = ("static", "gelato", "ratio"), ("none", "bucket", "svip", "priced"), ("last", "first", "entropy")
 SQUARES = (("ratio", "bucket"), ("ratio", "svip"), ("gelato", "bucket"))
@@ -125,8 +125,7 @@ def _cells(settings: Settings, payload: str) -> dict[Any, Cell]:
         scenario = Scenario(
             system=system.preset(settings.device, link, settings.edge),
             payload=PAYLOADS[payload],
-            vocab_size=settings.vocab_size,
-            draft_vocab_size=settings.vocab_size,
+            vocabularies=payloads.Vocabularies.whole(settings.vocab_size),
         )
         for cap in (math.inf, settings.cap_w):
             for one in combinations(payload):

@@ -18,7 +18,7 @@ from gelato_experiments.studies import calibration_claims, calibration_figure
 from gelato_experiments.studies.calibration_claims import KINDS, UNSCALED
 from gelato_experiments.studies.calibration_fits import Tokens, calibrations, pairs, tokens
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.simulation import Recording
 from gelato_jax.training.calibrate import predictions
 
@@ -202,7 +202,9 @@ def _method(kind: str) -> Method:
 def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     """`ratio_priced` with each calibration, V chosen on half of the texts, judged on the others."""
     world = system.preset(settings.device, settings.link, settings.edge)
-    scenario = Scenario(system=world, payload=system.payload.candidates(32), vocab_size=settings.vocab_size)
+    scenario = Scenario(
+        system=world, payload=payloads.candidates(32), vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+    )
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
     cases = [(kind, cap) for cap in settings.caps_w for kind in KINDS]
     measured = []

@@ -17,7 +17,7 @@ from gelato_experiments.methods import METHODS, Scenario, Share
 from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure
 from gelato_experiments.studies import delay_claims, delay_figure
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import simulation, system
+from gelato_jax import payloads, simulation, system
 from gelato_jax.simulation import Recording
 
 _CHOOSERS = ("static", "ratio", "iid")
@@ -119,7 +119,9 @@ def first_acceptance(recorded: Recording) -> float:
 def _scenario(settings: Settings, edge: str, rtt_s: float) -> Scenario:
     world = system.preset(settings.device, settings.link, edge)
     world = dataclasses.replace(world, link=dataclasses.replace(world.link, rtt_s=jnp.float32(rtt_s)))
-    return Scenario(system=world, payload=system.payload.candidates(32), vocab_size=settings.vocab_size)
+    return Scenario(
+        system=world, payload=payloads.candidates(32), vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+    )
 
 
 def _effort(settings: Settings) -> Share:
@@ -157,8 +159,7 @@ def _ratio(
         history=True,
     ).history
     assert history is not None
-    parts = [np.asarray(history.budget)]
-    parts += [np.asarray(getattr(history.outcome, name)) for name in ("tokens", "time_s", "energy_j")]
+    parts = [np.asarray(getattr(history.seen, name)) for name in ("budget", "tokens", "time_s", "energy_j")]
     shape = (len(settings.edges), len(settings.rtts_s), len(settings.caps_w), effort.shares, -1)
     budget = parts[0].reshape(shape).mean(axis=-1)
     tokens, seconds, joules = (part.reshape(shape).sum(axis=-1, dtype=np.float64) for part in parts[1:])

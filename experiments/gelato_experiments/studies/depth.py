@@ -21,7 +21,7 @@ from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.studies import depth_claims, depth_figure
 from gelato_experiments.studies.depth_claims import BY_TOKEN
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import DepthExit, depth_exits
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
@@ -146,8 +146,8 @@ def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -
         depth_exit(member["depth"], member["value"]),
     )
     world = system.preset(settings.device, settings.link, settings.edge)
-    policy = rules.policy(system.payload.candidates(32))
-    return simulation.make_terms(recorded, policy, world, vocab_size=settings.vocab_size)
+    policy = rules.policy(payloads.candidates(32))
+    return simulation.make_terms(recorded, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size))
 
 
 def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:

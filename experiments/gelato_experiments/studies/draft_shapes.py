@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import tyro
 
-from gelato_jax import system
+from gelato_jax import payloads, system
 from gelato_jax.types import AcceptanceForecast, Outlook
 
 DEVICE, LINK, EDGE = "orin-nano-15w:smollm2-135m", "5mhz-500m", "h100-7b"
@@ -90,9 +90,8 @@ def _outlook(cost: float, acceptance: float, longest: int) -> Outlook:
     world = system.preset(DEVICE, LINK, EDGE)
     return world.outlook(
         world.link.channel(),
-        system.payload.candidates(32),
-        vocab_size=_VOCABULARY,
-        draft_vocab_size=_VOCABULARY,
+        payloads.candidates(32),
+        payloads.Vocabularies.whole(_VOCABULARY),
         work=cost,
         catch_up=0.0,
         acceptance=AcceptanceForecast.independent(acceptance, longest),

@@ -15,7 +15,7 @@ import numpy as np
 
 from gelato_experiments.oracles import EntropyModel, round_level
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax import simulation, system
+from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Controller, Estimator, depth_exits, draft_sampling, length_exits
 from gelato_jax.decoding import Policy
 from gelato_jax.decoding.records import Terms
@@ -70,9 +70,9 @@ class ExactWorld:
         return self.tables.joules - cap_w * self.tables.seconds
 
 
-def payload() -> system.Payload:
+def payload() -> payloads.Payload:
     """Two bits of each entry of q: it draws at the edge, so a round's cost does not depend on what is accepted."""
-    return system.payload.quantized(2)
+    return payloads.quantized(2)
 
 
 def certain() -> Estimator:
@@ -80,7 +80,7 @@ def certain() -> Estimator:
     return Estimator.create(discount=0.0, prior_strength=1e6)
 
 
-def lengths_alone(controller: Controller, payload: system.Payload) -> Policy:
+def lengths_alone(controller: Controller, payload: payloads.Payload) -> Policy:
     """A policy whose controller alone decides."""
     return Policy(
         controller=controller,
@@ -152,8 +152,7 @@ def _tables(recording: Recording, world: system.System, environment: Environment
         return world.outlook(
             channel,
             payload(),
-            vocab_size=recording.vocab_size,
-            draft_vocab_size=recording.draft_vocab_size,
+            recording.vocabularies,
             work=1.0,
             catch_up=0.0,
             acceptance=AcceptanceForecast.independent(acceptance, size),

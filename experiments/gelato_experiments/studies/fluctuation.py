@@ -15,7 +15,7 @@ from gelato_experiments.methods.base import Setting
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half
 from gelato_experiments.studies.worlds import WORLDS, World, calm, still
 from gelato_experiments.study import Claim, Progress, Row, Study
-from gelato_jax import simulation, system
+from gelato_jax import payloads, simulation, system
 from gelato_jax.simulation import Recording
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Settings:
 QUICK = Settings()
 FULL = Settings(devices=64, rounds=3_000, heavy_methods=("static", "hf_schedule", "gelato", "ratio", "ratio_priced"))
 
-PAYLOADS = {"candidates": lambda: system.payload.candidates(32), "quantized": lambda: system.payload.quantized(2)}
+PAYLOADS = {"candidates": lambda: payloads.candidates(32), "quantized": lambda: payloads.quantized(2)}
 
 
 class _Found(NamedTuple):
@@ -108,7 +108,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
 
 def _scenario(settings: Settings, payload: str) -> Scenario:
     world = system.preset(settings.device, settings.link, settings.edge)
-    return Scenario(system=world, payload=PAYLOADS[payload](), vocab_size=settings.vocab_size)
+    return Scenario(
+        system=world, payload=PAYLOADS[payload](), vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+    )
 
 
 def _tune(recorded: Recording, method: Method, scenario: Scenario, settings: Settings) -> Setting:

@@ -11,7 +11,7 @@ from gelato_experiments.inputs import recording
 from gelato_experiments.methods import METHODS, Scenario, compare
 from gelato_experiments.studies.frontier_oracles import effort, equal_power_rate, model_rows, oracle_rows
 from gelato_experiments.study import Claim, Progress, Row, Study
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.simulation import Recording
 
 if TYPE_CHECKING:
@@ -81,8 +81,10 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     done, total = 0, len(settings.links) * (len(settings.methods) + 2)
     for link in settings.links:
         world = system.preset(settings.device, link, settings.edge)
-        payload = system.payload.candidates(32)
-        scenario = Scenario(system=world, payload=payload, vocab_size=settings.vocab_size)
+        payload = payloads.candidates(32)
+        scenario = Scenario(
+            system=world, payload=payload, vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+        )
         floor = control.power_floor_w(world, payload, vocab_size=settings.vocab_size)
         feasible = tuple(cap for cap in settings.caps_w if cap >= floor)
         rows += [_infeasible(link, cap, floor) for cap in settings.caps_w if cap < floor]

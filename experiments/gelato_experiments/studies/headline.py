@@ -14,7 +14,7 @@ from gelato_experiments.studies import headline_claims, headline_figure
 from gelato_experiments.studies.gains import Cell, Judged, alike, figures_of, gain, judge, only_drafting_and_uplink
 from gelato_experiments.studies.pairs import pair_of
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import control, system
+from gelato_jax import control, payloads, system
 from gelato_jax.control import length_exits
 from gelato_jax.simulation import Recording
 
@@ -25,10 +25,10 @@ ALL, PAPER = "all", "drafting and uplink"
 """Which joules count: with waiting and receiving, or as the paper is reported to count."""
 
 _PAYLOADS = {
-    "full": system.payload.full(),
-    "top_p": system.payload.top_p(0.9),
-    "scalar": system.payload.scalar(),
-    "candidates": system.payload.candidates(32),
+    "full": payloads.full(),
+    "top_p": payloads.top_p(0.9),
+    "scalar": payloads.scalar(),
+    "candidates": payloads.candidates(32),
 }
 OWN = {
     "target-only": ("candidates", "target-only"),
@@ -173,8 +173,7 @@ def _scenario(settings: Settings, link: str, accounting: str, payload: str) -> S
     return Scenario(
         system=only_drafting_and_uplink(world) if accounting == PAPER else world,
         payload=_PAYLOADS[payload],
-        vocab_size=settings.vocab_size,
-        draft_vocab_size=settings.vocab_size,
+        vocabularies=payloads.Vocabularies.whole(settings.vocab_size),
     )
 
 

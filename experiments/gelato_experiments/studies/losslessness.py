@@ -145,8 +145,8 @@ def _checks(settings: Settings) -> Iterator[tuple[Row, dict[str, Any]]]:
         exits.confidence(0.4),
     )
     depths = (control.depth_exits.entropy(1.3), control.depth_exits.priced(), control.depth_exits.fixed())
-    payloads = [payload for make in law.PAYLOADS if (payload := make()).scheme in settings.payloads]
-    for number, (payload, index) in enumerate(itertools.product(payloads, range(len(controllers)))):
+    sent = [payload for make in law.PAYLOADS if (payload := make()).scheme in settings.payloads]
+    for number, (payload, index) in enumerate(itertools.product(sent, range(len(controllers)))):
         length = (number + number // len(controllers)) % len(lengths)
         depth = number % len(depths)
         # Chosen by traced indices: one program a payload.

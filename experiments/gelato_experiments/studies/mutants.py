@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import Controller, ControllerRule
-from gelato_jax.types import AcceptanceForecast, Compensated, Outlook, RoundOutcome, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
 
 
 @record
@@ -65,7 +65,7 @@ def _rule(whole: ControllerRule) -> ControllerRule:
         queue = _if(params.heeds_queue, state.queue, Compensated.zero())
         return whole.plan(params.whole, dataclasses.replace(state, queue=queue), outlook, forecast)
 
-    def update(params: MutantParams, state: Any, outcome: RoundOutcome) -> Any:
+    def update(params: MutantParams, state: Any, outcome: Observation) -> Any:
         allowed = params.counts_allowance
         numbers = dataclasses.replace(
             params.whole,
@@ -84,7 +84,11 @@ def _rule(whole: ControllerRule) -> ControllerRule:
     def queue(params: MutantParams, state: Any) -> Array:
         return whole.queue(params.whole, state)
 
-    return ControllerRule(init=init, plan=plan, update=update, queue=queue)
+    def charge(params: MutantParams, state: Any, energy_j: Array, time_s: Array) -> Any:
+        moved = whole.charge(params.whole, state, energy_j, time_s)
+        return dataclasses.replace(moved, queue=_if(params.keeps_queue, moved.queue, Compensated.zero()))
+
+    return ControllerRule(init=init, plan=plan, update=update, queue=queue, charge=charge)
 
 
 def _if(condition: Array, yes: Any, no: Any) -> Any:

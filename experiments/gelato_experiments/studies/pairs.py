@@ -45,6 +45,7 @@ def pair_of(like: Recording, acceptance: float, seed: int) -> Recording:
         calibration=_exits(plain.calibration, exits),
         work=like.work,
         draft_vocab_size=like.draft_vocab_size,
+        further=like.further,
         categories=like.categories,
     )
 

@@ -18,7 +18,7 @@ from gelato_experiments.studies.mutants import mutant
 from gelato_experiments.studies.queue_claims import MUTANTS, claims
 from gelato_experiments.studies.queue_figure import draw
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import Controller
 from gelato_jax.simulation import Recording, Simulation
 
@@ -129,13 +129,13 @@ def _recorded(
     recorded: Recording, rules: Sequence[tuple[Controller, int]], settings: Settings, rounds: int, seed: int
 ) -> Simulation:
     """Controllers on the recorded text, each at its delay."""
-    payload = system.payload.candidates(32)
+    payload = payloads.candidates(32)
     terms = [
         simulation.make_terms(
             recorded,
             exact_world.lengths_alone(rule, payload),
             _system(settings, rtt),
-            vocab_size=settings.vocab_size,
+            vocabularies=payloads.Vocabularies.whole(settings.vocab_size),
         )
         for rule, rtt in rules
     ]
@@ -275,7 +275,11 @@ def _bound_rows(
     for (number, rule), weight in zip(rules, settings.bound_weights, strict=True):
         loose, sharp = queue_caps_j(world, settings.budget_j, weight)
         facts = {"kind": "bound", "rule": name, "budget": settings.budget_j, "penalty_weight": weight}
-        queue = {"queue_max_j": float(found.history.queue_j[number].max()), "bound_j": loose, "sharp_bound_j": sharp}
+        queue = {
+            "queue_max_j": float(found.history.seen.queue_j[number].max()),
+            "bound_j": loose,
+            "sharp_bound_j": sharp,
+        }
         rows.append({**facts, **queue, "no_draft_j": idle, **_path(found, number, rule)})
     return rows
 

@@ -14,7 +14,7 @@ import numpy as np
 from gelato_experiments.figures import BLUE, GREY, ORANGE, VERMILLION, new_figure
 from gelato_experiments.prompts import read_prompts
 from gelato_experiments.study import Claim, Progress, Row, Study
-from gelato_jax import control, simulation, system
+from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, make_job
 from gelato_jax.simulation import Recording
 from gelato_jax.simulation.rollouts import record
@@ -196,7 +196,7 @@ def _choices(settings: Settings, method: str, part: str) -> dict[str, Any]:
         "controller": control.select_controller((*options[:index], rules, *options[index + 1 :]), index),
         "length_exit": control.select_length_exit(exits, length),
         "depth_exit": control.select_depth_exit(depths, int(part == DEPTH)),
-        "payload": system.payload.candidates(32),
+        "payload": payloads.candidates(32),
         "system": system.preset(*settings.world),
     }
 
@@ -223,7 +223,7 @@ def _compare(
         rounds=settings.max_new_tokens - 1,
         texts=texts.tolist(),
         endless=False,
-        seed=law.seed,
+        seed=settings.seed,
     )
     real = _sums(decoded.totals, len(prompts))
     simulated = _sums(jax.tree.map(lambda leaf: leaf[0], replayed.totals), len(prompts))

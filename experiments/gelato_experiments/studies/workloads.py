@@ -18,7 +18,7 @@ from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, mea
 from gelato_experiments.studies import workloads_claims, workloads_figure
 from gelato_experiments.studies.gains import Cell, figures_of, judge, merged
 from gelato_experiments.study import Progress, Row, Study
-from gelato_jax import simulation, system
+from gelato_jax import payloads, simulation, system
 from gelato_jax.decoding.records import Terms
 from gelato_jax.simulation import Recording
 
@@ -107,7 +107,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
 
 def _scenario(settings: Settings) -> Scenario:
     world = system.preset(settings.device, settings.link, settings.edge)
-    return Scenario(system=world, payload=system.payload.candidates(32), vocab_size=settings.vocab_size)
+    return Scenario(
+        system=world, payload=payloads.candidates(32), vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+    )
 
 
 def _workloads(settings: Settings) -> tuple[_Workload, _Workload]:
@@ -168,8 +170,8 @@ def _prompt(load: _Workload, scenario: Scenario, effort: Share) -> Row:
         **_acceptance(load.whole),
         "prompt_tokens": float(load.judging.rollouts.prompt_tokens.mean()),
         "tokens_per_request": float(found.totals.tokens.sum() / requests),
-        "prefill_s": float(found.totals.prefill_s.sum() / requests),
-        "prefill_j": float(found.totals.prefill_j.sum() / requests),
+        "prefill_s": float(simulation.total(found, "prompt_s").sum() / requests),
+        "prefill_j": float(simulation.total(found, "prompt_j").sum() / requests),
     }
 
 

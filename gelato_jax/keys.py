@@ -1,4 +1,4 @@
-"""Random numbers of a decode. Two rules, and mixing them up bends the law.
+"""Random numbers of a decode. Two rules, and mixing them up bends the output's distribution.
 
 Rejection payloads: a uniform belongs to (row, the row's own round, use) and is never seen twice,
 because past draws steer the controller and with it where a round begins. `seeded`: noise belongs to
@@ -14,7 +14,7 @@ from jax import Array
 import gelato_kernels
 
 
-class Stream(IntEnum):
+class _Stream(IntEnum):
     """Independent streams under a row's key."""
 
     ROUND = 0
@@ -33,26 +33,36 @@ class Use(IntEnum):
     DRAFT = 3
 
 
-def row_keys(seed: Array, rows: int) -> Array:
-    """One key per row, `[B]`: a row's draws do not depend on its batch mates.
+def row_keys(seeds: Array) -> Array:
+    """One key per row, `[B]`: a row's draws depend on its seed alone, not on its place or its batch mates.
 
     Args:
-        seed: [] integer, traced.
-        rows: B.
+        seeds: `[B, 2]` integer: a seed, and a number that tells rows apart that share it; 0 is the seed's own.
     """
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
+
+    def draw(seed: Array) -> Array:
+        own = jax.random.key(seed[0])
+        return jnp.where(seed[1] > 0, jax.random.fold_in(own, seed[1]), own)
+
+    return jax.vmap(draw)(seeds)
+
+
+def spread(seed: Array, rows: int) -> Array:
+    """One seed [] for `rows` rows, which then draw apart: `[rows, 2]`, see `row_keys`."""
+    apart = jnp.arange(rows, dtype=jnp.uint32)
+    return jnp.stack([jnp.full_like(apart, seed), apart], axis=1)
 
 
 def link_keys(keys: Array) -> Array:
     """The key of each row's radio link, `[B]`."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, Stream.LINK))(keys)
+    return jax.vmap(lambda key: jax.random.fold_in(key, _Stream.LINK))(keys)
 
 
 def round_uniforms(keys: Array, rounds: Array, use: int | Array, shape: tuple[int, ...]) -> Array:
     """Uniforms `[B, *shape]` of one use in each row's round `[B]`."""
 
     def draw(key: Array, number: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, Stream.ROUND), number)
+        key = jax.random.fold_in(jax.random.fold_in(key, _Stream.ROUND), number)
         return gelato_kernels.uniforms(jax.random.fold_in(key, use), shape)
 
     return jax.vmap(draw)(keys, rounds)
@@ -62,7 +72,7 @@ def position_noise(keys: Array, positions: Array, vocab_size: int) -> Array:
     """Gumbel noise `[B, T, V]` of the tokens at absolute `positions [B, T]`, by target id."""
 
     def draw(key: Array, position: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, Stream.POSITION), position)
+        key = jax.random.fold_in(jax.random.fold_in(key, _Stream.POSITION), position)
         return gelato_kernels.gumbel_noise(key, (vocab_size,))
 
     return jax.vmap(jax.vmap(draw, (None, 0)))(keys, positions)
@@ -70,13 +80,13 @@ def position_noise(keys: Array, positions: Array, vocab_size: int) -> Array:
 
 def request_uniform(key: Array, request: Array) -> Array:
     """A uniform [] of a row's request [] int32, of no round and no position: which prompt comes next."""
-    return _stream_uniform(key, Stream.REQUEST, request)
+    return _stream_uniform(key, _Stream.REQUEST, request)
 
 
 def environment_uniform(key: Array, round: Array) -> Array:
     """A uniform [] of a row's round [] int32: how its world changes."""
-    return _stream_uniform(key, Stream.ENVIRONMENT, round)
+    return _stream_uniform(key, _Stream.ENVIRONMENT, round)
 
 
-def _stream_uniform(key: Array, stream: Stream, index: Array) -> Array:
+def _stream_uniform(key: Array, stream: _Stream, index: Array) -> Array:
     return gelato_kernels.uniforms(jax.random.fold_in(jax.random.fold_in(key, stream), index), ())

@@ -5,21 +5,24 @@ round, compiled alone, and hands one packed integer array a round to the host.
 """
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from gelato_jax.decoding.baseline import Text
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
-from gelato_jax.decoding.prefill import fresh_memory
-from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, unpack
-from gelato_jax.decoding.records import DecodeState, Job, Memory, RoundInfo, Shapes, Totals
+from gelato_jax.decoding.prefill import fresh_sessions
+from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, text_of, unpack
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.errors import GelatoError
+from gelato_jax.types import Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +32,13 @@ class Generation:
     Attributes:
         tokens: generated ids of each prompt, the end-of-sequence token included.
         totals: sums over rounds, leaves `[B]` NumPy.
-        memory: what the rows keep for their next request; pass it to the next `generate`.
+        session: what the rows keep for their next request; pass it to the next `generate`.
         final_queue_j: `[B]` energy queue after the last round.
     """
 
     tokens: list[list[int]]
     totals: Totals
-    memory: Memory
+    session: Session
     final_queue_j: np.ndarray
 
 
@@ -45,7 +48,7 @@ def generate(
     *,
     settings: DecodeSettings | None = None,
     raw: bool = False,
-    memory: Memory | None = None,
+    session: Session | None = None,
     **choices,
 ) -> Generation:
     """Decode a batch of prompts speculatively, as one compiled program.
@@ -55,7 +58,7 @@ def generate(
         prompts: texts (chat turns unless `raw`) or token ids, of any lengths.
         settings: lengths and law.
         raw: continue texts as they are, without the chat template.
-        memory: `Generation.memory` of the rows' last request, so that queue and estimates go on.
+        session: `Generation.session` of the rows' last request, so that queue and estimates go on.
         **choices: `controller`, `system`, `payload`, `length_exit`, `depth_exit`, `draft_sampling`; see `make_job`.
 
     Returns:
@@ -67,8 +70,8 @@ def generate(
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    memory = fresh_memory(job, len(prompts)) if memory is None else memory
-    text, totals, kept = decode(job, **batch, memory=memory, shapes=settings.shapes)
+    session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
+    text, totals, kept = decode(job, **batch, session=session, shapes=settings.shapes)
     return _generation(job, text, batch["prompt_length"], totals, kept)
 
 
@@ -89,13 +92,42 @@ def autoregressive(
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
     text = jax.device_get(decode_autoregressive(job, **batch, shapes=settings.shapes))
+    _refuse_faults(text)
     return _rows(text.tokens, batch["prompt_length"], text.length)
 
 
-def _generation(job: Job, text: Text, prompt_length: Any, totals: Totals, memory: Memory) -> Generation:
-    text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(memory.controller)))
+def check_session(session: Session, job: Job, rows: int) -> Session:
+    """A session as it is, if it is of these rules and so many rows.
+
+    Raises:
+        GelatoError: it is of other rules or of another number of rows.
+    """
+    outline = jax.eval_shape(lambda: fresh_sessions(job, rows))
+    if jax.tree.structure(outline) != jax.tree.structure(session):
+        raise GelatoError("the session is of another controller or length exit: start with a fresh one, session=None")
+    shapes = [(np.shape(old), new.shape) for old, new in zip(*map(jax.tree.leaves, (session, outline)), strict=True)]
+    if wrong := [old for old, new in shapes if old != new]:
+        found = wrong[0][0] if wrong[0] else 0
+        raise GelatoError(f"the session is of {found} rows and there are {rows} prompts: start with a fresh one")
+    return session
+
+
+def _refuse_faults(text: Text) -> None:
+    """Raise where a row ended because logits were no numbers."""
+    if rows := np.flatnonzero(text.fault).tolist():
+        raise GelatoError(
+            f"prompt {rows[0]}: a model's logits are not numbers behind {int(text.length[rows[0]])} tokens; its "
+            "weights are damaged, or overflow their dtype: convert the checkpoint again, or load it in float32"
+        )
+
+
+def _generation(job: Job, text: Text, prompt_length: Any, totals: Totals, session: Session) -> Generation:
+    text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(session.controller)))
+    _refuse_faults(text)
     tokens = _rows(text.tokens, prompt_length, text.length)
-    return Generation(tokens=tokens, totals=totals, memory=memory, final_queue_j=queue)
+    # A copy: the arrays of a stream's state are given away with its next round.
+    session = jax.tree.map(jnp.copy, session)
+    return Generation(tokens=tokens, totals=totals, session=session, final_queue_j=queue)
 
 
 def _rows(tokens, begin, end) -> list[list[int]]:
@@ -108,7 +140,7 @@ def _rows(tokens, begin, end) -> list[list[int]]:
 class Stream:
     """A decode that is watched round by round.
 
-    Iterate for each round's `RoundInfo` (NumPy, rows first); `first` holds the tokens that the
+    Iterate for each round's `Observation` (NumPy, rows first); `first` holds the tokens that the
     prefill already gave; `generation()` sums up at any time.
 
     The round's program is made in a thread of its own while the prompts are read; `wait()` returns
@@ -120,26 +152,29 @@ class Stream:
     shapes: Shapes
     first: np.ndarray
     prompt_length: Array
-    preparation: threading.Thread
+    preparation: Future[None]
 
     def wait(self) -> None:
         """Wait for the round's program, so that what follows is decoding alone; iterating does so by itself."""
-        self.preparation.join()
+        self.preparation.result()
 
-    def __iter__(self) -> Iterator[RoundInfo]:
+    def __iter__(self) -> Iterator[Observation]:
         """Run rounds until every row is done."""
         self.wait()
-        finished = bool(np.asarray(self.state.done).all())
+        exits, length = self.job.draft.work.shape[0], self.shapes.max_draft_length
+        finished = bool(np.asarray(self.state.device.done).all())
         while not finished:
             self.state, packed = advance(self.state, self.job, shapes=self.shapes)
-            info = unpack(np.asarray(packed))
-            finished = bool(info.done.all())
-            yield info
+            seen = unpack(np.asarray(packed), exits=exits, max_draft_length=length)
+            finished = bool(np.all(seen.done))
+            if np.any(seen.fault):
+                _refuse_faults(jax.device_get(text_of(self.state)))
+            yield seen
 
     def generation(self) -> Generation:
         """What has been decoded so far."""
-        text = Text(self.state.tokens, self.state.length)
-        return _generation(self.job, text, self.prompt_length, self.state.account.totals, self.state.account.memory)
+        row = self.state.row
+        return _generation(self.job, text_of(self.state), self.prompt_length, row.totals, row.session)
 
 
 def stream(
@@ -148,8 +183,8 @@ def stream(
     *,
     settings: DecodeSettings | None = None,
     raw: bool = False,
-    memory: Memory | None = None,
-    preparation: threading.Thread | None = None,
+    session: Session | None = None,
+    preparation: Future[None] | None = None,
     **choices,
 ) -> Stream:
     """As `generate`, but round by round: returns when the prompts are read.
@@ -159,21 +194,22 @@ def stream(
         prompts: see there.
         settings: see there.
         raw: see there.
-        memory: see there.
+        session: see there.
         preparation: what `prepare` returned for the same arguments; the programs are made here if not given.
         **choices: see there.
     """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    memory = fresh_memory(job, len(prompts)) if memory is None else memory
-    preparation = _prepare(job, batch, memory, settings.shapes) if preparation is None else preparation
-    state = start(job, **batch, memory=memory, shapes=settings.shapes)
+    session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
+    preparation = _prepare(job, batch, session, settings.shapes) if preparation is None else preparation
+    state = start(job, **batch, session=session, shapes=settings.shapes)
+    _refuse_faults(jax.device_get(text_of(state)))
     return Stream(
         state=state,
         job=job,
         shapes=settings.shapes,
-        first=np.take_along_axis(np.asarray(state.tokens), np.asarray(state.length)[:, None] - 1, axis=1),
+        first=np.take_along_axis(np.asarray(state.device.tokens), np.asarray(state.device.length)[:, None] - 1, axis=1),
         prompt_length=batch["prompt_length"],
         preparation=preparation,
     )
@@ -186,7 +222,7 @@ def prepare(
     settings: DecodeSettings | None = None,
     raw: bool = False,
     **choices,
-) -> threading.Thread:
+) -> Future[None]:
     """Make the programs of `stream`, which may begin before the weights are there.
 
     Args:
@@ -197,24 +233,25 @@ def prepare(
         **choices: see there.
 
     Returns:
-        What `stream` takes as `preparation`: the prompts' program is ready, a thread still makes the round's.
+        What `stream` takes as `preparation`: the prompts' program is ready, the round's is still made.
     """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    return _prepare(job, batch, fresh_memory(job, len(prompts)), settings.shapes)
+    return _prepare(job, batch, fresh_sessions(job, len(prompts)), settings.shapes)
 
 
-def _prepare(job: Job, batch: dict[str, Array], memory: Memory, shapes: Shapes) -> threading.Thread:
+def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes) -> Future[None]:
     """Compile for arguments that may be known by shapes alone.
 
     JAX keeps tracings, lowerings and their executables: the calls that follow find them all.
     """
-    reading = start.lower(job, **batch, memory=memory, shapes=shapes)
-    thread = threading.Thread(target=_prepare_round, args=(reading.out_info, job, shapes), daemon=True)
-    thread.start()
+    reading = start.lower(job, **batch, session=session, shapes=shapes)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    future = executor.submit(_prepare_round, reading.out_info, job, shapes)
+    executor.shutdown(wait=False)  # no other work follows; a program that ends now waits for this one
     reading.compile()
-    return thread
+    return future
 
 
 def _prepare_round(state: Any, job: Job, shapes: Shapes) -> None:

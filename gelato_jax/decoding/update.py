@@ -1,0 +1,84 @@
+"""Step 7 of a round: the rules learn from what was observed, the link's clock goes on, the totals are summed."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from gelato_jax.decoding.cost import observe_prompt
+from gelato_jax.decoding.plan import drafts_at_once
+from gelato_jax.decoding.records import Averages, Committed, Effort, RowState, Session, Terms, Totals
+from gelato_jax.types import Observation
+
+
+def update(
+    row: RowState, seen: Observation, effort: Effort, committed: Committed, *, terms: Terms
+) -> tuple[RowState, Observation]:
+    """The row after a round, and the observation with the queue behind it.
+
+    Args:
+        row: before the round.
+        seen: what was observed.
+        effort: whose length exit's state is kept.
+        committed: what the edge has not seen of it.
+        terms: rules and world.
+    """
+    policy, session = terms.policy, row.session
+    controller = policy.controller.update(session.controller, seen)
+    seen = dataclasses.replace(seen, queue_j=policy.controller.queue(controller))
+    after = RowState(
+        round=row.round + seen.active,
+        pending=committed.pending,
+        link=terms.system.link.advance(row.link, seen.time_s),
+        session=Session(
+            controller=controller,
+            length_exit=policy.length_exit.update(effort.length_exit, seen),
+            averages=session.averages.add(seen),
+        ),
+        totals=row.totals.add(seen),
+    )
+    return after, seen
+
+
+def fresh_session(terms: Terms) -> Session:
+    """The session of a row that never asked before."""
+    return Session(
+        controller=terms.policy.controller.init(terms.calibration),
+        length_exit=terms.policy.length_exit.init(),
+        averages=Averages.start(),
+    )
+
+
+def open_row(session: Session, link_key: Array, *, terms: Terms) -> RowState:
+    """A row before its first prompt."""
+    return RowState(
+        round=jnp.ones((), jnp.int32),  # the first token takes the uniforms of round 0
+        pending=jnp.zeros((), jnp.int32),
+        link=terms.system.link.init(link_key),
+        session=session,
+        totals=Totals.zero(terms.work.shape[0]),
+    )
+
+
+def read_prompt(
+    row: RowState, prompt_tokens: Array, *, terms: Terms, max_draft_length: int, believed: Terms | None = None
+) -> tuple[RowState, Array]:
+    """The row behind a prompt: its seconds and joules enter the queue, as those of rounds do.
+
+    Args:
+        row: before the prompt.
+        prompt_tokens: [] int32.
+        terms: rules, and the world as it is.
+        max_draft_length: G.
+        believed: the world as the device believes it to be; as it is if not given.
+
+    Returns:
+        The row, and [] bool whether the draft read the prompt: a device that would not draft does not. If it drafts
+        later on, the prompt is among the tokens that it catches up with.
+    """
+    channel = terms.system.link.observe(row.link)
+    planned = drafts_at_once(row, channel, terms=believed or terms, max_draft_length=max_draft_length)
+    seen = observe_prompt(channel, prompt_tokens, planned, terms=terms)
+    session = dataclasses.replace(row.session, controller=terms.policy.controller.charge(row.session.controller, seen))
+    link = terms.system.link.advance(row.link, seen.time_s)
+    return dataclasses.replace(row, link=link, session=session, totals=row.totals.add_prompt(seen)), planned
