@@ -1,7 +1,6 @@
 """`gelato record`: what a pair would do at every position of its texts, for `gelato experiment` to replay."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from gelato_jax.cli.options import Range, settle
+from gelato_jax.files import check_writable
 
 if TYPE_CHECKING:
     from gelato_jax.decoding import Pair
@@ -70,14 +70,7 @@ def _writable(path: Path) -> Path:
     path = path.expanduser()
     if path.is_dir():
         raise ValueError(f"--out is {path}, a folder; give a file, as in {path / 'traces.npz'}")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if path.exists():
-            path.open("r+").close()  # refuses a write-protected file, which a rename would replace
-        probe.touch()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    probe.unlink()
+    check_writable(path)
     return path
 
 

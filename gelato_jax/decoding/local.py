@@ -6,7 +6,6 @@ they were measured here, once.
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import statistics
@@ -22,6 +21,7 @@ import gelato_kernels
 from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
+from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, allocate, write
 from gelato_jax.system import System, local
 
@@ -70,15 +70,15 @@ def measure_local_system(pair: Pair, shapes: Shapes, cache: Path | None = None) 
         cache: a folder; times are read from it if this pair was timed on this machine, and kept there.
     """
     file = None if cache is None else cache / f"{_fingerprint(pair, shapes)}.json"
-    if file is not None and file.is_file():
-        times = json.loads(file.read_text())
-    else:
+    times = None if file is None else read_json(file)
+    if times is None:
         times = {
             "draft_token_s": window_seconds(pair.draft.model, 1),
             "window_s": {str(size): window_seconds(pair.target, size) for size in shapes.windows},
         }
         if file is not None:
-            _keep(file, times)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, times)
     windows = {int(size): seconds for size, seconds in times["window_s"].items()}
     return local(draft_token_s=times["draft_token_s"], window_s=windows)
 
@@ -98,10 +98,3 @@ def _fingerprint(pair: Pair, shapes: Shapes) -> str:
         jax.__version__,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _keep(file: Path, times: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(times, indent=1))
-    scratch.replace(file)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, first_layers
 from gelato_jax.decoding.job import SMALLEST_BUFFER
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.trace import Answer, answer_states
 
@@ -136,15 +135,8 @@ class _Shelf:
 
 
 def _keep(file: Path, arrays: Sequence[np.ndarray]) -> None:
-    """Write beside the place, then move it there."""
+    """Write what `_Shelf` reads back."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     lengths = np.array([len(rows) for rows in arrays], np.int32)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, lengths=lengths, rows=np.concatenate(arrays))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(file) as stream:
+        np.savez(stream, lengths=lengths, rows=np.concatenate(arrays))

@@ -11,7 +11,7 @@ import flax
 import jax
 import optax
 
-from gelato_jax.training.files import read_json, write_json
+from gelato_jax.files import read_json, write_json
 
 _CLOCK_EVERY_S = 10.0  # what a kill can cost the count of seconds
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
-from gelato_jax.training.files import replacing
 from gelato_jax.training.writing import Beginning, Frame, Writing, advance, begin, restart
 
 _STEPS = 16  # tokens between two looks of the host at which rows are done
@@ -216,7 +216,7 @@ def write_shard(path: Path, conversations: Sequence[Conversation]) -> None:
         "top_ids": np.concatenate([c.top_ids for c in conversations]),
         "top_log_probs": np.concatenate([c.top_log_probs for c in conversations]),
     }
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, **arrays)
 
 

@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from gelato_jax.files import atomic_write
 from gelato_jax.training.corpus import Conversation, id_type
-from gelato_jax.training.files import replacing
 
 _ARRAYS = ("tokens", "lengths", "answer_start", "temperature")
 
@@ -24,7 +24,7 @@ def write_ids(path: Path, conversations: Sequence[Conversation]) -> None:
         "answer_start": np.array([c.answer_start for c in conversations], np.uint16),
         "temperature": np.array([c.temperature for c in conversations], np.float32),
     }
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
 

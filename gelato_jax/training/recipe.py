@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax.decoding import DraftModel, make_draft
+from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.batches import Batches
 from gelato_jax.training.bookkeeping import Clock, device, hold_to, versions
@@ -27,7 +28,6 @@ from gelato_jax.training.corpus import (
     write_corpus,
 )
 from gelato_jax.training.distill import TrainSettings
-from gelato_jax.training.files import read_json, write_json
 from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes

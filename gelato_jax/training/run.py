@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.batches import Batches
 from gelato_jax.training.distill import TrainSettings, TrainState, make_optimizer, measure, split_trained, train_step
-from gelato_jax.training.files import replacing
 
 SAVE_EVERY_S = 300.0
 """Seconds between two states on the disk: what a kill can cost."""
@@ -146,7 +146,7 @@ class _Log:
         # The last line may have been torn by a kill.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write("".join(f"{line}\n" for line in kept).encode())
         self._path = path
 
