@@ -12,8 +12,8 @@ import numpy as np
 
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.screen import Figures, Screen
-from gelato_jax.cli.text import TextStream
 from gelato_jax.decoding import Generation, Pair, RoundInfo, Stream
+from gelato_jax.decoding.text import TextStream, finish_reason
 
 _T = TypeVar("_T")
 
@@ -25,7 +25,7 @@ class Answer:
     Attributes:
         text: what was shown.
         end: why the text ends: `eos`, `length`, `stop` or `interrupted`.
-        generation: ids and modelled figures.
+        generation: ids of the text, as `TextStream.ids`, and modelled figures of all rounds.
         prompt_tokens: ids of the prompt, the chat template included.
         first_token_s: from the start of the command to the first token.
         wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
@@ -62,15 +62,13 @@ def decode(
     watch = _Watch(pair.draft.model.config.exits)
     with screen:
         screen.text(text.feed(stream.first[0].tolist()))
-        end = _rounds(stream, text, screen, watch)
+        interrupted = _rounds(stream, text, screen, watch)
         screen.text(text.finish())
-    generation = stream.generation()
-    if end is None:
-        last = generation.tokens[0][-1]
-        end = "stop" if text.stopped else "eos" if last in pair.eos_ids else "length"
+    # What the last round drafted behind a stop string is no part of the answer.
+    generation = dataclasses.replace(stream.generation(), tokens=[text.ids])
     return Answer(
         text=text.text,
-        end=end,
+        end="interrupted" if interrupted else finish_reason(text, pair.eos_ids),
         generation=generation,
         prompt_tokens=int(np.asarray(stream.prompt_length)[0]),
         first_token_s=first_token_s,
@@ -79,22 +77,22 @@ def decode(
     )
 
 
-def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -> str | None:
-    """Show round after round; "interrupted" where Ctrl-C ended them."""
+def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -> bool:
+    """Show round after round; whether Ctrl-C ended them before the answer was at its end."""
     try:
         stream.wait()
     except KeyboardInterrupt:
-        return "interrupted"
+        return True
     with _held_interrupts() as interrupted:
         began = time.perf_counter()
         for info in () if text.stopped else stream:
             screen.text(text.feed(info.tokens[0, : info.count[0]].tolist()))
             screen.figures(watch.see(info, time.perf_counter() - began))
-            if interrupted.is_set():
-                return "interrupted"
-            if text.stopped:
+            if text.stopped or info.done[0]:
                 break
-    return None
+            if interrupted.is_set():
+                return True
+    return False
 
 
 class _Watch:

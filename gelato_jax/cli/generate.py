@@ -17,6 +17,7 @@ from gelato_jax.cli.options import (
     TextOptions,
     settle,
 )
+from gelato_jax.errors import GelatoError
 
 
 @configure(OmitArgPrefixes)
@@ -57,18 +58,18 @@ def _prompt(options: InputOptions) -> str:
     """The prompt, from wherever it comes."""
     text, file = options.prompt, options.prompt_file
     if text is not None and file is not None:
-        raise ValueError(f"--prompt-file is {file}, beside a PROMPT; leave one of them out")
+        raise GelatoError(f"--prompt-file is {file}, beside a PROMPT; leave one of them out")
     name = "PROMPT" if file is None else f"--prompt-file {file}"
     if file is not None:
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+            raise GelatoError(f"{name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     if text is None:
-        raise ValueError('there is no PROMPT; give one, as in: gelato generate "Explain why the sky is blue."')
+        raise GelatoError('there is no PROMPT; give one, as in: gelato generate "Explain why the sky is blue."')
     if not text.strip():
-        raise ValueError(f"{name} is empty; give it some text")
+        raise GelatoError(f"{name} is empty; give it some text")
     return text
 
 

@@ -1,70 +1,16 @@
-"""The parts under `gelato generate` that stand alone: text, report file, screen, clock."""
+"""The parts under `gelato generate` that stand alone: report file, screen, clock."""
 
 import io
-import itertools
 import os
 import re
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.output import JsonFile
 from gelato_jax.cli.progress import Progress
 from gelato_jax.cli.screen import Figures, Panel
-from gelato_jax.cli.text import TextStream
-
-
-class Bytes:
-    """A tokenizer whose ids are bytes."""
-
-    def decode(self, ids):
-        return bytes(ids).decode("utf-8", errors="replace")
-
-
-def pieces(text: str, cuts: list[int]) -> list[bytes]:
-    raw = text.encode()
-    edges = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
-    return [raw[a:b] for a, b in itertools.pairwise(edges)]
-
-
-@given(text=st.text("ab\u00e9\u20ac\U0001f600", max_size=20), cuts=st.lists(st.integers(0, 80), max_size=8))
-def test_characters_come_whole_and_none_is_lost(text, cuts):
-    stream = TextStream(Bytes())
-    shown = [stream.feed(list(piece)) for piece in pieces(text, cuts)]
-    assert "\ufffd" not in "".join(shown)
-    assert "".join([*shown, stream.finish()]) == text == stream.text
-
-
-@given(
-    text=st.text("ab", max_size=24),
-    cuts=st.lists(st.integers(0, 80), max_size=8),
-    stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=3),
-)
-def test_stop_cuts_wherever_rounds_end(text, cuts, stops):
-    stream, shown = TextStream(Bytes(), stops), ""
-    for piece in pieces(text, cuts):
-        shown += stream.feed(list(piece))
-        assert text.startswith(shown)
-        assert not any(stop in shown for stop in stops)
-    shown += stream.finish()
-    ends = [text.index(stop) for stop in stops if stop in text]
-    assert stream.stopped == bool(ends)
-    # Of stop strings that overlap, the one complete first ends the text.
-    assert shown == stream.text == text[: len(shown)]
-    if not ends:
-        assert shown == text
-    elif len(set(stops)) == 1:
-        assert shown == text[: ends[0]]
-
-
-def test_text_is_shown_as_soon_as_it_cannot_be_a_stop():
-    stream = TextStream(Bytes(), ["\n\nQ:"])
-    assert stream.feed(b"one\n") == [*"one"] or stream.text == "one"
-    assert stream.feed(b"two\n\nQ") == "\ntwo"
-    assert stream.feed(b" is a letter") == "\n\nQ is a letter"
 
 
 def test_report_appears_whole_or_not_at_all(tmp_path):
