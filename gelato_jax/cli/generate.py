@@ -103,7 +103,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
             outline = load(outline=True)
             if choices["system"] is None:
                 cache = gelato_checkpoints.cache_directory() / "local-times"
-                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache)
+                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache, progress.stage)
             progress.stage("compile", 0, 0)
             request = {"prompts": [prompt], "settings": settings, "raw": values["raw"], **choices}
             preparation = gelato_jax.prepare(outline, **request)

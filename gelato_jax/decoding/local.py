@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -61,17 +62,24 @@ def window_seconds(model: Model, window: int) -> float:
     return statistics.median(times)
 
 
-def measure_local_system(pair: Pair, shapes: Shapes, cache: Path | None = None) -> System:
+def measure_local_system(
+    pair: Pair,
+    shapes: Shapes,
+    cache: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> System:
     """This machine as a system: the draft's step and the target's windows, no link, no waiting power.
 
     Args:
         pair: whose models are timed.
         shapes: whose windows are timed.
         cache: a folder; times are read from it if this pair was timed on this machine, and kept there.
+        progress: told `time` where they are taken.
     """
     file = None if cache is None else cache / f"{_fingerprint(pair, shapes)}.json"
     times = None if file is None else read_json(file)
     if times is None:
+        progress("time", 0, 0)
         times = {
             "draft_token_s": window_seconds(pair.draft.model, 1),
             "window_s": {str(size): window_seconds(pair.target, size) for size in shapes.windows},

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gelato_jax.cli import progress as progress_file
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.output import JsonFile
 from gelato_jax.cli.progress import Progress
@@ -108,3 +109,52 @@ def test_news_stays_on_the_screen(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", silent)
     Progress(quiet=True).stage("untrained", 0, 0)
     assert silent.getvalue() == ""
+
+
+@pytest.fixture
+def lines(monkeypatch, capsys):
+    """What a display without a terminal says, by a clock that stands still: (new lines, move the clock)."""
+    now = [0.0]
+    monkeypatch.setattr(progress_file.time, "monotonic", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return lambda: capsys.readouterr().err.splitlines(), move
+
+
+def test_long_work_is_told_of_now_and_then_with_its_pace(lines):
+    said, move = lines
+    with Progress() as progress:
+        progress.stage("train", 1000, 61000)  # a thousand by an earlier process: done, but no speed
+        move(10.0)
+        progress.stage("train", 2000, 61000, {"loss": 1.5})
+        assert said() == ["gelato: training 1000 of 61000 tokens"]
+        move(30.0)
+        progress.stage("train", 5000, 61000, {"loss": 1.25})
+        move(1.0)
+        progress.stage("train", 61440, 61000)
+        progress.stage("train", 61440, 61000)
+    assert said() == [
+        "gelato: training 5000 of 61000 tokens, 100 tokens/s, 0:10 h left, loss 1.250",
+        "gelato: training 61000 of 61000 tokens, 1474 tokens/s, 0:00 h left",
+    ]
+
+
+def test_short_work_is_one_line(lines):
+    said, move = lines
+    with Progress() as progress:
+        for done in range(4):
+            progress.stage("load", done, 3)
+        progress.stage("compile", 0, 0)
+        move(40.0)
+        progress.stage("a study: counting", 2, 8)
+        move(40.0)
+        progress.stage("a study: counting", 3, 8)
+    labels = [
+        "loading",
+        "compiling, or loading compiled programs",
+        "a study: counting 2 of 8",
+        "a study: counting 3 of 8",
+    ]
+    assert said() == [f"gelato: {label}" for label in labels]
