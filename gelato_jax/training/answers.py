@@ -9,6 +9,7 @@ import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, first_layers
 from gelato_jax.decoding.job import SMALLEST_BUFFER
+from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.trace import Answer, answer_states
@@ -42,13 +43,13 @@ def write_answers(
         The answers in the order of the prompts, `states` filled in.
 
     Raises:
-        ValueError: there is no prompt, or one does not fit the target's context.
+        GelatoError: there is no prompt, or one does not fit the target's context.
     """
     ids = [pair.tokenizer.chat_prompt(text) for _, text in prompts]
     longest = pair.target.config.max_positions - new_tokens
     for number, row in enumerate(ids):
         if not 1 <= len(row) <= longest:
-            raise ValueError(
+            raise GelatoError(
                 f"prompt {number} has {len(row)} tokens; with {new_tokens} new tokens it must have 1 to {longest}: "
                 "leave it out or shorten it"
             )

@@ -22,9 +22,6 @@ SAVE_EVERY_S = 300.0
 
 _LOG_EVERY = 10  # steps
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Told steps done, steps in all, and the last step's report."""
-
 
 def train(
     model: Model,
@@ -36,7 +33,7 @@ def train(
     held_out: Batches | None = None,
     measurements: int = 10,
     save_every_s: float = SAVE_EVERY_S,
-    progress: Progress = lambda done, total, report: None,
+    progress: Callable[[int, int, dict[str, float]], None] = lambda done, total, report: None,
 ) -> Model:
     """Train a draft, or go on with it where a killed run left its state.
 
@@ -52,7 +49,7 @@ def train(
         held_out: conversations that are only measured.
         measurements: how often they are, over the run.
         save_every_s: seconds between two states.
-        progress: told of every step.
+        progress: told steps done, steps in all, and the last step's report.
 
     Returns:
         The trained draft, float32.
