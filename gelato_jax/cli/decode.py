@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -124,28 +125,12 @@ class _Watch:
         )
 
 
-class Background(Generic[_T]):
-    """Work in a thread of its own; `result` waits for it and raises what it raised."""
-
-    def __init__(self, work: Callable[[], _T]) -> None:
-        """Begin."""
-        self._results: list[_T] = []
-        self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], _T]) -> None:
-        try:
-            self._results.append(work())
-        except BaseException as error:
-            self._errors.append(error)
-
-    def result(self) -> _T:
-        """What `work` returned."""
-        self._thread.join()
-        if self._errors:
-            raise self._errors[0]
-        return self._results[0]
+def in_background(work: Callable[[], _T]) -> Future[_T]:
+    """Begin work in a thread of its own, which the process waits for at its end; `result()` raises what it raised."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return future
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     from gelato_jax.cli import screen as screens
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.clock import CompileClock
-    from gelato_jax.cli.decode import Background, decode
+    from gelato_jax.cli.decode import decode, in_background
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding.local import measure_local_system
 
@@ -99,7 +99,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
 
         def start():
             # The weights are read while the programs that need only their shapes are made.
-            weights = Background(load)
+            weights = in_background(load)
             outline = load(outline=True)
             if choices["system"] is None:
                 cache = gelato_checkpoints.cache_directory() / "local-times"
@@ -119,5 +119,5 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
         else:
             screen = screens.Panel(f"gelato · {values['controller']}")
         # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
-        pair, stream = Background(start).result()
+        pair, stream = in_background(start).result()
         return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)
