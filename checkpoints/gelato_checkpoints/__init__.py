@@ -10,7 +10,7 @@ from gelato_checkpoints.drafts import load_draft, save_draft, shipped_drafts
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
 from gelato_checkpoints.pair import FALLBACK_LAYERS, load_model, load_pair
 from gelato_checkpoints.store import save_checkpoint
-from gelato_checkpoints.tokenizer import IncrementalDecoder, Message, Tokenizer
+from gelato_checkpoints.tokenizer import Message, Tokenizer
 
 __all__ = [
     "CATALOG",
@@ -18,7 +18,6 @@ __all__ = [
     "FALLBACK_LAYERS",
     "Checkpoint",
     "CheckpointError",
-    "IncrementalDecoder",
     "Message",
     "Progress",
     "Tokenizer",

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _TURN = "\N{OBJECT REPLACEMENT CHARACTER}"
 """Stands for a user turn where a template is taken apart: no white space, which templates strip, and in no template."""
 
@@ -170,39 +169,3 @@ class Tokenizer:
             return environment.from_string(self.spec.chat_template or "")
         except TemplateError as error:
             raise CheckpointError(f"chat template: {error}; convert the checkpoint again") from None
-
-
-class IncrementalDecoder:
-    """Turns a stream of ids into text, whole characters at a time.
-
-    The pieces joined are `tokenizer.decode` of all ids. Ids whose bytes end inside a character wait for the next ones.
-
-    Args:
-        tokenizer: whose ids are fed.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Start an empty text."""
-        self._tokenizer = tokenizer
-        self._context: list[int] = []  # ids of the last piece: some decoders look at the token before
-        self._waiting: list[int] = []
-
-    def feed(self, ids: Sequence[int]) -> str:
-        """Add ids and return the characters that they complete."""
-        self._waiting += ids
-        piece = self._piece()
-        if not piece or piece.endswith(_REPLACEMENT):
-            return ""
-        self._context, self._waiting = self._waiting, []
-        return piece
-
-    def finish(self) -> str:
-        """End the text and return what was waiting; bytes that complete no character become U+FFFD."""
-        piece = self._piece()
-        self._context, self._waiting = [], []
-        return piece
-
-    def _piece(self) -> str:
-        """Text of the waiting ids after their context."""
-        before = self._tokenizer.decode(self._context)
-        return self._tokenizer.decode(self._context + self._waiting)[len(before) :]

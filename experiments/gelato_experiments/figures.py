@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import IdentityTransform
 
-from gelato_jax.training.files import replacing
+from gelato_jax.files import atomic_write
 
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#7F7F7F"
@@ -215,9 +215,9 @@ def save(figure: Figure, folder: Path) -> None:
     place_labels(figure)  # labels that moved may have changed the layout
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
-    with replacing(folder / "figure.svg") as file:
+    with atomic_write(folder / "figure.svg") as file:
         file.write(_bare(drawing.getvalue()).encode())
-    with replacing(folder / "figure.png") as file:
+    with atomic_write(folder / "figure.png") as file:
         figure.savefig(file, format="png", dpi=_DOTS, metadata={"Software": None})
 
 

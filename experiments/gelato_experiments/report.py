@@ -15,7 +15,7 @@ from typing import Any
 
 from gelato_experiments.runner import failure_file, read_rows
 from gelato_experiments.study import Claim, Row
-from gelato_jax.training.files import read_json, replacing
+from gelato_jax.files import atomic_write, read_json
 
 HOLDS = {True: "holds", False: "does not hold", None: "cannot be judged"}
 """The verdicts, in words."""
@@ -123,9 +123,9 @@ def _require(entry: Mapping[str, Any], fields: Sequence[str], file: str) -> None
 
 def write(report: Report, out: Path) -> None:
     """Write `report.html` and `claims.json` into a folder of results."""
-    with replacing(out / "claims.json") as file:
+    with atomic_write(out / "claims.json") as file:
         file.write(f"{json.dumps(report.claims(), indent=2, ensure_ascii=False)}\n".encode())
-    with replacing(out / "report.html") as file:
+    with atomic_write(out / "report.html") as file:
         file.write(page(report).encode())
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from gelato_experiments.study import Claim, Progress, Row, Study
-from gelato_jax.training.files import read_json, replacing, write_json
+from gelato_jax.files import atomic_write, read_json, write_json
 
 Preset = Literal["quick", "full"]
 Cell: TypeAlias = "int | float | str | bool | None"
@@ -190,7 +190,7 @@ def _conclude(study: Study, preset: Preset, partial: Path, progress: Progress) -
     rows = read_rows(partial / "metrics.csv")
     settings = _settings(study, preset)
     claims = [_claim(claim) for claim in study.claims(settings, rows)]
-    with replacing(partial / "claims.json") as file:
+    with atomic_write(partial / "claims.json") as file:
         file.write(f"{json.dumps(claims, indent=2, ensure_ascii=False)}\n".encode())
     with figures.style():
         figures.save(study.draw(settings, rows), partial)
@@ -285,7 +285,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         TypeError: a value is no number, text, bool or None.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         lines = io.StringIO(newline="")
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(columns)

@@ -5,15 +5,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.screen import Figures, Screen
-from gelato_jax.cli.text import TextStream
 from gelato_jax.decoding import Generation, Pair, Stream
+from gelato_jax.decoding.text import TextStream, finish_reason
 from gelato_jax.types import Observation
 
 _T = TypeVar("_T")
@@ -26,7 +27,7 @@ class Answer:
     Attributes:
         text: what was shown.
         end: why the text ends: `eos`, `length`, `stop` or `interrupted`.
-        generation: ids and modelled figures.
+        generation: ids of the text, as `TextStream.ids`, and modelled figures of all rounds.
         prompt_tokens: ids of the prompt, the chat template included.
         first_token_s: from the start of the command to the first token.
         wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
@@ -63,15 +64,13 @@ def decode(
     watch = _Watch(pair.draft.model.config.exits)
     with screen:
         screen.text(text.feed(stream.first[0].tolist()))
-        end = _rounds(stream, text, screen, watch)
+        interrupted = _rounds(stream, text, screen, watch)
         screen.text(text.finish())
-    generation = stream.generation()
-    if end is None:
-        last = generation.tokens[0][-1]
-        end = "stop" if text.stopped else "eos" if last in pair.eos_ids else "length"
+    # What the last round drafted behind a stop string is no part of the answer.
+    generation = dataclasses.replace(stream.generation(), tokens=[text.ids])
     return Answer(
         text=text.text,
-        end=end,
+        end="interrupted" if interrupted else finish_reason(text, pair.eos_ids),
         generation=generation,
         prompt_tokens=int(np.asarray(stream.prompt_length)[0]),
         first_token_s=first_token_s,
@@ -80,22 +79,22 @@ def decode(
     )
 
 
-def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -> str | None:
-    """Show round after round; "interrupted" where Ctrl-C ended them."""
+def _rounds(stream: Stream, text: TextStream, screen: Screen, watch: "_Watch") -> bool:
+    """Show round after round; whether Ctrl-C ended them before the answer was at its end."""
     try:
         stream.wait()
     except KeyboardInterrupt:
-        return "interrupted"
+        return True
     with _held_interrupts() as interrupted:
         began = time.perf_counter()
         for info in () if text.stopped else stream:
             screen.text(text.feed(info.ids[0, : info.tokens[0]].tolist()))
             screen.figures(watch.see(info, time.perf_counter() - began))
-            if interrupted.is_set():
-                return "interrupted"
-            if text.stopped:
+            if text.stopped or info.done[0]:
                 break
-    return None
+            if interrupted.is_set():
+                return True
+    return False
 
 
 class _Watch:
@@ -127,28 +126,12 @@ class _Watch:
         )
 
 
-class Background(Generic[_T]):
-    """Work in a thread of its own; `result` waits for it and raises what it raised."""
-
-    def __init__(self, work: Callable[[], _T]) -> None:
-        """Begin."""
-        self._results: list[_T] = []
-        self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], _T]) -> None:
-        try:
-            self._results.append(work())
-        except BaseException as error:
-            self._errors.append(error)
-
-    def result(self) -> _T:
-        """What `work` returned."""
-        self._thread.join()
-        if self._errors:
-            raise self._errors[0]
-        return self._results[0]
+def in_background(work: Callable[[], _T]) -> Future[_T]:
+    """Begin work in a thread of its own, which the process waits for at its end; `result()` raises what it raised."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return future
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gelato_jax.errors import GelatoError
+
 _LAWS = ("greedy", "sampled")
 _SHOWN_LENGTHS = (1, 2, 3, 4, 6, 8, 12)  # draft lengths of the printed table
 
@@ -64,13 +66,13 @@ class EvalDraft:
 def _check(options: EvalDraft) -> None:
     """Refuse before anything is loaded."""
     if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit is {options.limit}, must be at least 1")
+        raise GelatoError(f"--limit is {options.limit}, must be at least 1")
     if options.new_tokens < 2:
-        raise ValueError(f"--new-tokens is {options.new_tokens}, must be at least 2: the first is never drafted")
+        raise GelatoError(f"--new-tokens is {options.new_tokens}, must be at least 2: the first is never drafted")
     if not 0 <= options.seed < 2**31:
-        raise ValueError(f"--seed is {options.seed}, must be in 0..{2**31 - 1}")
+        raise GelatoError(f"--seed is {options.seed}, must be in 0..{2**31 - 1}")
     if options.out is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--out draws with matplotlib, which is missing: pip install 'gelato-jax[experiments]'")
+        raise GelatoError("--out draws with matplotlib, which is missing: pip install 'gelato-jax[experiments]'")
 
 
 def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
         **evaluate(pair.target, draft, answers, seed=options.seed, progress=stage),
     }
     if options.timed:
-        stage("time steps", 0, 0)
+        stage("time", 0, 0)
         report["cost"]["measured"] = measured_shares(pair.target, draft)
     return report
 

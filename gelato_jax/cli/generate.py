@@ -17,6 +17,7 @@ from gelato_jax.cli.options import (
     TextOptions,
     settle,
 )
+from gelato_jax.errors import GelatoError
 
 
 @configure(OmitArgPrefixes)
@@ -57,18 +58,18 @@ def _prompt(options: InputOptions) -> str:
     """The prompt, from wherever it comes."""
     text, file = options.prompt, options.prompt_file
     if text is not None and file is not None:
-        raise ValueError(f"--prompt-file is {file}, beside a PROMPT; leave one of them out")
+        raise GelatoError(f"--prompt-file is {file}, beside a PROMPT; leave one of them out")
     name = "PROMPT" if file is None else f"--prompt-file {file}"
     if file is not None:
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+            raise GelatoError(f"{name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     if text is None:
-        raise ValueError('there is no PROMPT; give one, as in: gelato generate "Explain why the sky is blue."')
+        raise GelatoError('there is no PROMPT; give one, as in: gelato generate "Explain why the sky is blue."')
     if not text.strip():
-        raise ValueError(f"{name} is empty; give it some text")
+        raise GelatoError(f"{name} is empty; give it some text")
     return text
 
 
@@ -83,7 +84,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     from gelato_jax.cli import screen as screens
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.clock import CompileClock
-    from gelato_jax.cli.decode import Background, decode
+    from gelato_jax.cli.decode import decode, in_background
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding.local import measure_local_system
 
@@ -98,11 +99,11 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
 
         def start():
             # The weights are read while the programs that need only their shapes are made.
-            weights = Background(load)
+            weights = in_background(load)
             outline = load(outline=True)
             if choices["system"] is None:
                 cache = gelato_checkpoints.cache_directory() / "local-times"
-                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache)
+                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache, progress.stage)
             progress.stage("compile", 0, 0)
             request = {"prompts": [prompt], "settings": settings, "raw": values["raw"], **choices}
             preparation = gelato_jax.prepare(outline, **request)
@@ -118,5 +119,5 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
         else:
             screen = screens.Panel(f"gelato · {values['controller']}")
         # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
-        pair, stream = Background(start).result()
+        pair, stream = in_background(start).result()
         return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)

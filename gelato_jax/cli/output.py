@@ -2,18 +2,18 @@
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
+
+from gelato_jax.files import atomic_write, check_writable
 
 
 class JsonFile:
     """Where a report will go.
 
-    On entry a hidden file is opened beside the destination, so that a bad path is refused before
-    hours of work; `write` renames it. Left without `write`, nothing remains.
+    On entry a place that cannot be written is refused, before hours of work; nothing is there until `write`.
 
     Args:
         path: a file; "-" is standard output; None writes nothing.
@@ -24,52 +24,29 @@ class JsonFile:
 
     def __init__(self, path: str | None) -> None:
         """Touch nothing yet."""
-        self._path = path
-        self._target: Path | None = None
-        self._partial: Path | None = None
-        self._stream: TextIO | None = None
+        self._shown = path == "-"
+        self._target = None if path in (None, "-") else Path(path).expanduser()
 
     def __enter__(self) -> "JsonFile":
-        """Open for writing."""
-        if self._path == "-":
-            self._stream = sys.stdout
-        elif self._path is not None:
-            self._open(Path(self._path))
+        """Look whether it can be written."""
+        if self._target is not None:
+            check_writable(self._target)
         return self
-
-    def _open(self, path: Path) -> None:
-        path = path.expanduser()
-        if path.is_file():
-            path.open("r+").close()  # refuses a write-protected file, which a rename would replace
-        elif path.exists():
-            self._stream = path.open("w", encoding="utf-8")  # a pipe or a device; refuses a folder
-            return
-        self._target = path.resolve()
-        self._partial = self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")
-        try:
-            self._stream = self._partial.open("w", encoding="utf-8")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
 
     def write(self, report: dict[str, Any]) -> None:
         """Write a report; numbers that JSON lacks (infinity, NaN) become null."""
-        if self._stream is None:
-            return
-        json.dump(_finite(report), self._stream, ensure_ascii=False, indent=2, allow_nan=False)
-        self._stream.write("\n")
-        self._stream.flush()
-        if self._partial is not None and self._target is not None:
-            os.fsync(self._stream.fileno())
-            self._partial.replace(self._target)
+        text = json.dumps(_finite(report), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        if self._shown:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        elif self._target is not None:
+            with atomic_write(self._target) as file:
+                file.write(text.encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; remove what was not written whole."""
-        if self._stream is not None and self._stream is not sys.stdout:
-            self._stream.close()
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
+        """Nothing to undo."""
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """`gelato record`: what a pair would do at every position of its texts, for `gelato experiment` to replay."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from gelato_jax.cli.options import Range, settle
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import check_writable
 
 if TYPE_CHECKING:
     from gelato_jax.decoding import Pair
@@ -69,15 +70,8 @@ def _writable(path: Path) -> Path:
     """The place of the recording; refuses one that cannot be written, before any work."""
     path = path.expanduser()
     if path.is_dir():
-        raise ValueError(f"--out is {path}, a folder; give a file, as in {path / 'traces.npz'}")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if path.exists():
-            path.open("r+").close()  # refuses a write-protected file, which a rename would replace
-        probe.touch()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    probe.unlink()
+        raise GelatoError(f"--out is {path}, a folder; give a file, as in {path / 'traces.npz'}")
+    check_writable(path)
     return path
 
 
@@ -89,7 +83,6 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
 
     import gelato_checkpoints
     from gelato_jax.cli.cache import keep_programs
-    from gelato_jax.cli.pace import Pace
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
     from gelato_jax.simulation.recording import save
@@ -98,8 +91,7 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
     keep_programs()
     with Progress() as progress:
         pair = gelato_checkpoints.load_pair(options.model, options.draft, progress=progress.stage)
-    chosen = _chosen(options, pair, prompts)
-    with Pace() as pace:
+        chosen = _chosen(options, pair, prompts)
         recording = record(
             pair,
             [ids for _, ids in chosen],
@@ -112,7 +104,7 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
             categories=[category for category, _ in chosen],
             batch_rows=options.batch_rows,
             cache=gelato_checkpoints.cache_directory() / "rollouts",
-            progress=lambda stage, done, total: pace.show(stage, done, total, {}),
+            progress=progress.stage,
         )
     names = {
         "pair": options.model,
@@ -136,7 +128,7 @@ def _chosen(options: Record, pair: "Pair", prompts: Sequence[tuple[str, str]]) -
         sizes = [len(ids) for _, ids in encoded]
         bounds = {"--longer-than": options.longer_than, "--shorter-than": options.shorter_than}
         asked = " and ".join(f"{flag} {value}" for flag, value in bounds.items() if value is not None)
-        raise ValueError(
+        raise GelatoError(
             f"{asked} leaves none of {len(sizes)} prompts, which have {min(sizes)} to {max(sizes)} tokens; "
             "give other bounds"
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, arg, configure
 
 from gelato_jax.cli.options import Range, flag, settle
+from gelato_jax.errors import GelatoError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def _numbers(name: str, text: str | None) -> tuple[Any, ...] | None:
         return None if text is None else tuple(kind(part) for part in text.split(","))
     except ValueError:
         what = "numbers" if kind is float else "whole numbers"
-        raise ValueError(f"{flag(name)} is {text!r}, must be {what} with commas between them, as in 0,1,2") from None
+        raise GelatoError(f"{flag(name)} is {text!r}, must be {what} with commas between them, as in 0,1,2") from None
 
 
 def _refuse_written(values: dict[str, Any]) -> None:
@@ -133,13 +134,13 @@ def _refuse_written(values: dict[str, Any]) -> None:
     if values["corpus"] is None:
         return
     if not values["corpus"].exists():
-        raise ValueError(
+        raise GelatoError(
             f"--corpus is {values['corpus']}, which does not exist; give a folder or file, or leave it out"
         )
     for field in dataclasses.fields(CorpusOptions):
         used = ("corpus", "num_recorded", "shard_tokens")
         if field.name not in used and values[field.name] != field.default:
-            raise ValueError(f"{flag(field.name)} has no effect with --corpus; leave one of them out")
+            raise GelatoError(f"{flag(field.name)} has no effect with --corpus; leave one of them out")
 
 
 def _train(values: dict[str, Any]) -> dict[str, Any]:
@@ -147,32 +148,30 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
     import gelato_jax
     from gelato_checkpoints import load_checkpoint, load_model, save_draft
     from gelato_jax.cli.cache import keep_programs
-    from gelato_jax.cli.pace import Pace
     from gelato_jax.cli.progress import Progress
     from gelato_jax.training.corpus import openings
     from gelato_jax.training.recipe import Target, train_draft
 
+    folder = values["out"].expanduser()
     keep_programs()
     with Progress() as progress:
         checkpoint = load_checkpoint(values["target"], progress=progress.stage)
-    tokenizer = checkpoint.tokenizer
-    frame = tokenizer.chat_frame()
-    target = Target(
-        name=values["target"],
-        model=load_model(checkpoint),
-        prefix=frame.prefix,
-        header=frame.header,
-        ends=tokenizer.eos_ids,
-        openings=[tokenizer.encode(text, special=False) for text in openings()],
-    )
-    folder = values["out"].expanduser()
-
-    def save(draft, provenance, metrics) -> None:
+        tokenizer = checkpoint.tokenizer
+        frame = tokenizer.chat_frame()
+        target = Target(
+            name=values["target"],
+            model=load_model(checkpoint),
+            prefix=frame.prefix,
+            header=frame.header,
+            ends=tokenizer.eos_ids,
+            openings=[tokenizer.encode(text, special=False) for text in openings()],
+        )
         fingerprint = tokenizer.fingerprint
-        about = {"target": target.name, "target_fingerprint": fingerprint, "provenance": provenance, "metrics": metrics}
-        save_draft(folder, draft, **about, overwrite=True)
 
-    with Pace() as pace:
+        def save(draft, provenance, metrics) -> None:
+            facts = {"target_fingerprint": fingerprint, "provenance": provenance, "metrics": metrics}
+            save_draft(folder, draft, target=target.name, **facts, overwrite=True)
+
         report = train_draft(
             target,
             _recipe(values, checkpoint.config.num_layers),
@@ -180,7 +179,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
             save=save,
             corpus=values["corpus"],
             about={"gelato_jax": gelato_jax.__version__},
-            watch=pace.show,
+            watch=progress.stage,
             save_every_s=values["save_every_s"],
         )
     _draw(folder, report)

@@ -6,11 +6,11 @@ they were measured here, once.
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import gelato_kernels
 from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
+from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, allocate, write
 from gelato_jax.system import System, local
 
@@ -61,24 +62,31 @@ def window_seconds(model: Model, window: int) -> float:
     return statistics.median(times)
 
 
-def measure_local_system(pair: Pair, shapes: Shapes, cache: Path | None = None) -> System:
+def measure_local_system(
+    pair: Pair,
+    shapes: Shapes,
+    cache: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> System:
     """This machine as a system: the draft's step and the target's windows, no link, no waiting power.
 
     Args:
         pair: whose models are timed.
         shapes: whose windows are timed.
         cache: a folder; times are read from it if this pair was timed on this machine, and kept there.
+        progress: told `time` where they are taken.
     """
     file = None if cache is None else cache / f"{_fingerprint(pair, shapes)}.json"
-    if file is not None and file.is_file():
-        times = json.loads(file.read_text())
-    else:
+    times = None if file is None else read_json(file)
+    if times is None:
+        progress("time", 0, 0)
         times = {
             "draft_token_s": window_seconds(pair.draft.model, 1),
             "window_s": {str(size): window_seconds(pair.target, size) for size in shapes.windows},
         }
         if file is not None:
-            _keep(file, times)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, times)
     windows = {int(size): seconds for size, seconds in times["window_s"].items()}
     return local(draft_token_s=times["draft_token_s"], window_s=windows)
 
@@ -98,10 +106,3 @@ def _fingerprint(pair: Pair, shapes: Shapes) -> str:
         jax.__version__,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _keep(file: Path, times: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(times, indent=1))
-    scratch.replace(file)

@@ -6,8 +6,6 @@ says, what an exit costs, and the sizes of both vocabularies.
 
 import dataclasses
 import json
-import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from gelato_jax.files import atomic_write
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.types import Calibration, record
 
@@ -120,15 +119,8 @@ def save(path: Path, recording: Recording) -> None:
         "categories": recording.categories,
         "about": recording.about,
     }
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, work=recording.work, facts=np.array(json.dumps(facts)), **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as stream:
+        np.savez_compressed(stream, work=recording.work, facts=np.array(json.dumps(facts)), **arrays)
 
 
 def load(path: Path) -> Recording:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +9,8 @@ import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, first_layers
 from gelato_jax.decoding.job import SMALLEST_BUFFER, seeds_of
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.trace import Answer, answer_states
 
@@ -43,13 +43,13 @@ def write_answers(
         The answers in the order of the prompts, `states` filled in.
 
     Raises:
-        ValueError: there is no prompt, or one does not fit the target's context.
+        GelatoError: there is no prompt, or one does not fit the target's context.
     """
     ids = [pair.tokenizer.chat_prompt(text) for _, text in prompts]
     longest = pair.target.config.max_positions - new_tokens
     for number, row in enumerate(ids):
         if not 1 <= len(row) <= longest:
-            raise ValueError(
+            raise GelatoError(
                 f"prompt {number} has {len(row)} tokens; with {new_tokens} new tokens it must have 1 to {longest}: "
                 "leave it out or shorten it"
             )
@@ -136,15 +136,8 @@ class _Shelf:
 
 
 def _keep(file: Path, arrays: Sequence[np.ndarray]) -> None:
-    """Write beside the place, then move it there."""
+    """Write what `_Shelf` reads back."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     lengths = np.array([len(rows) for rows in arrays], np.int32)
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, lengths=lengths, rows=np.concatenate(arrays))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(file) as stream:
+        np.savez(stream, lengths=lengths, rows=np.concatenate(arrays))

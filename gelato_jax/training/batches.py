@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jax import Array
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.types import record
 
@@ -82,7 +83,7 @@ class Batches:
         """
         count = len(self._epoch(seed, 0))
         if not count:
-            raise ValueError(
+            raise GelatoError(
                 f"{len(self._conversations)} conversations do not fill a batch of {self._tokens_per_batch} tokens: "
                 "take a larger corpus, or fewer tokens per batch"
             )
@@ -111,7 +112,7 @@ class Batches:
     def _padded(self, conversation: Conversation) -> int:
         length = len(self._prefix) + len(conversation.tokens)
         if length > _LENGTHS[-1]:
-            raise ValueError(f"a conversation has {length} tokens with its prefix, must have at most {_LENGTHS[-1]}")
+            raise GelatoError(f"a conversation has {length} tokens with its prefix, must have at most {_LENGTHS[-1]}")
         return next(size for size in _LENGTHS if size >= length)
 
     def _rows(self, size: int) -> int:

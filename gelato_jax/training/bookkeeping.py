@@ -1,8 +1,9 @@
 """What a training folder remembers of its run: settings, seconds, versions, device."""
 
+import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import flax
 import jax
 import optax
 
-from gelato_jax.training.files import read_json, write_json
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import read_json, write_json
 
 _CLOCK_EVERY_S = 10.0  # what a kill can cost the count of seconds
 
@@ -20,7 +22,7 @@ def hold_to(path: Path, settings: dict[str, Any], folder: Path) -> None:
     """Keep the settings of a run that begins; refuse others in one that goes on.
 
     Raises:
-        ValueError: names the option, both values and the fix.
+        GelatoError: names the option, both values and the fix.
     """
     begun = read_json(path)
     if begun is None:
@@ -28,17 +30,30 @@ def hold_to(path: Path, settings: dict[str, Any], folder: Path) -> None:
         return
     for name, value in settings.items():
         if (before := begun.get(name)) != value:
-            # Devices are what the machine has, not an option.
-            option = name if name == "devices" else "--" + name.replace("_", "-")
-            raise ValueError(
-                f"{folder}: was begun with {option} {_shown(before)}, now it is {_shown(value)}; "
-                f"take {_shown(before)} again, or another --out"
-            )
+            raise GelatoError(f"{folder}: {_difference(name, before, value)}, or another --out")
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """What a run was begun with and what it is given now, as far as the fix."""
+    if name == "corpus_sha256":
+        return "was begun with a --corpus of other contents; give that one again"
+    # Devices are what the machine has, not an option.
+    option = name if name == "devices" else "--" + name.replace("_", "-")
+    return f"was begun with {option} {_shown(before)}, now it is {_shown(now)}; take {_shown(before)} again"
 
 
 def _shown(value: Any) -> str:
     """A value as an option takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 class Clock:

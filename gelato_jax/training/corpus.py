@@ -12,8 +12,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
-from gelato_jax.training.files import replacing
 from gelato_jax.training.writing import Beginning, Frame, Writing, advance, begin, restart
 
 _STEPS = 16  # tokens between two looks of the host at which rows are done
@@ -92,7 +93,7 @@ def write_corpus(
         progress: told tokens written and wanted.
 
     Raises:
-        ValueError: `settings.slots` leave no room for prefix, opening, header and an answer, or the target only
+        GelatoError: `settings.slots` leave no room for prefix, opening, header and an answer, or the target only
             repeats what it has written.
 
     A killed writer goes on behind its last whole shard with draws of its own: the same seed gives the
@@ -124,7 +125,7 @@ def write_corpus(
             written += len(conversation.tokens)
         progress(written, settings.tokens)
         if repeats > _REPEATS:
-            raise ValueError(
+            raise GelatoError(
                 f"the target's last {repeats} conversations were there already, at {written} of {settings.tokens} "
                 "tokens: take longer user turns, higher temperatures, or fewer tokens"
             )
@@ -138,7 +139,7 @@ def check_room(settings: CorpusSettings, frame: Frame, opening_ids: Sequence[Seq
     given = frame.prefix.shape[0] + max(map(len, opening_ids), default=0)
     needed = given + frame.header.shape[0] + 2  # a token of the user turn, one of the answer
     if settings.slots < needed:
-        raise ValueError(
+        raise GelatoError(
             f"slots is {settings.slots}, must be at least {needed}: prefix, opening, header and two tokens"
         )
 
@@ -216,7 +217,7 @@ def write_shard(path: Path, conversations: Sequence[Conversation]) -> None:
         "top_ids": np.concatenate([c.top_ids for c in conversations]),
         "top_log_probs": np.concatenate([c.top_log_probs for c in conversations]),
     }
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, **arrays)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gelato_jax.training.files import replacing
+from gelato_jax.files import atomic_write
 from gelato_jax.training.run import read_log
 
 _SMOOTHED = 20  # logged steps behind each point of a training line
@@ -44,7 +44,7 @@ def plot_curve(work: Path, destination: Path, exits: Sequence[int]) -> None:
         axes.grid(alpha=0.3)
         if name != "loss":
             axes.legend(title="after", frameon=False)
-    with replacing(destination) as file:
+    with atomic_write(destination) as file:
         figure.savefig(file, format="png", dpi=120)
 
 

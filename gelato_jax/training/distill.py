@@ -211,5 +211,5 @@ def train_step(
     gradient, report = jax.grad(loss, has_aux=True)(state.trained, fixed, batch, key, model, settings, dtype)
     updates, new = optimizer.update(gradient, state.optimizer, state.trained)
     trained: Any = optax.apply_updates(state.trained, updates)
-    report["gradient_norm"] = jnp.sqrt(sum(jnp.square(array).sum() for array in gradient.values()))
+    report["gradient_norm"] = optax.tree.norm(gradient)
     return TrainState(trained, new, state.step + 1), report

@@ -9,8 +9,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import atomic_write
 from gelato_jax.training.corpus import Conversation, id_type
-from gelato_jax.training.files import replacing
 
 _ARRAYS = ("tokens", "lengths", "answer_start", "temperature")
 
@@ -24,7 +25,7 @@ def write_ids(path: Path, conversations: Sequence[Conversation]) -> None:
         "answer_start": np.array([c.answer_start for c in conversations], np.uint16),
         "temperature": np.array([c.temperature for c in conversations], np.float32),
     }
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -32,14 +33,14 @@ def read_ids(path: Path) -> list[Conversation]:
     """Conversations of a file of ids; nothing is recorded of their tokens (`top_ids` is `[n, 0]`).
 
     Raises:
-        ValueError: the file is no such file.
+        GelatoError: the file is no such file.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tokens, lengths, starts, temperatures = (arrays[name] for name in _ARRAYS)
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
         line = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a corpus of token ids ({line}); take one that `write_ids` made") from None
+        raise GelatoError(f"{path}: not a corpus of token ids ({line}); take one that `write_ids` made") from None
     texts = np.split(tokens, np.cumsum(lengths.astype(np.int64))[:-1])
     return [
         Conversation(

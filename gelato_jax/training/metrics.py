@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gelato_jax.decoding import DraftModel
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
 from gelato_jax.training.calibrate import (
     CLASSES,
@@ -92,11 +93,11 @@ def measure(
         the `stored` calibration on all of them. None where there is nothing to check.
 
     Raises:
-        ValueError: no answer has a token that a round may draft.
+        GelatoError: no answer has a token that a round may draft.
     """
     filled = [index for index, trace in enumerate(traces) if len(trace.entropy)]
     if not filled:
-        raise ValueError(f"no {law} answer has a second token, the first that a round may draft; take longer answers")
+        raise GelatoError(f"no {law} answer has a second token, the first that a round may draft; take longer answers")
     traces, categories = [traces[index] for index in filled], [categories[index] for index in filled]
     rounds = expected_rounds([chances(trace, law) for trace in traces])
     names = sorted(set(categories))

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax.decoding import DraftModel, make_draft
+from gelato_jax.errors import GelatoError
+from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.batches import Batches
-from gelato_jax.training.bookkeeping import Clock, device, hold_to, versions
+from gelato_jax.training.bookkeeping import Clock, device, fingerprint, hold_to, versions
 from gelato_jax.training.calibrate import Law, fit_calibration
 from gelato_jax.training.corpus import (
     Conversation,
@@ -27,7 +29,6 @@ from gelato_jax.training.corpus import (
     write_corpus,
 )
 from gelato_jax.training.distill import TrainSettings
-from gelato_jax.training.files import read_json, write_json
 from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes
@@ -87,8 +88,8 @@ class Target:
 class Watch(Protocol):
     """Told how it goes; `values` are those of a training step."""
 
-    def __call__(self, phase: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        """Hear that `done` of `total` tokens of a phase are through."""
+    def __call__(self, stage: str, done: int, total: int, values: Mapping[str, float], /) -> None:
+        """Hear that `done` of `total` tokens of a stage are through."""
 
 
 Save = Callable[[DraftModel, dict[str, Any], dict[str, Any]], None]
@@ -103,7 +104,7 @@ def train_draft(
     save: Save,
     corpus: Path | None = None,
     about: Mapping[str, Any] | None = None,
-    watch: Watch = lambda phase, done, total, values: None,
+    watch: Watch = lambda stage, done, total, values: None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> dict[str, Any]:
     """Make a draft for a target, or go on with one that was begun.
@@ -122,7 +123,7 @@ def train_draft(
         The contents of run.json; those of the earlier run where the draft was finished already.
 
     Raises:
-        ValueError: the folder was begun with other settings, or the settings cannot be used; one line.
+        GelatoError: the folder was begun with other settings, or the settings cannot be used; one line.
     """
     check_shape(recipe.shape, target.model.config.num_layers)
     frame = Frame(
@@ -133,9 +134,9 @@ def train_draft(
     )
     if corpus is None:
         check_room(recipe.corpus, frame, target.openings)
+    settings = _settings(target, recipe, corpus)
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
-    settings = _settings(target, recipe, corpus)
     hold_to(work / "settings.json", settings, folder)
     if (finished := read_json(folder / "run.json")) is not None:
         return finished
@@ -185,8 +186,6 @@ def _corpus(
 ) -> list[Conversation]:
     """The corpus, written, recorded or read."""
     if given is not None and given.is_dir():
-        if not shard_paths(given):
-            raise ValueError(f"{given}: holds no shard of a corpus; give a folder that has some, or a file of ids")
         return list(read_corpus(given))
     params = {path: jnp.asarray(array, recipe.dtype) for path, array in target.model.params.items()}
     model = Model(config=target.model.config, params=params)
@@ -258,7 +257,7 @@ def calibrated(
         if len(c.tokens) - c.answer_start >= _SHORTEST
     ]
     if not answers:
-        raise ValueError(f"none of {len(held_out)} held-out conversations can be calibrated on; take a larger corpus")
+        raise GelatoError(f"none of {len(held_out)} held-out conversations can be calibrated on; take a larger corpus")
     answers = [answer for answer in answers if answer.temperature in _LAWS.values()] or answers
     states = answer_states(target.model, answers)
     answers = [answer._replace(states=rows) for answer, rows in zip(answers, states, strict=True)]
@@ -293,7 +292,17 @@ def _settings(target: Target, recipe: Recipe, corpus: Path | None) -> dict[str, 
     return {
         "target": target.name,
         "corpus": None if corpus is None else corpus.name,  # its place is no part of the making
+        "corpus_sha256": None if corpus is None else fingerprint(_files(corpus)),
         **values,
         "dtype": recipe.dtype,
         "devices": jax.device_count(),
     }
+
+
+def _files(corpus: Path) -> list[Path]:
+    """The files of a given corpus."""
+    if not corpus.is_dir():
+        return [corpus]
+    if not (shards := shard_paths(corpus)):
+        raise GelatoError(f"{corpus}: holds no shard of a corpus; give a folder that has some, or a file of ids")
+    return shards

@@ -12,18 +12,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.batches import Batches
 from gelato_jax.training.distill import TrainSettings, TrainState, make_optimizer, measure, split_trained, train_step
-from gelato_jax.training.files import replacing
 
 SAVE_EVERY_S = 300.0
 """Seconds between two states on the disk: what a kill can cost."""
 
 _LOG_EVERY = 10  # steps
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Told steps done, steps in all, and the last step's report."""
 
 
 def train(
@@ -36,7 +33,7 @@ def train(
     held_out: Batches | None = None,
     measurements: int = 10,
     save_every_s: float = SAVE_EVERY_S,
-    progress: Progress = lambda done, total, report: None,
+    progress: Callable[[int, int, dict[str, float]], None] = lambda done, total, report: None,
 ) -> Model:
     """Train a draft, or go on with it where a killed run left its state.
 
@@ -52,7 +49,7 @@ def train(
         held_out: conversations that are only measured.
         measurements: how often they are, over the run.
         save_every_s: seconds between two states.
-        progress: told of every step.
+        progress: told steps done, steps in all, and the last step's report.
 
     Returns:
         The trained draft, float32.
@@ -146,7 +143,7 @@ class _Log:
         # The last line may have been torn by a kill.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write("".join(f"{line}\n" for line in kept).encode())
         self._path = path
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
 from gelato_jax.training.corpus import Conversation
 
@@ -40,13 +41,13 @@ def check_shape(shape: DraftShape, num_layers: int) -> None:
     """Refuse a shape that a target of `num_layers` layers cannot give.
 
     Raises:
-        ValueError: a layer that the target does not have, or exits that do not ascend to the last layer.
+        GelatoError: a layer that the target does not have, or exits that do not ascend to the last layer.
     """
     if not shape.layers or not all(0 <= layer < num_layers for layer in shape.layers):
-        raise ValueError(f"layers {shape.layers} must lie in 0..{num_layers - 1}, the target's layers")
+        raise GelatoError(f"layers {shape.layers} must lie in 0..{num_layers - 1}, the target's layers")
     deepest = len(shape.layers)
     if sorted(set(shape.exits)) != list(shape.exits) or shape.exits[-1:] != (deepest,) or shape.exits[0] < 1:
-        raise ValueError(f"exits {shape.exits} must ascend from 1 and end at {deepest}, the draft's layers")
+        raise GelatoError(f"exits {shape.exits} must ascend from 1 and end at {deepest}, the draft's layers")
 
 
 def warm_start(target: Model, shape: DraftShape, vocabulary: np.ndarray) -> Model:
@@ -60,7 +61,7 @@ def warm_start(target: Model, shape: DraftShape, vocabulary: np.ndarray) -> Mode
         vocabulary: `[U]` ids of the head's rows, ascending.
 
     Raises:
-        ValueError: a layer that the target does not have, or exits that do not ascend to the last layer.
+        GelatoError: a layer that the target does not have, or exits that do not ascend to the last layer.
     """
     check_shape(shape, target.config.num_layers)
     early = len(shape.exits) - 1

@@ -6,42 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gelato_checkpoints import CheckpointError, IncrementalDecoder, Tokenizer, TokenizerSpec
+from gelato_checkpoints import CheckpointError, Tokenizer, TokenizerSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # 256 bytes and 16 special tokens: every broken UTF-8 sequence can be written with it.
 BYTES = Tokenizer(TokenizerSpec(tokenizer_json=(GOLDEN / "llama" / "tokenizer.json").read_text()))
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 QUESTION = "Explain why the sky is blue."
-
-
-def chunks(ids, size):
-    return [ids[i : i + size] for i in range(0, len(ids), size)]
-
-
-@given(st.lists(st.integers(0, BYTES.vocab_size - 1), max_size=40), st.integers(1, 5))
-def test_pieces_joined_are_the_decoded_text_for_any_ids(ids, size):
-    decoder = IncrementalDecoder(BYTES)
-    pieces = [decoder.feed(chunk) for chunk in chunks(ids, size)]
-    assert "".join(pieces) + decoder.finish() == BYTES.decode(ids)
-
-
-@given(st.text(st.characters(exclude_characters=REPLACEMENT, exclude_categories=["Cs"]), max_size=30))
-def test_pieces_of_a_text_are_whole_characters(text):
-    decoder = IncrementalDecoder(BYTES)
-    pieces = [decoder.feed([i]) for i in BYTES.encode(text)]
-    assert "".join(pieces) == text
-    assert REPLACEMENT not in "".join(pieces)
-    assert decoder.finish() == ""
-
-
-def test_a_character_appears_with_its_last_byte():
-    ids = BYTES.encode("🍦")
-    decoder = IncrementalDecoder(BYTES)
-    assert [decoder.feed([i]) for i in ids] == ["", "", "", "🍦"]
-    assert decoder.feed(ids[:2]) == ""
-    assert decoder.finish() == REPLACEMENT
-    assert decoder.feed(BYTES.encode("a")) == "a"
 
 
 def test_round_trip_on_the_real_tokenizer(smollm2):

@@ -1,6 +1,7 @@
 """`gelato generate` on a tiny pair: what it writes, and where."""
 
 import json
+import signal
 
 import pytest
 
@@ -105,7 +106,19 @@ def test_stop_string_ends_text_and_decode(gelato, ids):
     assert code == 0
     assert report["end"] == "stop"
     assert report["text"] == " ".join(words)[: " ".join(words).index(stop)]
-    assert report["new_tokens"] < 24
+    kept = report["token_ids"]
+    assert kept == ids[: report["new_tokens"]]
+    assert stop in " ".join(map(str, kept))
+    assert stop not in " ".join(map(str, kept[:-1]))  # the last id is the one that completed it
+
+
+def test_a_stop_and_the_limit_in_one_round_are_a_stop(gelato, ids):
+    """Drafts agree here, so one round reaches both."""
+    options = ["--controller", "static", "--draft-length", "8", "--json", "-"]
+    stop = " ".join(map(str, ids[:2]))
+    report = report_of(gelato("generate", PROMPT, "--max-new-tokens", "3", "--stop", stop, *options)[1])
+    assert (report["end"], report["text"], report["token_ids"], report["rounds"]) == ("stop", "", ids[:2], 1)
+    assert report_of(gelato("generate", PROMPT, "--max-new-tokens", "3", *options)[1])["end"] == "length"
 
 
 def test_quiet_and_silent_json_say_nothing(gelato, tmp_path):
@@ -123,8 +136,6 @@ def test_ctrl_c_keeps_what_was_decoded(gelato, ids, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return see(self, info, wall_s)
 
-    import signal
-
     before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in a shell's background
     monkeypatch.setattr(decode_file._Watch, "see", see_and_interrupt)
     code, out, _ = gelato("generate", PROMPT, "--max-new-tokens", "24", "--json", "-")
@@ -135,6 +146,18 @@ def test_ctrl_c_keeps_what_was_decoded(gelato, ids, monkeypatch):
     assert 2 <= report["new_tokens"] < 24
     assert report["token_ids"] == ids[: report["new_tokens"]]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_last_round_cuts_nothing(gelato, ids, monkeypatch):
+    see = decode_file._Watch.see
+
+    def see_and_interrupt(self, info, wall_s):
+        signal.raise_signal(signal.SIGINT)
+        return see(self, info, wall_s)
+
+    monkeypatch.setattr(decode_file._Watch, "see", see_and_interrupt)
+    code, out, _ = gelato("generate", PROMPT, "--max-new-tokens", "2", "--json", "-")
+    assert (code, report_of(out)["end"], report_of(out)["token_ids"]) == (0, "length", ids[:2])
 
 
 def test_models_and_presets(gelato, monkeypatch):

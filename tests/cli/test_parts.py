@@ -1,70 +1,17 @@
-"""The parts under `gelato generate` that stand alone: text, report file, screen, clock."""
+"""The parts under `gelato generate` that stand alone: report file, screen, clock."""
 
 import io
-import itertools
 import os
 import re
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from gelato_jax.cli import progress as progress_file
 from gelato_jax.cli.clock import CompileClock
 from gelato_jax.cli.output import JsonFile
 from gelato_jax.cli.progress import Progress
 from gelato_jax.cli.screen import Figures, Panel
-from gelato_jax.cli.text import TextStream
-
-
-class Bytes:
-    """A tokenizer whose ids are bytes."""
-
-    def decode(self, ids):
-        return bytes(ids).decode("utf-8", errors="replace")
-
-
-def pieces(text: str, cuts: list[int]) -> list[bytes]:
-    raw = text.encode()
-    edges = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
-    return [raw[a:b] for a, b in itertools.pairwise(edges)]
-
-
-@given(text=st.text("ab\u00e9\u20ac\U0001f600", max_size=20), cuts=st.lists(st.integers(0, 80), max_size=8))
-def test_characters_come_whole_and_none_is_lost(text, cuts):
-    stream = TextStream(Bytes())
-    shown = [stream.feed(list(piece)) for piece in pieces(text, cuts)]
-    assert "\ufffd" not in "".join(shown)
-    assert "".join([*shown, stream.finish()]) == text == stream.text
-
-
-@given(
-    text=st.text("ab", max_size=24),
-    cuts=st.lists(st.integers(0, 80), max_size=8),
-    stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=3),
-)
-def test_stop_cuts_wherever_rounds_end(text, cuts, stops):
-    stream, shown = TextStream(Bytes(), stops), ""
-    for piece in pieces(text, cuts):
-        shown += stream.feed(list(piece))
-        assert text.startswith(shown)
-        assert not any(stop in shown for stop in stops)
-    shown += stream.finish()
-    ends = [text.index(stop) for stop in stops if stop in text]
-    assert stream.stopped == bool(ends)
-    # Of stop strings that overlap, the one complete first ends the text.
-    assert shown == stream.text == text[: len(shown)]
-    if not ends:
-        assert shown == text
-    elif len(set(stops)) == 1:
-        assert shown == text[: ends[0]]
-
-
-def test_text_is_shown_as_soon_as_it_cannot_be_a_stop():
-    stream = TextStream(Bytes(), ["\n\nQ:"])
-    assert stream.feed(b"one\n") == [*"one"] or stream.text == "one"
-    assert stream.feed(b"two\n\nQ") == "\ntwo"
-    assert stream.feed(b" is a letter") == "\n\nQ is a letter"
 
 
 def test_report_appears_whole_or_not_at_all(tmp_path):
@@ -162,3 +109,52 @@ def test_news_stays_on_the_screen(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", silent)
     Progress(quiet=True).stage("untrained", 0, 0)
     assert silent.getvalue() == ""
+
+
+@pytest.fixture
+def lines(monkeypatch, capsys):
+    """What a display without a terminal says, by a clock that stands still: (new lines, move the clock)."""
+    now = [0.0]
+    monkeypatch.setattr(progress_file.time, "monotonic", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return lambda: capsys.readouterr().err.splitlines(), move
+
+
+def test_long_work_is_told_of_now_and_then_with_its_pace(lines):
+    said, move = lines
+    with Progress() as progress:
+        progress.stage("train", 1000, 61000)  # a thousand by an earlier process: done, but no speed
+        move(10.0)
+        progress.stage("train", 2000, 61000, {"loss": 1.5})
+        assert said() == ["gelato: training 1000 of 61000 tokens"]
+        move(30.0)
+        progress.stage("train", 5000, 61000, {"loss": 1.25})
+        move(1.0)
+        progress.stage("train", 61440, 61000)
+        progress.stage("train", 61440, 61000)
+    assert said() == [
+        "gelato: training 5000 of 61000 tokens, 100 tokens/s, 0:10 h left, loss 1.250",
+        "gelato: training 61000 of 61000 tokens, 1474 tokens/s, 0:00 h left",
+    ]
+
+
+def test_short_work_is_one_line(lines):
+    said, move = lines
+    with Progress() as progress:
+        for done in range(4):
+            progress.stage("load", done, 3)
+        progress.stage("compile", 0, 0)
+        move(40.0)
+        progress.stage("a study: counting", 2, 8)
+        move(40.0)
+        progress.stage("a study: counting", 3, 8)
+    labels = [
+        "loading",
+        "compiling, or loading compiled programs",
+        "a study: counting 2 of 8",
+        "a study: counting 3 of 8",
+    ]
+    assert said() == [f"gelato: {label}" for label in labels]

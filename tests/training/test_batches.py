@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.training.batches import Batches
 
 PREFIX = np.array([5, 6, 7])
@@ -66,5 +67,5 @@ def test_rows_are_shared_evenly(corpus):
 
 
 def test_a_corpus_that_fills_no_batch_is_told(corpus):
-    with pytest.raises(ValueError, match="do not fill a batch of 1000000 tokens"):
+    with pytest.raises(GelatoError, match="do not fill a batch of 1000000 tokens"):
         batches(corpus, tokens_per_batch=1_000_000).batches_per_epoch(seed=0)

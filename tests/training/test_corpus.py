@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.training import corpus as corpora
 from gelato_jax.training.corpus import Conversation, read_corpus, shard_paths, write_corpus, write_shard
 from gelato_jax.training.ids import read_ids, write_ids
@@ -38,12 +39,12 @@ def test_no_conversation_stands_twice(corpus):
 def test_a_target_that_repeats_itself_is_told(target, frame, settings, monkeypatch, tmp_path):
     monkeypatch.setattr(corpora, "_REPEATS", 40)
     dull = dataclasses.replace(settings, longest_user=1, opened=1.0, temperatures=(0.0,))
-    with pytest.raises(ValueError, match=r"were there already, at .* of 4000 tokens: take longer"):
+    with pytest.raises(GelatoError, match=r"were there already, at .* of 4000 tokens: take longer"):
         write_corpus(target, frame, tmp_path, dull, [[11]])
 
 
 def test_no_room_is_told_before_anything_is_written(target, frame, settings, tmp_path):
-    with pytest.raises(ValueError, match="slots is 8, must be at least 9"):
+    with pytest.raises(GelatoError, match="slots is 8, must be at least 9"):
         write_corpus(target, frame, tmp_path / "x", dataclasses.replace(settings, slots=8), [[11, 12]])
     assert not (tmp_path / "x").exists()
 
@@ -100,7 +101,7 @@ def test_ids_beyond_16_bits_are_kept(corpus, tmp_path):
 def test_a_file_that_is_no_corpus_is_told(content, tmp_path):
     path = tmp_path / "ids.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"ids.npz: not a corpus of token ids"):
+    with pytest.raises(GelatoError, match=r"ids.npz: not a corpus of token ids"):
         read_ids(path)
 
 

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.training.corpus import CorpusSettings
 from gelato_jax.training.distill import TrainSettings
-from gelato_jax.training.ids import read_ids
+from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.recipe import HELD_OUT_EVERY, Recipe, Target, split, train_draft
 from gelato_jax.training.warm_start import DraftShape
 
@@ -114,7 +116,7 @@ def test_a_finished_run_is_only_reported(killed, bundle):
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(killed, bundle, change, line):
-    with pytest.raises(ValueError, match=re.escape(line)) as caught:
+    with pytest.raises(GelatoError, match=re.escape(line)) as caught:
         train_draft(bundle, dataclasses.replace(RECIPE, **change), killed[0], save=Saved())
     assert str(killed[0]) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -133,12 +135,36 @@ def test_ids_alone_make_the_draft_again(killed, bundle, tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["ids", "shards"])
+def test_another_corpus_of_the_same_name_is_refused(killed, bundle, tmp_path, kind):
+    source = killed[0] / "corpus.npz" if kind == "ids" else killed[0] / "training" / "corpus"
+    given, folder = tmp_path / source.name, tmp_path / "draft"
+    (shutil.copy if kind == "ids" else shutil.copytree)(source, given)
+    with pytest.raises(Killed):
+        train_draft(bundle, RECIPE, folder, save=Saved(), corpus=given, watch=kill("train", 0.0))
+    assert json.loads((folder / "training" / "settings.json").read_text())["corpus_sha256"]
+    if kind == "ids":
+        write_ids(given, read_ids(given)[1:])
+    else:
+        next(given.glob("shard-*.npz")).unlink()
+    with pytest.raises(GelatoError, match="begun with a --corpus of other contents; give that one again") as caught:
+        train_draft(bundle, RECIPE, folder, save=Saved(), corpus=given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_corpus_leaves_none(bundle, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GelatoError, match="holds no shard of a corpus"):
+        train_draft(bundle, RECIPE, tmp_path / "draft", save=Saved(), corpus=tmp_path / "empty")
+    assert not (tmp_path / "draft").exists()
+
+
 def test_impossible_settings_leave_no_folder(bundle, tmp_path):
     for change, words in (
         ({"shape": DraftShape(layers=(0, 9), exits=(2,))}, "must lie in 0..3"),
         ({"corpus": dataclasses.replace(CORPUS, slots=8)}, "slots is 8"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(GelatoError, match=words):
             train_draft(bundle, dataclasses.replace(RECIPE, **change), tmp_path / "x", save=Saved())
     assert not (tmp_path / "x").exists()
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import parameter_shapes
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.warm_start import DraftShape, default_shape, frequent_ids, warm_start
@@ -57,7 +58,7 @@ def test_the_default_shape_is_that_of_the_default_target():
     ],
 )
 def test_shapes_that_cannot_be_are_told(target, shape, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(GelatoError, match=words):
         warm_start(target, shape, np.arange(5))
 
 
