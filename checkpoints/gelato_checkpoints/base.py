@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from gelato_jax.config import ModelConfig
+from gelato_jax.errors import GelatoError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(GelatoError):
     """A checkpoint cannot be found, read, converted or written; one line: the file, the value and the fix."""
 
 
@@ -69,6 +70,7 @@ class TokenizerSpec:
         bos_id: id that a template calls `bos_token`, or None.
         eos_ids: ids that end an answer, ascending.
         pad_id: id used for padding, or None.
+        eos_id: the one of `eos_ids` that a template calls `eos_token`, or None.
     """
 
     tokenizer_json: str = field(repr=False)
@@ -76,6 +78,7 @@ class TokenizerSpec:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
+    eos_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
