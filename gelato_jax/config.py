@@ -7,6 +7,8 @@ the boundary (`decoding.make_job`), never kept static.
 from dataclasses import dataclass
 from typing import Literal
 
+from gelato_jax.errors import GelatoError
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -16,6 +18,13 @@ class RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_positions: int
+
+    def __post_init__(self) -> None:
+        """Refuse bands that cannot be told apart."""
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise GelatoError(
+                f"rope low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +83,13 @@ class ModelConfig:
         if not self.exits:
             object.__setattr__(self, "exits", (self.num_layers,))
         if self.exits[-1] != self.num_layers or list(self.exits) != sorted(set(self.exits)) or self.exits[0] < 1:
-            raise ValueError(f"exits {self.exits} must ascend from 1 and end at num_layers {self.num_layers}")
+            raise GelatoError(f"exits {self.exits} must ascend from 1 and end at num_layers {self.num_layers}")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+            raise GelatoError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even for rotary embedding")
+            raise GelatoError(f"head_dim {self.head_dim} must be even for rotary embedding")
         if self.weight_format == "int8" and self.tied_head:
-            raise ValueError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
+            raise GelatoError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
 
     @property
     def output_size(self) -> int:

@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from gelato_jax.config import ModelConfig
+from gelato_jax.errors import GelatoError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(GelatoError):
     """A checkpoint cannot be found, read, converted or written; one line: the file, the value and the fix."""
 
 
@@ -19,8 +20,9 @@ class Progress(Protocol):
     """Called as work goes on, so that a command can draw a bar.
 
     Stages, in order: `download` (bytes), `check` (bytes hashed), `convert` (tensors), `write` (tensors), `load`
-    (tensors). `total` is 0 where it is unknown. `untrained` is news, not work: no trained draft ships for the
-    target, whose own first layers stand in.
+    (tensors). `total` is 0 where it is unknown. Two are news, not work: `untrained`, no trained draft ships for the
+    target, whose own first layers stand in; `shorter`, the draft has learnt `done` positions of the target's `total`,
+    and the pair takes no more.
     """
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -69,6 +71,7 @@ class TokenizerSpec:
         bos_id: id that a template calls `bos_token`, or None.
         eos_ids: ids that end an answer, ascending.
         pad_id: id used for padding, or None.
+        eos_id: the one of `eos_ids` that a template calls `eos_token`, or None.
     """
 
     tokenizer_json: str = field(repr=False)
@@ -76,6 +79,7 @@ class TokenizerSpec:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
+    eos_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, one_line, silent
-from gelato_checkpoints.huggingface import read_json
+from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.load import Checkpoint
 from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.config import ModelConfig

@@ -4,6 +4,7 @@ Field names follow the GGUF specification (ggml/docs/gguf.md) and llama.cpp's co
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from gguf import GGUFReader, GGUFValueType, ReaderTensor
 from gguf.quants import dequantize
 
 from gelato_checkpoints.base import CheckpointError, Source, SourceTensor
+from gelato_checkpoints.fields import Fields
 from gelato_checkpoints.gguf_tokenizer import rebuild_tokenizer
 from gelato_jax.config import ModelConfig, RopeScaling
+from gelato_jax.errors import GelatoError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TENSOR_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
@@ -26,6 +29,10 @@ _LLAMA3_LOW_FREQ_FACTOR = 1.0
 _LLAMA3_HIGH_FREQ_FACTOR = 4.0
 _LLAMA3_ORIGINAL_POSITIONS = 8192
 _ROPE_FACTOR_TOLERANCE = 1e-4  # relative; the divisors are stored in float32
+
+# What betrays a Llama that was trained with that scaling: its name, or Llama 3's base with a context beyond Llama 3's.
+_SCALED_NAME = re.compile(r"llama[-_ ]?3[._][1-9]", re.IGNORECASE)
+_LLAMA3_ROPE_THETA = 500000.0
 
 # llama.cpp's default where the file names no base.
 _DEFAULT_ROPE_THETA = 10000.0
@@ -54,7 +61,7 @@ def open_gguf(file: Path) -> Source:
     """
     try:
         reader = _Reader(file)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
+        fields = Fields({name: field.contents() for name, field in reader.fields.items()}, file)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}; download it again") from None
     except FileNotFoundError:
@@ -62,14 +69,16 @@ def open_gguf(file: Path) -> Source:
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CheckpointError(f"{file}: not a whole GGUF file ({error}); download it again") from None
     tensors = {tensor.name: _lazy(tensor, file) for tensor in reader.tensors}
-    scaling = _rope_scaling(tensors, fields, file)
+    family = _family(fields)
+    scaling = _rope_scaling(tensors, fields, family)
+    ignored = {_ROPE_FACTORS: "checked against rope_scaling"} if scaling else {}
     return Source(
         format="gguf",
-        config=_parse_config(fields, tensors, scaling, file),
-        tensors={name: tensor for name, tensor in tensors.items() if name != _ROPE_FACTORS},
-        tokenizer=rebuild_tokenizer(fields, _types_of_tokens(reader), file),
+        config=_parse_config(fields, family, tensors, scaling),
+        tensors={name: tensor for name, tensor in tensors.items() if name not in ignored},
+        tokenizer=rebuild_tokenizer(fields, _types_of_tokens(reader)),
         files=(file,),
-        ignored={_ROPE_FACTORS: "checked against rope_scaling"} if scaling else {},
+        ignored=ignored,
     )
 
 
@@ -96,37 +105,37 @@ def _lazy(tensor: ReaderTensor, file: Path) -> SourceTensor:
 
 
 def _parse_config(
-    fields: dict[str, Any], tensors: dict[str, SourceTensor], scaling: RopeScaling | None, file: Path
+    fields: Fields, family: str, tensors: dict[str, SourceTensor], scaling: RopeScaling | None
 ) -> ModelConfig:
     """Turn the metadata fields into a ModelConfig."""
-    family = _family(fields, file)
-    _refuse_variants(fields, family, file)
+    heads, hidden = fields.integer(f"{family}.attention.head_count"), fields.integer(f"{family}.embedding_length")
+    width = fields.integer(f"{family}.attention.key_length", hidden // heads)
+    context = fields.integer(f"{family}.context_length")
+    _refuse_variants(fields, family, width, context)
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
-        raise CheckpointError(f"{file}: tensor 'token_embd.weight' is missing; download it again")
+        raise CheckpointError(f"{fields.path}: tensor 'token_embd.weight' is missing; download it again")
+    values: dict[str, Any] = {
+        "family": family,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "mlp_size": fields.integer(f"{family}.feed_forward_length"),
+        "num_layers": fields.integer(f"{family}.block_count"),
+        "num_heads": heads,
+        "num_kv_heads": fields.integer(f"{family}.attention.head_count_kv", heads),
+        "head_dim": width,
+        "rope_theta": _rope_theta(fields, family),
+        "norm_eps": _decimal(fields.decimal(f"{family}.attention.layer_norm_rms_epsilon")),
+        "max_positions": context,
+        "rope_scaling": scaling,
+        "qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "qk_norm": family == "qwen3",
+        "tied_head": "output.weight" not in tensors,
+    }
     try:
-        heads, hidden = int(fields[f"{family}.attention.head_count"]), int(fields[f"{family}.embedding_length"])
-        return ModelConfig(
-            family=family,
-            vocab_size=embedding.shape[0],
-            hidden_size=hidden,
-            mlp_size=int(fields[f"{family}.feed_forward_length"]),
-            num_layers=int(fields[f"{family}.block_count"]),
-            num_heads=heads,
-            num_kv_heads=int(fields.get(f"{family}.attention.head_count_kv", heads)),
-            head_dim=int(fields.get(f"{family}.attention.key_length", hidden // heads)),
-            rope_theta=_decimal(fields.get(f"{family}.rope.freq_base", _DEFAULT_ROPE_THETA)),
-            norm_eps=_decimal(fields[f"{family}.attention.layer_norm_rms_epsilon"]),
-            max_positions=int(fields[f"{family}.context_length"]),
-            rope_scaling=scaling,
-            qkv_bias="blk.0.attn_q.bias" in tensors,
-            qk_norm=family == "qwen3",
-            tied_head="output.weight" not in tensors,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{file}: field {error} is missing; download it again") from None
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error}") from None
+        return ModelConfig(**values)
+    except GelatoError as error:
+        raise CheckpointError(f"{fields.path}: {error}") from None
 
 
 def _decimal(value: float) -> float:
@@ -134,30 +143,37 @@ def _decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _family(fields: dict[str, Any], file: Path) -> Any:
+def _rope_theta(fields: Fields, family: str) -> float:
+    """The rotary base."""
+    return _decimal(fields.decimal(f"{family}.rope.freq_base", _DEFAULT_ROPE_THETA))
+
+
+def _family(fields: Fields) -> str:
     """The architecture, if it is one of ours."""
-    architecture = fields.get("general.architecture")
+    architecture = fields.values.get("general.architecture")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"{file}: architecture {architecture!r} is not supported; known: {known}")
+        raise CheckpointError(f"{fields.path}: architecture {architecture!r} is not supported; known: {known}")
     return architecture
 
 
-def _refuse_variants(fields: dict[str, Any], family: str, file: Path) -> None:
+def _refuse_variants(fields: Fields, family: str, width: int, context: int) -> None:
     """Refuse options under which the same tensors would mean another computation."""
-    heads = fields.get(f"{family}.attention.head_count") or 1
-    width = fields.get(f"{family}.attention.key_length", (fields.get(f"{family}.embedding_length") or 0) // heads)
+    kind, factor = f"{family}.rope.scaling.type", f"{family}.rope.scaling.factor"
+    window = f"{family}.attention.sliding_window"
+    is_identity = fields.text(kind) == "linear" and fields.decimal(factor, 1.0) == 1.0
     refused = {
-        f"{family}.rope.scaling.type": lambda value: value != "none",
-        f"{family}.rope.dimension_count": lambda value: value != width,
-        f"{family}.attention.value_length": lambda value: value != width,
-        f"{family}.attention.sliding_window": lambda value: value != 0,
-        f"{family}.expert_count": lambda value: value != 0,
-        "split.count": lambda value: value > 1,
+        kind: fields.text(kind, "none") != "none" and not is_identity,
+        f"{family}.rope.scale_linear": fields.decimal(f"{family}.rope.scale_linear", 1.0) != 1.0,
+        f"{family}.rope.dimension_count": fields.integer(f"{family}.rope.dimension_count", width) != width,
+        f"{family}.attention.value_length": fields.integer(f"{family}.attention.value_length", width) != width,
+        window: 0 < fields.integer(window, 0, low=0) < context,
+        f"{family}.expert_count": fields.integer(f"{family}.expert_count", 0, low=0) != 0,
+        "split.count": fields.integer("split.count", 0, low=0) > 1,
     }
     for name, is_refused in refused.items():
-        if name in fields and is_refused(fields[name]):
-            raise CheckpointError(f"{file}: {name} = {fields[name]!r} is not supported; choose a model without it")
+        if is_refused:
+            raise fields.refuse(name, "is not supported; choose a model without it")
 
 
 def llama3_divisors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
@@ -174,24 +190,41 @@ def llama3_divisors(scaling: RopeScaling, theta: float, head_dim: int) -> np.nda
     return 1 / ((1 - np.clip(smooth, 0, 1)) / scaling.factor + np.clip(smooth, 0, 1))
 
 
-def _rope_scaling(tensors: dict[str, SourceTensor], fields: dict[str, Any], file: Path) -> RopeScaling | None:
+def _rope_scaling(tensors: dict[str, SourceTensor], fields: Fields, family: str) -> RopeScaling | None:
     """The Llama 3 scaling behind the file's rotary divisors, or None where it has none.
 
     Raises:
-        CheckpointError: the divisors are not Llama 3's: another scaling, which the models here do not have.
+        CheckpointError: the divisors are not Llama 3's: another scaling, which the models here do not have; or they
+            are missing from a model that was trained with them.
     """
+    if family != "llama":
+        return None
     if _ROPE_FACTORS not in tensors:
+        _refuse_forgotten_scaling(fields, family)
         return None
     stored = tensors[_ROPE_FACTORS].read()
-    family = _family(fields, file)
     scaling = RopeScaling(
         factor=_decimal(stored.max()),
         low_freq_factor=_LLAMA3_LOW_FREQ_FACTOR,
         high_freq_factor=_LLAMA3_HIGH_FREQ_FACTOR,
         original_max_positions=_LLAMA3_ORIGINAL_POSITIONS,
     )
-    theta = _decimal(fields.get(f"{family}.rope.freq_base", _DEFAULT_ROPE_THETA))
-    expected = llama3_divisors(scaling, theta, 2 * stored.size)
-    if not np.allclose(stored, expected, rtol=_ROPE_FACTOR_TOLERANCE):
-        raise CheckpointError(f"{file}: tensor {_ROPE_FACTORS!r} is not Llama 3's scaling; use the Hugging Face folder")
+    heads, hidden = fields.integer(f"{family}.attention.head_count"), fields.integer(f"{family}.embedding_length")
+    width = fields.integer(f"{family}.attention.key_length", hidden // heads)
+    expected = llama3_divisors(scaling, _rope_theta(fields, family), width)
+    if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=_ROPE_FACTOR_TOLERANCE):
+        what = f"tensor {_ROPE_FACTORS!r} is not Llama 3's scaling"
+        raise CheckpointError(f"{fields.path}: {what}; use the Hugging Face folder")
     return scaling
+
+
+def _refuse_forgotten_scaling(fields: Fields, family: str) -> None:
+    """Refuse a Llama 3.1 or later without divisors: converters of before July 2024 dropped the scaling."""
+    context, theta = fields.integer(f"{family}.context_length"), _rope_theta(fields, family)
+    names = [str(fields.values.get(f"general.{key}", "")) for key in ("name", "basename", "base_model.0.name")]
+    is_named = any(_SCALED_NAME.search(name) for name in names)
+    if is_named or (theta == _LLAMA3_ROPE_THETA and context > _LLAMA3_ORIGINAL_POSITIONS):
+        raise CheckpointError(
+            f"{fields.path}: {names[0] or 'this model'} (base {theta:g}, context {context}) needs Llama 3's rotary "
+            f"scaling, and tensor {_ROPE_FACTORS!r} is missing; convert it by a newer llama.cpp, or download it again"
+        )

@@ -4,12 +4,12 @@ The pre-tokenizers are data: one entry per value of `tokenizer.ggml.pre`, as the
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gelato_checkpoints.base import CheckpointError, TokenizerSpec
+from gelato_checkpoints.fields import Fields
 
 # Token types of the GGUF specification.
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
@@ -27,10 +27,13 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _split(pattern: str) -> list[dict[str, Any]]:
-    """Split by a pattern, then byte level."""
-    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return [step, _byte_level(use_regex=False)]
+def _split(*patterns: str) -> list[dict[str, Any]]:
+    """Split by one pattern after the other, then byte level."""
+    steps = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return [*steps, _byte_level(use_regex=False)]
 
 
 PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
@@ -38,38 +41,40 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)],
     "llama-bpe": _split(_CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST),
     "qwen2": _split(_CONTRACTIONS + _WORDS + r"|\p{N}" + _REST),
+    "default": _split(
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        r"[0-9][0-9][0-9]",
+    ),
 }
-"""`tokenizer.ggml.pre` -> steps of the pre-tokenizer."""
+"""`tokenizer.ggml.pre` -> steps of the pre-tokenizer; `default` is no model's own but llama.cpp's (llama-vocab.cpp)."""
 
+_SAME_AS = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}  # llama-vocab.cpp
 _NORMALIZERS = {"qwen2": {"type": "NFC"}}
 _BOS_BY_DEFAULT = ("llama-bpe",)  # llama.cpp adds it where the file does not say
 _WHOLE_WORDS_FIRST = ("llama-bpe",)  # `ignore_merges` of Llama 3's tokenizer.json
 
 
-def rebuild_tokenizer(fields: dict[str, Any], types: np.ndarray | None, file: Path) -> TokenizerSpec:
+def rebuild_tokenizer(fields: Fields, types: np.ndarray | None) -> TokenizerSpec:
     """Rebuild the tokenizer of a GGUF file.
 
     Args:
         fields: the file's metadata.
         types: GGUF token type of every id, or None where the file has none (all normal).
-        file: for messages.
 
     Raises:
         CheckpointError: the file's tokenizer is not a byte-level BPE with a known pre-tokenizer.
     """
-    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
-    if model != "gpt2" or pre not in PRE_TOKENIZERS:
-        known = ", ".join(PRE_TOKENIZERS)
-        raise CheckpointError(
-            f"{file}: tokenizer {model!r} with pre-tokenizer {pre!r} is not supported; known: 'gpt2' with {known}"
-        )
-    tokens, merges = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.merges")
+    pre = _pre_tokenizer(fields)
+    tokens, merges = fields.values.get("tokenizer.ggml.tokens"), fields.values.get("tokenizer.ggml.merges")
     if not tokens or merges is None or (types is not None and len(types) != len(tokens)):
-        raise CheckpointError(f"{file}: tokenizer fields are missing or of different lengths; download it again")
+        what = "tokenizer fields are missing or of different lengths"
+        raise CheckpointError(f"{fields.path}: {what}; download it again")
     kinds = types if types is not None else np.ones(len(tokens), np.int32)
-    vocabulary = _vocabulary(tokens, kinds, file)
-    bos = fields.get("tokenizer.ggml.bos_token_id")
-    add_bos = fields.get("tokenizer.ggml.add_bos_token", pre in _BOS_BY_DEFAULT)
+    vocabulary = _vocabulary(fields, tokens, kinds)
+    bos, eos, pad = (_special_id(fields, kind, len(tokens)) for kind in ("bos", "eos", "padding"))
+    add_bos = fields.flag("tokenizer.ggml.add_bos_token", pre in _BOS_BY_DEFAULT)
     tokenizer = {
         "version": "1.0",
         "truncation": None,
@@ -83,21 +88,41 @@ def rebuild_tokenizer(fields: dict[str, Any], types: np.ndarray | None, file: Pa
     }
     return TokenizerSpec(
         tokenizer_json=json.dumps(tokenizer, ensure_ascii=False),
-        chat_template=fields.get("tokenizer.chat_template"),
+        chat_template=fields.text("tokenizer.chat_template"),
         bos_id=bos,
         eos_ids=_eos_ids(fields, vocabulary),
-        pad_id=fields.get("tokenizer.ggml.padding_token_id"),
+        pad_id=pad,
+        eos_id=eos,
     )
 
 
-def _vocabulary(tokens: list[str], kinds: np.ndarray, file: Path) -> dict[str, int]:
+def _pre_tokenizer(fields: Fields) -> str:
+    """The key of `PRE_TOKENIZERS` that the file's name for its pre-tokenizer means."""
+    model, named = fields.values.get("tokenizer.ggml.model"), fields.values.get("tokenizer.ggml.pre")
+    if model == "gpt2" and named is None:
+        why = "tokenizer.ggml.pre is missing: how the text is split before BPE is not known"
+        raise CheckpointError(f"{fields.path}: {why}; convert it by a newer llama.cpp, or use the Hugging Face folder")
+    pre = _SAME_AS.get(str(named), str(named))
+    if model != "gpt2" or pre not in PRE_TOKENIZERS:
+        known = ", ".join([*PRE_TOKENIZERS, *_SAME_AS])
+        found = f"tokenizer {model!r} with pre-tokenizer {named!r}"
+        raise CheckpointError(f"{fields.path}: {found} is not supported; known: 'gpt2' with {known}")
+    return pre
+
+
+def _special_id(fields: Fields, kind: str, size: int) -> int | None:
+    """The id of a special token, or None."""
+    return next(iter(fields.ids(f"tokenizer.ggml.{kind}_token_id", below=size)), None)
+
+
+def _vocabulary(fields: Fields, tokens: list[str], kinds: np.ndarray) -> dict[str, int]:
     """Token -> id, without the unused tokens that pad the embedding's last rows."""
     size = len(tokens)
     while size and kinds[size - 1] == _UNUSED:
         size -= 1
     vocabulary = {token: i for i, token in enumerate(tokens[:size])}
     if len(vocabulary) != size:
-        raise CheckpointError(f"{file}: tokenizer.ggml.tokens holds {size - len(vocabulary)} tokens twice")
+        raise CheckpointError(f"{fields.path}: tokenizer.ggml.tokens holds {size - len(vocabulary)} tokens twice")
     return vocabulary
 
 
@@ -139,8 +164,8 @@ def _bos_first(token: str, token_id: int) -> dict[str, Any]:
     }
 
 
-def _eos_ids(fields: dict[str, Any], vocabulary: dict[str, int]) -> tuple[int, ...]:
+def _eos_ids(fields: Fields, vocabulary: dict[str, int]) -> tuple[int, ...]:
     """Ids that end an answer: those of the fields and those known by name."""
     named = {vocabulary[token] for token in _END_OF_ANSWER if token in vocabulary}
     keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
-    return tuple(sorted(named | {fields[key] for key in keys if key in fields}))
+    return tuple(sorted(named.union(*(fields.ids(key, below=len(vocabulary)) for key in keys))))

@@ -9,7 +9,7 @@ import numpy as np
 
 from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, silent
-from gelato_checkpoints.huggingface import read_json
+from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.tokenizer import Tokenizer
 from gelato_jax.config import ModelConfig
 
@@ -52,6 +52,7 @@ def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progre
     store.check_complete(folder)
     config = store.read_config(folder)
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
+    _check_ids(folder, config, tokenizer)
     parameters = _outlines(config) if outline else store.read_parameters(folder, progress)
     _check_shapes(folder, config, parameters)
     provenance = read_json(folder / "provenance.json")
@@ -65,6 +66,14 @@ def _outlines(config: ModelConfig) -> dict[str, Any]:
     return parameter_outlines(config)
 
 
+def _check_ids(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose ids the model has no rows for."""
+    spec, rows = tokenizer.spec, config.vocab_size
+    for i in (tokenizer.vocab_size - 1, *spec.eos_ids, spec.bos_id, spec.pad_id, spec.eos_id):
+        if i is not None and not (isinstance(i, int) and 0 <= i < rows):
+            raise CheckpointError(f"{folder}: token id {i!r} is none of the model's 0..{rows - 1}; {store.CONVERT}")
+
+
 def _check_shapes(folder: Path, config: ModelConfig, parameters: Mapping[str, np.ndarray]) -> None:
     """Refuse parameters that are not exactly those of `config`."""
     from gelato_jax.models import parameter_shapes
@@ -72,7 +81,7 @@ def _check_shapes(folder: Path, config: ModelConfig, parameters: Mapping[str, np
     expected = parameter_shapes(config)
     for path in sorted(expected.keys() ^ parameters.keys()):
         state = "missing" if path in expected else "not part of the model"
-        raise CheckpointError(f"{folder}: parameter {path!r} is {state}; convert the checkpoint again")
+        raise CheckpointError(f"{folder}: parameter {path!r} is {state}; {store.CONVERT}")
     for path, shape in expected.items():
         if parameters[path].shape != tuple(shape):
             found = parameters[path].shape

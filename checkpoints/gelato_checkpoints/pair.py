@@ -1,5 +1,6 @@
 """A target and its draft by name: what `gelato_jax.generate` decodes with."""
 
+import dataclasses
 from pathlib import Path
 
 from gelato_checkpoints import store
@@ -46,10 +47,12 @@ def load_pair(
             for the target's first K layers; None is the trained draft that ships for the target, or its first
             `FALLBACK_LAYERS` layers where there is none.
         outline: leave the weights on the disk; such a pair can be compiled for (`gelato_jax.prepare`), not run.
-        progress: told of download, conversion and loading, and with `untrained` of a fallback.
+        progress: told of download, conversion and loading, with `untrained` of a fallback, and with `shorter` of a
+            draft whose context is shorter than the target's.
 
     Returns:
-        The pair, on the default device.
+        The pair, on the default device. Its target has the shorter context of the two: prompts and answers beyond it
+        are refused.
 
     Raises:
         CheckpointError: a name is unknown, a step failed, or draft and target do not belong together.
@@ -67,9 +70,12 @@ def load_pair(
         draft_model = load_draft(folder, checkpoint, model, outline=outline, progress=progress)
     else:
         draft_model = _other_model(checkpoint, load_checkpoint(choice, outline=outline, progress=progress))
+    positions = draft_model.model.config.max_positions
+    if positions < model.config.max_positions and not outline:
+        progress("shorter", positions, model.config.max_positions)
     return Pair(
         name=str(target),
-        target=model,
+        target=_limited(model, positions),
         draft=draft_model,
         tokenizer=checkpoint.tokenizer,
         eos_ids=checkpoint.tokenizer.eos_ids,
@@ -85,6 +91,12 @@ def _first_layers(target: Model, choice: str) -> DraftModel:
     layers = int(count)
     exits = sorted({layers // 3, 2 * layers // 3} - {0, layers})
     return first_layers(target, layers, exits)
+
+
+def _limited(target: Model, positions: int) -> Model:
+    """The target with a context of `positions` at most: a draft has learnt nothing of those beyond its own."""
+    shorter = min(positions, target.config.max_positions)
+    return dataclasses.replace(target, config=dataclasses.replace(target.config, max_positions=shorter))
 
 
 def _other_model(target: Checkpoint, draft: Checkpoint) -> DraftModel:

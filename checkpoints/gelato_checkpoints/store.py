@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec, one_line, silent
-from gelato_checkpoints.huggingface import read_json
+from gelato_checkpoints.fields import read_json
 from gelato_jax.config import ModelConfig, RopeScaling
 
 LAYOUT_VERSION = 1
 DRAFT_FILE = "draft.json"
 _MANIFEST = "manifest.json"
 _KIB = 2**10
-_CONVERT = "convert the checkpoint again"
+CONVERT = "convert the checkpoint again"
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -223,7 +223,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def check_complete(folder: Path, fix: str = _CONVERT) -> None:
+def check_complete(folder: Path, fix: str = CONVERT) -> None:
     """Refuse a folder of another layout, or one whose files are not those that were written.
 
     Damage inside a file of the right size is found by Orbax where it strikes the index of the arrays; their own
@@ -263,7 +263,7 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
         raise CheckpointError(f"{folder}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
-def read_parameters(folder: Path, progress: Progress = silent, fix: str = _CONVERT) -> dict[str, np.ndarray]:
+def read_parameters(folder: Path, progress: Progress = silent, fix: str = CONVERT) -> dict[str, np.ndarray]:
     """Read the parameters of a checkpoint folder.
 
     Args:
@@ -293,7 +293,7 @@ def read_parameters(folder: Path, progress: Progress = silent, fix: str = _CONVE
     return parameters
 
 
-def read_config(folder: Path, fix: str = _CONVERT) -> ModelConfig:
+def read_config(folder: Path, fix: str = CONVERT) -> ModelConfig:
     """Read a checkpoint's ModelConfig; `fix` is what an error's message advises.
 
     Raises:
@@ -301,9 +301,9 @@ def read_config(folder: Path, fix: str = _CONVERT) -> ModelConfig:
     """
     path = folder / "config.json"
     fields = read_json(path)
-    if fields.get("rope_scaling"):
-        fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
     try:
+        if fields.get("rope_scaling"):
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
         return ModelConfig(**{**fields, "exits": tuple(fields["exits"])})
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}; {fix}") from None

@@ -3,16 +3,18 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gelato_checkpoints.base import CheckpointError, TokenizerSpec
+from gelato_jax.errors import GelatoError
 
 if TYPE_CHECKING:
-    import jinja2
+    from gelato_checkpoints.chat import ChatTemplate, Disguise
 
 Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _TURN = "\N{OBJECT REPLACEMENT CHARACTER}"
 """Stands for a user turn where a template is taken apart: no white space, which templates strip, and in no template."""
 
@@ -79,14 +81,30 @@ class Tokenizer:
             digest.update(f"{token_id}\t{token}\n".encode())
         return digest.hexdigest()
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of plain text.
+    @cached_property
+    def _controls(self) -> Mapping[int, str]:
+        """Control tokens: id -> text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token_id: token.content for token_id, token in added.items() if token.special}
+
+    def encode(self, text: str, *, special: bool = True, control: bool = False) -> list[int]:
+        """Ids of a text.
 
         Args:
             text: what to encode.
             special: add the beginning-of-sequence token where the model was trained with one.
+            control: read control tokens in the text, such as `<|im_end|>`, as such; they are plain text otherwise.
+
+        Raises:
+            GelatoError: the text is none, or holds half of a surrogate pair.
         """
-        return self._tokenizer.encode(text, add_special_tokens=special).ids
+        return self._encoding(text, special=special, control=control).ids
+
+    def _encoding(self, text: str, *, special: bool, control: bool) -> Any:
+        """What `encode` finds, with the place of every id in the text."""
+        _check_text(text)
+        self._tokenizer.encode_special_tokens = not control
+        return self._tokenizer.encode(text, add_special_tokens=special)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -94,6 +112,8 @@ class Tokenizer:
 
     def chat_prompt(self, text: str | Sequence[Message]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
+
+        Control tokens of the template are read as such, those in the messages are plain text.
 
         Args:
             text: a single user turn, or all the turns so far.
@@ -103,13 +123,37 @@ class Tokenizer:
 
         Raises:
             CheckpointError: the template cannot render these messages, or there is none for several turns.
+            GelatoError: a text holds half of a surrogate pair.
         """
         turns = [{"role": "user", "content": text}] if isinstance(text, str) else [dict(turn) for turn in text]
         if self.spec.chat_template is None:
             if len(turns) != 1:
                 raise CheckpointError(f"{len(turns)} messages, but this model has no chat template: pass one text")
-            return self.encode(turns[0]["content"])
-        return self.encode(self._render(turns), special=False)
+            return self.encode(turns[0].get("content", ""))
+        from gelato_checkpoints.chat import Disguise, map_texts, texts
+
+        written = texts(turns)
+        for part in written:
+            _check_text(part)
+        disguise = Disguise(self._controls.values(), "".join([self._template.source, *written]))
+        return self._encode_rendered(self._render(map_texts(turns, disguise.hide)), disguise)
+
+    def _encode_rendered(self, rendered: str, disguise: "Disguise") -> list[int]:
+        """Ids of a rendered template in which the users' control tokens are hidden.
+
+        The tokenizer finds the template's control tokens; what lies between two of them is one text, whoever wrote
+        it, so that tokens form across the seams as in any other text.
+        """
+        if disguise.show(rendered) == rendered:
+            return self.encode(rendered, special=False, control=True)
+        found = self._encoding(rendered, special=False, control=True)
+        ids: list[int] = []
+        start = 0
+        for token_id, (begin, end) in zip(found.ids, found.offsets, strict=True):
+            if token_id in self._controls:
+                ids += [*self.encode(disguise.show(rendered[start:begin]), special=False), token_id]
+                start = end
+        return ids + self.encode(disguise.show(rendered[start:]), special=False)
 
     def chat_frame(self) -> ChatFrame:
         """Ids around a user turn: prefix, ids of the text, header are `chat_prompt` of the text.
@@ -131,41 +175,30 @@ class Tokenizer:
                 f"chat template: shows a user turn {len(parts) - 1} times behind {parts[0]!r}, must show it once "
                 "behind an opening; such a template has no frame"
             )
-        prefix, header = (self.encode(part, special=False) for part in parts)
+        prefix, header = (self.encode(part, special=False, control=True) for part in parts)
         return ChatFrame(prefix, header)
 
-    def _render(self, turns: list[dict[str, str]]) -> str:
+    def _render(self, turns: list[dict[str, Any]]) -> str:
         """Render the chat template for `turns` and the opening of an answer."""
-        import jinja2
-
-        special = {"bos_token": self._token(self.spec.bos_id), "eos_token": self._token(next(iter(self.eos_ids), None))}
-        try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **special)
-        except jinja2.TemplateError as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"chat template: {line}; use plain text instead of the template") from None
-
-    def _token(self, token_id: int | None) -> str:
-        """Text of a special id, empty for none."""
-        return "" if token_id is None else self._tokenizer.id_to_token(token_id) or ""
+        eos_id = next(iter(self.eos_ids), None) if self.spec.eos_id is None else self.spec.eos_id
+        named = {"bos_token": self.bos_id, "eos_token": eos_id, "pad_token": self.pad_id}
+        special = {name: self._tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+        return self._template.render(turns, {name: token for name, token in special.items() if token is not None})
 
     @cached_property
-    def _template(self) -> "jinja2.Template":
-        """The compiled chat template.
+    def _template(self) -> "ChatTemplate":
+        """The compiled chat template."""
+        from gelato_checkpoints.chat import ChatTemplate
 
-        The environment is transformers' (utils/chat_template_utils.py): sandboxed, blocks trimmed. Its clock,
-        `strftime_now`, is left out: templates then fall back on a fixed date, and a prompt has the same ids every day.
-        """
-        from jinja2.exceptions import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        return ChatTemplate(self.spec.chat_template or "")
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = refuse
-        try:
-            return environment.from_string(self.spec.chat_template or "")
-        except TemplateError as error:
-            raise CheckpointError(f"chat template: {error}; convert the checkpoint again") from None
+def _check_text(text: str) -> None:
+    """Refuse what has no UTF-8 form."""
+    if not isinstance(text, str):
+        raise GelatoError(f"a prompt is {type(text).__name__}, must be text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"character {error.start} is U+{ord(text[error.start]):04X}, half of a surrogate pair"
+        raise GelatoError(f"prompt: {half}, which is no text; save the prompt as UTF-8, or remove it") from None

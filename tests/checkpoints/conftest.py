@@ -146,11 +146,12 @@ def permute(weights: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(
-    path: Path, model: Foreign, *, kind: str = "F32", pre: str = "gpt-2", fields=None, extra=None, raw=None
+    path: Path, model: Foreign, *, kind: str = "F32", pre: str | None = "gpt-2", fields=None, extra=None, raw=None
 ) -> Path:
     """Write a GGUF file; matrices are stored as `kind`, vectors in float32.
 
-    `fields` are added, `extra` tensors too; `raw` replaces a tensor by the bytes [rows, bytes] of a quantised type.
+    `fields` are added or replaced, `extra` tensors added; `raw` replaces a tensor by the bytes [rows, bytes] of a
+    quantised type.
     """
     family, width = model.family, HEAD_DIM[model.family]
     writer = gguf.GGUFWriter(path, family)
@@ -165,8 +166,10 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(model.config["rms_norm_eps"])
     writer.add_rope_freq_base(model.config["rope_theta"])
     write_gguf_tokenizer(writer, pre)
+    add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
     for key, value in (fields or {}).items():
-        writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+        writer.kv_data[0].pop(key, None)
+        add[type(value)](key, value)
     quantized = gguf.GGMLQuantizationType[kind]
     for name, tensor in model.tensors.items():
         if family == "llama" and (".q_proj." in name or ".k_proj." in name):
@@ -187,13 +190,14 @@ def write_gguf(
     return path
 
 
-def write_gguf_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
+def write_gguf_tokenizer(writer: gguf.GGUFWriter, pre: str | None) -> None:
     vocabulary = sorted(byte_tokenizer().get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
     tokens = [token for token, _ in vocabulary]
     padding = VOCAB - len(tokens)
     types = [gguf.TokenType.CONTROL if token in SPECIAL else gguf.TokenType.NORMAL for token in tokens]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens + [f"[PAD{i}]" for i in range(padding)])
     writer.add_token_types(types + [gguf.TokenType.UNUSED] * padding)
     writer.add_token_merges(["1 2", "h e"])

@@ -202,7 +202,7 @@ def test_a_flipped_bit_does_not_load(foreign, tmp_path):
 
 
 def rewrite(path: Path, **fields) -> None:
-    """Change fields of config.json by hand, so that its size in the manifest still fits."""
+    """Change fields of a JSON file by hand, so that its size in the manifest still fits."""
     path.write_text(store.as_json(json.loads(path.read_text()) | fields))
     (path.parent / "manifest.json").write_text(store.as_json({"layout": store.LAYOUT_VERSION, "bytes": {}}))
 
@@ -212,11 +212,22 @@ def rewrite(path: Path, **fields) -> None:
     ({"tied_head": False}, r"parameter 'head.kernel' is missing"),
     ({"num_layers": 1, "exits": [1]}, r"parameter 'layers.1.attention.out.kernel' is not part of the model"),
     ({"colour": "blue"}, r"config.json: .*'colour'; convert the checkpoint again"),
+    ({"rope_scaling": {"factor": 8.0}}, r"config.json: .*'low_freq_factor'.*; convert the checkpoint again"),
+    ({"rope_scaling": "llama3"}, r"config.json: .*; convert the checkpoint again"),
+    ({"vocab_size": 200}, "token id 261 is none of the model's 0..199; convert the checkpoint again"),
 ])  # fmt: skip
 def test_a_config_of_other_parameters_does_not_load(fields, expected, foreign, tmp_path):
     convert(foreign("llama").write(tmp_path / "hf"), tmp_path / "ours")
     rewrite(tmp_path / "ours" / "config.json", **fields)
     with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(tmp_path / "ours")
+
+
+@pytest.mark.parametrize(("ids", "shown"), [([300], "300"), ([-1], "-1"), ([260, "261"], "'261'")])
+def test_ids_that_the_model_has_no_rows_for_do_not_load(ids, shown, foreign, tmp_path):
+    convert(foreign("llama").write(tmp_path / "hf"), tmp_path / "ours")
+    rewrite(tmp_path / "ours" / "prompting.json", eos_ids=ids)
+    with pytest.raises(CheckpointError, match=f"ours: token id {shown} is none of the model's 0..271"):
         load_checkpoint(tmp_path / "ours")
 
 

@@ -275,6 +275,34 @@ def test_the_default_draft_is_the_one_that_ships(save, target, shipped):
     assert "untrained" not in heard
 
 
+def test_a_draft_of_a_shorter_context_limits_its_pair_and_says_so(save, draft, target):
+    heard = []
+    config = dataclasses.replace(draft.model.config, max_positions=24)
+    folder = save(dataclasses.replace(draft, model=dataclasses.replace(draft.model, config=config)))
+    pair, shapes = (
+        load_pair(target[0].path, folder, outline=only_shapes, progress=lambda *news: heard.append(news))
+        for only_shapes in (False, True)
+    )
+    assert pair.target.config == shapes.target.config == dataclasses.replace(target[0].config, max_positions=24)
+    assert [news for news in heard if news[0] == "shorter"] == [("shorter", 24, 131072)]
+    settings = gelato_jax.DecodeSettings(max_draft_length=2, max_new_tokens=20, prefill_chunk=16)
+    with pytest.raises(ValueError, match="24 positions leave room for 4"):
+        gelato_jax.generate(pair, [[5] * 5], settings=settings)
+
+
+def test_another_model_of_a_shorter_context_limits_its_pair(foreign, target, tmp_path):
+    model, heard = foreign("llama", seed=1), []
+    model.config["max_position_embeddings"] = 512
+    short = convert(model.write(tmp_path / "hf"), tmp_path / "short")
+    pair = load_pair(target[0].path, short, progress=lambda *news: heard.append(news))
+    assert pair.target.config.max_positions == 512
+    assert ("shorter", 512, 131072) in heard
+    heard.clear()
+    pair = load_pair(short, target[0].path, progress=lambda *news: heard.append(news))  # a longer draft is no matter
+    assert pair.target.config.max_positions == 512
+    assert "shorter" not in [news[0] for news in heard]
+
+
 def test_without_one_the_first_layers_draft_and_say_so(save, target, shipped):
     name, heard = target[0].path, []
     assert shipped_drafts() == {}

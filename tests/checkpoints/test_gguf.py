@@ -1,10 +1,14 @@
+import json
+
 import gguf
 import numpy as np
 import pytest
+import tokenizers
 from gguf.quants import dequantize, quantize
 
 from gelato_checkpoints import Tokenizer, load_checkpoint
 from gelato_checkpoints.convert import convert, open_source
+from gelato_checkpoints.gguf_tokenizer import PRE_TOKENIZERS
 from gelato_jax.config import RopeScaling
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -106,6 +110,39 @@ def test_refuses_other_rotary_factors(foreign, write_gguf, tmp_path, refused):
     assert "tensor 'rope_freqs.weight' is not Llama 3's scaling" in refused(file)
 
 
+def test_refuses_rotary_factors_of_another_width(foreign, write_gguf, llama3_factors, tmp_path, refused):
+    extra = {"rope_freqs.weight": llama3_factors(32, 500000.0)}
+    file = write_gguf(tmp_path / "m.gguf", foreign("llama"), extra=extra)
+    assert "tensor 'rope_freqs.weight' is not Llama 3's scaling" in refused(file)
+
+
+def test_rotary_factors_of_a_family_that_has_none_have_no_place(foreign, write_gguf, tmp_path, refused):
+    extra = {"rope_freqs.weight": np.ones(16, np.float32)}
+    file = write_gguf(tmp_path / "m.gguf", foreign("qwen3"), extra=extra)
+    assert "tensor 'rope_freqs.weight' has no place in a qwen3 model" in refused(file)
+
+
+@pytest.mark.parametrize("fields", [
+    {},  # base 500000 and context 131072: beyond Llama 3's 8192
+    {"general.name": "Meta Llama 3.1 8B Instruct", "llama.context_length": 8192},
+    {"general.basename": "Llama-3.2", "llama.rope.freq_base": 10000.0},
+    {"general.base_model.0.name": "Llama 3.3 70B Instruct", "llama.context_length": 4096},
+])  # fmt: skip
+def test_refuses_a_llama_whose_scaling_was_dropped(fields, foreign, write_gguf, tmp_path, refused):
+    file = write_gguf(tmp_path / "m.gguf", foreign("llama"), fields=fields)
+    message = refused(file)
+    assert "needs Llama 3's rotary scaling, and tensor 'rope_freqs.weight' is missing" in message
+    assert "convert it by a newer llama.cpp" in message
+
+
+@pytest.mark.parametrize("fields", [
+    {"general.name": "Meta-Llama-3-8B-Instruct", "llama.context_length": 8192},
+    {"general.name": "SmolLM2 135M", "llama.rope.freq_base": 100000.0},
+])  # fmt: skip
+def test_a_llama_that_was_trained_without_scaling_has_none(fields, foreign, write_gguf, tmp_path):
+    assert open_source(write_gguf(tmp_path / "m.gguf", foreign("llama"), fields=fields)).config.rope_scaling is None
+
+
 def test_refuses_a_truncated_file(foreign, write_gguf, tmp_path, refused):
     file = write_gguf(tmp_path / "m.gguf", foreign("qwen3"))
     content = file.read_bytes()
@@ -141,10 +178,28 @@ def test_refuses_types_it_cannot_read(foreign, write_gguf, tmp_path, refused):
     ({"qwen2.rope.dimension_count": 8}, "qwen2.rope.dimension_count = 8 is not supported"),
     ({"qwen2.attention.sliding_window": 512}, "qwen2.attention.sliding_window = 512 is not supported"),
     ({"qwen2.expert_count": 8}, "qwen2.expert_count = 8 is not supported"),
+    ({"qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 2.0}, "scaling.type = 'linear' is not"),
+    ({"qwen2.rope.scale_linear": 2.0}, "qwen2.rope.scale_linear = 2.0 is not supported"),
+    ({"qwen2.attention.head_count": "4"}, "head_count = '4' must be a whole number, at least 1"),
+    ({"qwen2.attention.head_count": 0}, "head_count = 0 must be a whole number, at least 1"),
+    ({"tokenizer.ggml.bos_token_id": 300}, "bos_token_id = 300 must lie within the vocabulary's 0..271"),
+    ({"tokenizer.ggml.eos_token_id": 271}, "eos_token_id = 271 must lie within the vocabulary's 0..261"),
+    ({"tokenizer.ggml.eot_token_id": "261"}, "eot_token_id = '261' must be a token id"),
 ])  # fmt: skip
 def test_refuses_fields_that_mean_another_computation(fields, expected, foreign, write_gguf, tmp_path, refused):
     file = write_gguf(tmp_path / "m.gguf", foreign("qwen2"), fields=fields)
     assert expected in refused(file)
+
+
+@pytest.mark.parametrize("fields", [
+    {"qwen2.rope.scaling.type": "none"},
+    {"qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 1.0},
+    {"qwen2.attention.sliding_window": 131072},
+    {"qwen2.attention.sliding_window": 0},
+])  # fmt: skip
+def test_fields_that_change_nothing_are_accepted(fields, foreign, write_gguf, tmp_path):
+    file = write_gguf(tmp_path / "m.gguf", foreign("qwen2"), fields=fields)
+    assert open_source(file).config == open_source(write_gguf(tmp_path / "plain.gguf", foreign("qwen2"))).config
 
 
 def test_refuses_an_unknown_architecture(tmp_path, refused):
@@ -162,11 +217,21 @@ def test_refuses_an_unknown_tokenizer(foreign, write_gguf, tmp_path, refused):
     assert "pre-tokenizer 'deepseek-coder' is not supported" in refused(file)
 
 
+def test_refuses_a_tokenizer_that_does_not_say_how_it_splits(foreign, write_gguf, tmp_path, refused):
+    message = refused(write_gguf(tmp_path / "m.gguf", foreign("qwen3"), pre=None))
+    assert "tokenizer.ggml.pre is missing" in message
+    assert "convert it by a newer llama.cpp" in message
+
+
 @pytest.mark.parametrize(("pre", "pieces"), [
     ("gpt-2", ["a", "12", "12", "Ċ", "t", "e", "a"]),  # the merge "12" applies inside a run of digits
     ("smollm", ["a", "1", "2", "1", "2", "Ċ", "t", "e", "a"]),  # digits stand alone
     ("qwen2", ["a", "1", "2", "1", "2", "Ċ", "t", "e", "a"]),
+    ("deepseek-r1-qwen", ["a", "1", "2", "1", "2", "Ċ", "t", "e", "a"]),
     ("llama-bpe", ["a", "12", "1", "2", "Ċ", "tea"]),  # digits by three; a word of the vocabulary needs no merges
+    ("llama-v3", ["a", "12", "1", "2", "Ċ", "tea"]),
+    ("llama3", ["a", "12", "1", "2", "Ċ", "tea"]),
+    ("default", ["a", "12", "1", "2", "Ċ", "t", "e", "a"]),  # digits by three
 ])  # fmt: skip
 def test_pre_tokenizers(pre, pieces, foreign, write_gguf, tmp_path):
     spec = open_source(write_gguf(tmp_path / "m.gguf", foreign("qwen3"), pre=pre)).tokenizer
@@ -174,3 +239,17 @@ def test_pre_tokenizers(pre, pieces, foreign, write_gguf, tmp_path):
     ids = tokenizer.encode("a1212\ntea")
     names = {i: token for token, i in tokenizer.vocabulary.items()}
     assert [names[i] for i in ids] == pieces
+
+
+@pytest.mark.parametrize(("pre", "text", "words"), [
+    ("default", "a+=b 1234x", ["a", "+=", "b", "Ġ", "123", "4", "x"]),  # signs apart from a space, then digits by three
+    ("qwen2", "a +=\n\nb'LL 12", ["a", "Ġ+=ĊĊ", "b", "'LL", "Ġ", "1", "2"]),
+    ("llama-bpe", "a +=\n\nb'LL 1234", ["a", "Ġ+=ĊĊ", "b", "'LL", "Ġ", "123", "4"]),
+    ("gpt-2", "a +=\n\nb'll 12", ["a", "Ġ+=", "Ċ", "Ċ", "b", "'ll", "Ġ12"]),
+    ("smollm", "a += 12", ["a", "Ġ+=", "Ġ", "1", "2"]),
+])  # fmt: skip
+def test_words_of_the_pre_tokenizers(pre, text, words):
+    steps = {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[pre]}
+    splitter = tokenizers.pre_tokenizers.Sequence([])
+    splitter.__setstate__(json.dumps(steps).encode())
+    assert [word for word, _ in splitter.pre_tokenize_str(text)] == words

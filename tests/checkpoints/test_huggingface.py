@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -7,10 +8,19 @@ from safetensors.numpy import save_file
 
 from gelato_checkpoints import load_checkpoint
 from gelato_checkpoints.convert import convert, open_source
+from gelato_checkpoints.fields import Fields
+from gelato_checkpoints.huggingface import parse_config
 from gelato_jax.config import RopeScaling
 from gelato_jax.models import parameter_shapes
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,12 +114,37 @@ def test_refuses_a_mis_shaped_tensor(foreign, tmp_path, refused):
     assert "(32,)" in message
 
 
-def test_refuses_a_tensor_in_two_files(foreign, tmp_path, refused):
+def test_refuses_a_tensor_in_two_shards(foreign, tmp_path, refused):
     model = foreign("llama")
+    names = list(model.tensors)
+    model.shards = [names[:5], names[4:]]
+    assert f"model-1.safetensors: tensor {names[4]!r} is also in model-0" in refused(model.write(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_files_beside_the_weights_are_not_read(sharded, foreign, tmp_path):
+    model = foreign("llama")
+    names = list(model.tensors)
+    model.shards = [names[:5], names[5:]] if sharded else []
     folder = model.write(tmp_path / "hf")
-    save_file({"model.norm.weight": model.tensors["model.norm.weight"]}, folder / "other.safetensors")
-    message = refused(folder)
-    assert "other.safetensors: tensor 'model.norm.weight' is also in model.safetensors" in message
+    save_file({names[0]: model.tensors[names[0]] + 1, "lora.weight": np.ones(3)}, folder / "adapter.safetensors")
+    source = open_source(folder)
+    assert source.tensors.keys() == model.tensors.keys()
+    assert folder / "adapter.safetensors" not in source.files
+    np.testing.assert_array_equal(source.tensors[names[0]].read(), model.tensors[names[0]])
+
+
+def test_refuses_a_folder_whose_only_weights_are_named_otherwise(foreign, tmp_path, refused):
+    folder = foreign("llama").write(tmp_path / "hf")
+    (folder / "model.safetensors").rename(folder / "adapter.safetensors")
+    assert "no model.safetensors and no model.safetensors.index.json, found adapter.safetensors" in refused(folder)
+
+
+@pytest.mark.parametrize("weight_map", [{}, "model-0.safetensors", {"model.norm.weight": 3}])
+def test_refuses_an_index_that_names_no_files(weight_map, foreign, tmp_path, refused):
+    folder = foreign("llama").write(tmp_path / "hf")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "model.safetensors.index.json: " in refused(folder)
 
 
 def test_refuses_a_truncated_file(foreign, tmp_path, refused):
@@ -172,6 +207,26 @@ def test_refuses_a_head_that_a_tied_config_would_drop(foreign, tmp_path, refused
     ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear' is not supported"),
     ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope field 'low_freq_factor' is missing"),
+    ("llama", {"rope_scaling": "llama3"}, "rope_scaling = 'llama3' must be an object of named values"),
+    ("llama", {"rope_scaling": ["llama3", 8.0]}, "rope_scaling = ['llama3', 8.0] must be an object"),
+    ("llama", {"rope_scaling": {"rope_type": 3}}, "rope_type = 3 must be a string"),
+    ("llama", {"rope_scaling": LLAMA3 | {"factor": "8"}}, "factor = '8' must be a positive number"),
+    ("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "low_freq_factor 1.0 must be below"),
+    ("llama", {"rope_parameters": LLAMA3 | {"factor": 8.0}}, "and rope_scaling differ in factor"),
+    ("llama", {"rope_theta": "500000"}, "rope_theta = '500000' must be a positive number"),
+    ("qwen3", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5 is not supported"),
+    ("qwen3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not supported"),
+    ("qwen3", {"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}}, "has no 'full_attention'"),
+    ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope type 'yarn' is not supported"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "sliding_window = 32"),
+    ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = "),
+    ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types = "),
+    ("llama", {"sliding_window": 4096}, "sliding_window = 4096 is not supported"),
+    ("qwen3", {"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false' must be true or false"),
+    ("qwen3", {"num_hidden_layers": "2"}, "num_hidden_layers = '2' must be a whole number, at least 1"),
+    ("qwen3", {"num_hidden_layers": 1.5}, "num_hidden_layers = 1.5 must be a whole number"),
+    ("qwen3", {"hidden_size": True}, "hidden_size = True must be a whole number"),
+    ("qwen3", {"architectures": [["Qwen3ForCausalLM"]]}, "architecture ['Qwen3ForCausalLM'] is not supported"),
     ("llama", {"attention_bias": True}, "attention_bias = True is not supported"),
     ("llama", {"mlp_bias": True}, "mlp_bias = True is not supported"),
     ("qwen2", {"use_sliding_window": True, "sliding_window": 32}, "sliding_window = 32 is not supported"),
@@ -179,7 +234,7 @@ def test_refuses_a_head_that_a_tied_config_would_drop(foreign, tmp_path, refused
     ("qwen3", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
     ("qwen3", {"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
     ("qwen3", {"rms_norm_eps": None}, "config.json"),
-    ("qwen2", {"vocab_size": 100}, "vocab_size 100 is below the tokenizer's 262 ids"),
+    ("qwen2", {"vocab_size": 261}, "vocab_size 261 is below the tokenizer's 262 ids"),
 ])  # fmt: skip
 def test_refuses_configs_that_mean_another_computation(family, change, expected, foreign, tmp_path, refused):
     model = foreign(family)
@@ -189,10 +244,61 @@ def test_refuses_configs_that_mean_another_computation(family, change, expected,
     assert "config.json" in message
 
 
-def test_a_window_that_is_switched_off_is_no_window(foreign, tmp_path):
-    model = foreign("qwen2")
-    model.config |= {"use_sliding_window": False, "sliding_window": 4096}
-    assert open_source(model.write(tmp_path / "hf")).config.family == "qwen2"
+@pytest.mark.parametrize(("family", "change"), [
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 4096}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 131072, "max_window_layers": 0}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 2}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": None}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 32, "layer_types": ["full_attention"] * 2}),
+    ("qwen3", {"sliding_window": 131072, "layer_types": ["sliding_attention"] * 2}),
+    ("llama", {"sliding_window": 131072}),
+])  # fmt: skip
+def test_a_window_that_hides_nothing_is_no_window(family, change, foreign, tmp_path):
+    plain, windowed = foreign(family), foreign(family)
+    windowed.config |= change
+    windowed, plain = windowed.write(tmp_path / "windowed"), plain.write(tmp_path / "plain")
+    assert open_source(windowed).config == open_source(plain).config
+
+
+@pytest.mark.parametrize("change", [
+    {"rope_scaling": {"type": "linear", "factor": 1.0}},
+    {"rope_scaling": {"rope_type": "linear", "factor": 1}},
+    {"rope_scaling": {"rope_type": "default"}},
+    {"rope_scaling": None, "rope_parameters": {"rope_type": None, "partial_rotary_factor": 1.0}},
+])  # fmt: skip
+def test_a_scaling_that_changes_nothing_is_none(change, foreign, tmp_path):
+    model = foreign("llama")
+    model.config |= change
+    config = open_source(model.write(tmp_path / "hf")).config
+    assert (config.rope_scaling, config.rope_theta) == (None, 500000.0)
+
+
+def test_rope_parameters_by_attention_type_are_those_of_full_attention(foreign, tmp_path):
+    model = foreign("llama")
+    del model.config["rope_scaling"]
+    full, sliding = LLAMA3 | {"rope_theta": 2e6}, {"rope_type": "default", "rope_theta": 1e4}
+    model.config["rope_parameters"] = {"full_attention": full, "sliding_attention": sliding}
+    config = open_source(model.write(tmp_path / "hf")).config
+    assert config.rope_theta == 2e6
+    assert config.rope_scaling == RopeScaling(
+        factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
+    )
+
+
+@pytest.mark.parametrize(("family", "head_dim"), [("llama", 16), ("qwen2", 16), ("qwen3", 128)])
+@pytest.mark.parametrize("absent", [{}, {"head_dim": None}])
+def test_the_width_of_a_head_that_is_not_said_is_the_familys(family, head_dim, absent, foreign):
+    fields = {name: value for name, value in foreign(family).config.items() if name != "head_dim"}
+    assert parse_config(Fields(fields | absent, Path("config.json"))).head_dim == head_dim
+
+
+def test_refuses_an_untied_config_without_a_head(foreign, tmp_path, refused):
+    for name, config in (("false", {"tie_word_embeddings": False}), ("absent", {"tie_word_embeddings": None})):
+        model = foreign("llama")
+        model.config |= config
+        message = refused(model.write(tmp_path / name))
+        assert "config.json: tie_word_embeddings is false and the weights have no tensor 'lm_head.weight'" in message
+        assert "set it to true" in message
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
@@ -206,15 +312,3 @@ def test_refuses_json_cut_short(foreign, tmp_path, refused):
     folder = foreign("llama").write(tmp_path / "hf")
     (folder / "config.json").write_text('{"architectures": [')
     assert "config.json: not readable as JSON" in refused(folder)
-
-
-def test_special_ids_come_from_three_files(foreign, tmp_path):
-    folder = foreign("llama").write(tmp_path / "hf")
-    tokenizer = open_source(folder).tokenizer
-    assert tokenizer.eos_ids == (259, 260)  # generation_config.json and tokenizer_config.json
-    assert tokenizer.bos_id == 259
-    (folder / "generation_config.json").unlink()
-    (folder / "chat_template.jinja").write_text("from the file")
-    tokenizer = open_source(folder).tokenizer
-    assert tokenizer.eos_ids == (260,)  # config.json
-    assert tokenizer.chat_template == "from the file"
