@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _TURN = "\N{OBJECT REPLACEMENT CHARACTER}"
 """Stands for a user turn where a template is taken apart: no white space, which templates strip, and in no template."""
 
