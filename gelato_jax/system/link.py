@@ -84,7 +84,7 @@ class Link:
             The link, every number a float32 array.
 
         Raises:
-            ValueError: a number is out of its range.
+            GelatoError: a number is out of its range.
         """
         down_hz = bandwidth_hz if downlink_bandwidth_hz is None else downlink_bandwidth_hz
         down_snr = snr if downlink_snr is None else downlink_snr
