@@ -21,8 +21,11 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+
+from gelato_jax.errors import GelatoError
 
 _T = TypeVar("_T")
 
@@ -52,26 +55,55 @@ def _unless_given(value: Any) -> Any:
 
 
 def number(
-    name: str, value: ArrayLike, *, low: float = -math.inf, high: float = math.inf, dtype: Any = jnp.float32
+    name: str,
+    value: ArrayLike,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    dtype: Any = jnp.float32,
+    finite: bool = True,
 ) -> Array:
     """Turn a setting into an array, so that changing it never recompiles.
 
     Args:
         name: what the user calls it; for the error.
-        value: a Python number (checked) or an array of any shape, traced or not (taken as it is).
+        value: a number, or an array of them of any shape. A tracer has no value yet and is taken as it is.
         low: smallest legal value.
         high: largest legal value.
-        dtype: type of the result.
+        dtype: type of the result; an integer type takes whole numbers alone (2.0 is one), `bool` truth values alone.
+        finite: False where infinity means something, such as no cap.
 
     Returns:
         `value` as an array.
 
     Raises:
-        ValueError: a Python number is NaN or outside [low, high].
+        GelatoError: a value is no number, NaN, outside [low, high], infinite, or not whole where it must be.
     """
-    if isinstance(value, int | float) and not low <= value <= high:
-        raise ValueError(f"{name} is {value}, must lie in [{low:g}, {high:g}]")
+    if not isinstance(value, jax.core.Tracer):
+        _check_number(name, value, low, high, jnp.dtype(dtype), finite)
     return jnp.asarray(value, dtype)
+
+
+def _check_number(name: str, value: Any, low: float, high: float, dtype: Any, finite: bool) -> None:
+    """Refuse, by its first bad value, what `number` cannot take."""
+    truth = dtype == jnp.bool_
+    given = np.asarray(value)
+    kinds = (jnp.bool_,) if truth else (jnp.integer, jnp.floating)
+    if not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
+        raise GelatoError(f"{name} is {value!r}, must be {'True or False' if truth else 'a number'}")
+    if truth:
+        return
+    whole = jnp.issubdtype(dtype, jnp.integer)
+    if whole:
+        low, high = max(low, jnp.iinfo(dtype).min), min(high, jnp.iinfo(dtype).max)
+    values = given.astype(np.float64)
+    bad, must = ~((low <= values) & (values <= high)), f"lie in [{low:.10g}, {high:.10g}]"  # NaN is in no range
+    if whole and not bad.any():
+        bad, must = values % 1 != 0, "be a whole number"
+    elif finite and not bad.any():
+        bad, must = abs(values) > jnp.finfo(dtype).max, "be finite"
+    if bad.any():
+        raise GelatoError(f"{name} is {given.ravel()[bad.argmax()]}, must {must}")
 
 
 def powers(base: Array, most: int) -> Array:

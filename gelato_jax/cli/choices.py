@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from gelato_jax.cli.options import CONTROLLER_FIELDS, taken_as
+from gelato_jax.errors import GelatoError
+
 _NOMINAL_VOCABULARY = 2**16
 """Token ids, assumed before the model is known: the floor of power knows it only by the bits of one id."""
 
@@ -23,7 +26,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         `DecodeSettings`, and the choices by name; `system` is None where it must be measured first.
 
     Raises:
-        ValueError: a name or a combination that cannot run; one line.
+        GelatoError: a name or a combination that cannot run; one line.
     """
     from gelato_jax import control, payloads, system
     from gelato_jax.decoding import DecodeSettings
@@ -37,17 +40,16 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         seed=values["seed"],
     )
     if any(not stop for stop in values["stop"]):
-        raise ValueError("--stop is empty; give the text to stop at")
+        raise GelatoError("--stop is empty; give the text to stop at")
     scheme = values["payload"]
     numbers = [values[_PAYLOAD_NUMBER[scheme]]] if scheme in _PAYLOAD_NUMBER else []
     payload = getattr(payloads, scheme)(*numbers)
-    modelled = None
+    controller, modelled = _controller(values), None
     if values["system"] == "modelled":
         modelled = system.preset(values["device"], values["link"], values["edge"])
-        if values["power_budget_w"] is not None:
-            control.check_power_budget(values["power_budget_w"], modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
+        control.check_power_budget(controller.power_budget_w, modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
     return settings, {
-        "controller": _controller(values),
+        "controller": controller,
         "length_exit": control.create(control.LENGTH_EXITS, values["length_exit"]),
         "depth_exit": control.create(control.DEPTH_EXITS, values["depth_exit"]),
         "draft_sampling": control.create(control.DRAFT_SAMPLINGS, values["draft_sampling"]),
@@ -60,16 +62,21 @@ def _controller(values: dict[str, Any]) -> Any:
     from gelato_jax import control
 
     name = values["controller"]
-    if name == "gelato" and values["power_budget_w"] is None:
-        raise ValueError("--controller gelato needs a cap on power: give --power-budget-w, or take --controller ratio")
-    return control.create(
-        control.CONTROLLERS,
-        name,
-        power_budget_w=values["power_budget_w"],
-        penalty_weight=values["penalty_weight"],
-        draft_length=values["draft_length"],
-        initial=values["draft_length"],
-    )
+    taken = {field: taken_as(field, name) for field in CONTROLLER_FIELDS}
+    if taken["power_budget_w"] and taken["energy_budget_j"]:
+        budgets = [values[field] for field in ("power_budget_w", "energy_budget_j")]
+        if all(budget is None for budget in budgets):
+            raise GelatoError(
+                f"--controller {name} needs a budget: give --power-budget-w or --energy-budget-j, "
+                "or take --controller ratio"
+            )
+        if all(budget is not None for budget in budgets):
+            raise GelatoError(
+                f"--power-budget-w is {budgets[0]:g} and --energy-budget-j {budgets[1]:g}; "
+                f"--controller {name} takes one of them: leave one out"
+            )
+    given = {option: values[field] for field, option in taken.items() if option and values[field] is not None}
+    return control.create(control.CONTROLLERS, name, **given)
 
 
 def world_name(values: dict[str, Any]) -> str:

@@ -1,14 +1,27 @@
 """The options of `gelato generate`, in groups: what they are called, what they mean, what they may be.
 
-Only dataclasses: this file is imported to print help, so it imports nothing heavy. The lists of
-names repeat the registries of `control` and `system`; a test holds them together.
+Only dataclasses: this file is imported to print help, so it imports nothing heavy. The names of rules are read
+from the registries of `control`, which load a rule, and jax, when it is looked up; those of payloads repeat
+`system.payload`, and a test holds them together.
 """
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction, arg
+
+from gelato_jax.control.registry import CONTROLLERS, DEPTH_EXITS, DRAFT_SAMPLINGS, LENGTH_EXITS
+from gelato_jax.control.registry import options as options_of
+from gelato_jax.errors import GelatoError
+
+if TYPE_CHECKING:
+    ControllerName = LengthExitName = DepthExitName = DraftSamplingName = str
+else:
+    ControllerName = Literal[tuple(CONTROLLERS)]
+    LengthExitName = Literal[tuple(LENGTH_EXITS)]
+    DepthExitName = Literal[tuple(DEPTH_EXITS)]
+    DraftSamplingName = Literal[tuple(DRAFT_SAMPLINGS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +35,7 @@ class Range:
         """Refuse a value outside the range, or NaN."""
         if not self.low <= value <= self.high:
             bound = f"in {self.low:g}..{self.high:g}" if math.isfinite(self.high) else f"at least {self.low:g}"
-            raise ValueError(f"{option} is {value}, must be {bound}")
+            raise GelatoError(f"{option} is {value}, must be {bound}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: annotations must be hashable
@@ -39,8 +52,41 @@ class OnlyWith:
         if chosen not in self.defaults:
             other = flag(self.option)
             choices = " or ".join(self.defaults)
-            raise ValueError(f"{option} has no effect with {other} {chosen}; leave it out, or take {other} {choices}")
+            raise GelatoError(f"{option} has no effect with {other} {chosen}; leave it out, or take {other} {choices}")
         return value
+
+
+CONTROLLER_FIELDS = {
+    "power_budget_w": ("power_budget_w",),
+    "energy_budget_j": ("energy_budget_j",),
+    "penalty_weight": ("penalty_weight",),
+    "draft_length": ("draft_length", "initial"),
+}
+"""Options of some controllers alone, and what a constructor that takes one may call it."""
+
+
+def taken_as(field: str, controller: str) -> str | None:
+    """What a controller's constructor calls an option; None if it does not take it."""
+    taken = options_of(CONTROLLERS, controller)
+    return next((name for name in CONTROLLER_FIELDS[field] if name in taken), None)
+
+
+class OfController:
+    """One of `CONTROLLER_FIELDS`: means something only with those controllers that take it, and has their default."""
+
+    def settle(self, field: str, value: Any, controller: str) -> Any:
+        """The value in force, None where the constructor's own default is no finite number; refuses one ignored."""
+        name = taken_as(field, controller)
+        if value is not None and name is None:
+            others = " or ".join(other for other in CONTROLLERS if taken_as(field, other))
+            raise GelatoError(
+                f"{flag(field)} has no effect with --controller {controller}; "
+                f"leave it out, or take --controller {others}"
+            )
+        if value is not None or name is None:
+            return value
+        default = options_of(CONTROLLERS, controller)[name]
+        return default if isinstance(default, int | float) and math.isfinite(default) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,47 +130,44 @@ class TextOptions:
 class ControlOptions:
     """How much is drafted. Changes speed and energy, never the law of the text."""
 
-    controller: Literal["ratio", "gelato", "static", "hf_schedule", "flexspec", "ucb_specstop", "banditspec"] = "ratio"
-    """Sets each round's draft length: ratio is best, gelato the paper's; those after them want --length-exit none."""
+    controller: ControllerName = "ratio"
+    """Sets each round's draft length: ratio is best, gelato the paper's, gelato_estimated that by what was accepted;
+    those after them want --length-exit none."""
     power_budget_w: Annotated[
         float | None,
         arg(metavar="W", help_behavior_hint="(default: no cap)"),
         Range(0.0),
-        OnlyWith("controller", {"ratio": None, "gelato": None, "flexspec": None}),
+        OfController(),
     ] = None
-    """Cap on the device's mean power in watts, idle included (flexspec: of each round). gelato needs one."""
+    """Cap on the device's mean power in watts, idle included (flexspec: of each round)."""
+    energy_budget_j: Annotated[
+        float | None,
+        arg(metavar="J", help_behavior_hint="(default: none)"),
+        Range(0.0),
+        OfController(),
+    ] = None
+    """Joules that a round may cost on average, in place of the cap on power; gelato needs one of the two."""
     penalty_weight: Annotated[
         float | None,
         arg(metavar="V", help_behavior_hint="(default: 10)"),
         Range(0.0),
-        OnlyWith("controller", {"ratio": 10.0, "gelato": 10.0}),
+        OfController(),
     ] = None
     """Worth of speed against the energy queue, 0 or more: larger is faster and lets the queue grow longer."""
     draft_length: Annotated[
         int | None,
         arg(metavar="N", help_behavior_hint="(default: 4, at first 5)"),
         Range(0, 32),
-        OnlyWith("controller", {"static": 4, "hf_schedule": 5}),
+        OfController(),
     ] = None
     """Tokens drafted a round by static, at first by hf_schedule; 0..32, cut at --max-draft-length."""
     max_draft_length: Annotated[int, arg(metavar="G"), Range(0, 32)] = 4
     """Most tokens drafted in a round, 0..32. A new value compiles once; 0 decodes by the target alone."""
-    length_exit: Literal[
-        "priced",
-        "none",
-        "bucket",
-        "adaedl",
-        "svip",
-        "confidence",
-        "sled",
-        "edgellm_no_tree",
-        "confidence_roc",
-        "specdec_entropy",
-    ] = "priced"
+    length_exit: LengthExitName = "priced"
     """Ends a round's drafting early by entropy or confidence; priced weighs a token's worth against its cost."""
-    depth_exit: Literal["fixed", "entropy", "priced"] = "fixed"
+    depth_exit: DepthExitName = "fixed"
     """Ends a drafted token's computing at an early exit; fixed always takes the deepest."""
-    draft_sampling: Literal["fixed", "entropy"] = "fixed"
+    draft_sampling: DraftSamplingName = "fixed"
     """The draft's temperature: the target's (fixed), or lower where the draft is uncertain (entropy)."""
 
 
@@ -209,7 +252,7 @@ def settle(*groups: Any) -> dict[str, Any]:
     """All options of some groups by field name, checked, with the defaults that depend on other choices.
 
     Raises:
-        ValueError: a value out of range, or an option that the other choices ignore; names option, value and fix.
+        GelatoError: a value out of range, or an option that the other choices ignore; names option, value and fix.
     """
     hints = {name: hint for group in groups for name, hint in get_type_hints(type(group), include_extras=True).items()}
     values = {name: getattr(group, name) for group in groups for name in get_type_hints(type(group))}
@@ -220,5 +263,7 @@ def settle(*groups: Any) -> dict[str, Any]:
                 rule.check(flag(name), value)
             elif isinstance(rule, OnlyWith):
                 value = rule.settle(flag(name), value, values[rule.option])
+            elif isinstance(rule, OfController):
+                value = rule.settle(name, value, values["controller"])
         settled[name] = value
     return settled

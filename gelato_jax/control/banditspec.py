@@ -27,7 +27,7 @@ def banditspec(exploration: ArrayLike = 0.5) -> Controller:
     n_g counts the arm's own rounds (the public code sums over arms). An untried arm comes first in its turn, each
     (G+1)-th round: a length that an exit never lets happen costs that round, not all. Prices: 1 a token, arm's rate.
 
-    `exploration` is c >= 0 (else ValueError): 1/2 bounds the deviation of a reward that spans 1 (UCB1-Tuned).
+    `exploration` is c >= 0 (else GelatoError): 1/2 bounds the deviation of a reward that spans 1 (UCB1-Tuned).
     """
     return Controller(params=number("exploration", exploration, low=0.0), estimator=Estimator.create(), rule=_RULE)
 

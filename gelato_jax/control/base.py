@@ -9,6 +9,7 @@ and one constructor; the functions take `params` first and describe one row in s
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ class ControllerRule(NamedTuple):
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
     charge: (params, state, energy_j, time_s) -> state behind a prompt, which is spent outside rounds.
+    power_budget: (params) -> [] watts of the device's mean power that the rule means to keep; inf for a rule without.
     """
 
     init: Callable[[Any], Any]
@@ -37,6 +39,7 @@ class ControllerRule(NamedTuple):
     update: Callable[[Any, Any, Observation], Any]
     queue: Callable[[Any, Any], Array]
     charge: Callable[[Any, Any, Array, Array], Any] = lambda params, state, energy_j, time_s: state
+    power_budget: Callable[[Any], Array | float] = lambda params: math.inf
 
 
 @record
@@ -93,6 +96,11 @@ class Controller:
     def queue(self, state: ControllerState) -> Array:
         """[] joules of the energy queue; 0 for a rule without one."""
         return self.rule.queue(self.params, state.rule)
+
+    @property
+    def power_budget_w(self) -> Array | float:
+        """[] watts of the device's mean power that the rule means to keep; inf for one without a cap."""
+        return self.rule.power_budget(self.params)
 
 
 @record
@@ -177,9 +185,14 @@ class DepthSignal:
 
 
 class DepthExitRule(NamedTuple):
-    """Functions of a depth exit: deeper is (params, signal) -> [] bool."""
+    """Functions of a depth exit.
+
+    deeper: (params, signal) -> [] bool.
+    check: (params, num_exits) -> None; raises GelatoError where a draft with so many exits cannot be asked for them.
+    """
 
     deeper: Callable[[Any, DepthSignal], Array]
+    check: Callable[[Any, int], None] = lambda params, num_exits: None
 
 
 @record
@@ -192,6 +205,17 @@ class DepthExit:
     def deeper(self, signal: DepthSignal) -> Array:
         """[] bool: compute on to the next exit; always False at the last."""
         return self.rule.deeper(self.params, signal) & (signal.exit < signal.last_exit)
+
+    def check(self, num_exits: int) -> None:
+        """Refuse, on the host, a draft that lacks an exit that the rule asks for.
+
+        Args:
+            num_exits: X of the draft.
+
+        Raises:
+            GelatoError: names the exit asked for and those there are.
+        """
+        self.rule.check(self.params, num_exits)
 
 
 class DraftSamplingRule(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.types import STREAK_PLACES, Calibration, number
 
 REPORTED_SCALE = 1.0  # a of alpha(H) = a exp(b H), Qwen2.5 pair, arXiv 2605.10124 as reported
@@ -79,10 +80,10 @@ def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Cal
         The calibration, C = 8 classes; drafts stand independently.
 
     Raises:
-        ValueError: `mean_acceptance` is not inside (0, 1) or `num_exits` under 1.
+        GelatoError: `mean_acceptance` is not inside (0, 1) or `num_exits` under 1.
     """
     if not 0 < mean_acceptance < 1 or num_exits < 1:
-        raise ValueError(f"mean_acceptance {mean_acceptance} must lie inside (0, 1) and num_exits {num_exits} be >= 1")
+        raise GelatoError(f"mean_acceptance {mean_acceptance} must lie inside (0, 1) and num_exits {num_exits} be >= 1")
     mean_entropy = (1.0 / mean_acceptance - 1.0) / REPORTED_DECAY
     edges = np.array([0.0, *DEFAULT_EDGES, np.inf])
     mass = -np.diff(np.exp(-edges / mean_entropy))

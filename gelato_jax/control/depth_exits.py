@@ -13,10 +13,13 @@ def fixed(exit: ArrayLike = -1) -> DepthExit:
     """Always compute to the same exit.
 
     Args:
-        exit: index of the exit; negative counts from the last.
+        exit: index of the exit; negative counts from the last. `DepthExit.check` holds it against a draft's exits.
 
     Returns:
         The exit rule.
+
+    Raises:
+        GelatoError: `exit` is no whole number.
     """
     return DepthExit(params=number("exit", exit, dtype=jnp.int32), rule=_FIXED)
 
@@ -31,7 +34,7 @@ def entropy(threshold_nats: ArrayLike = 1.0) -> DepthExit:
         The exit rule.
 
     Raises:
-        ValueError: `threshold_nats` is negative.
+        GelatoError: `threshold_nats` is negative.
     """
     return DepthExit(params=number("threshold_nats", threshold_nats, low=0.0), rule=_ENTROPY)
 
@@ -49,6 +52,10 @@ def _fixed_deeper(params: Array, signal: DepthSignal) -> Array:
     return signal.exit < jnp.where(params < 0, params + signal.last_exit + 1, params)
 
 
+def _fixed_check(params: Array, num_exits: int) -> None:
+    number(f"depth exit of a draft with {num_exits} exits", params, low=-num_exits, high=num_exits - 1, dtype=jnp.int32)
+
+
 def _entropy_deeper(params: Array, signal: DepthSignal) -> Array:
     return signal.entropy > params
 
@@ -61,6 +68,6 @@ def _priced_deeper(params: tuple[()], signal: DepthSignal) -> Array:
     return plan.token_value * signal.survival * gain >= cost
 
 
-_FIXED = DepthExitRule(deeper=_fixed_deeper)
+_FIXED = DepthExitRule(deeper=_fixed_deeper, check=_fixed_check)
 _ENTROPY = DepthExitRule(deeper=_entropy_deeper)
 _PRICED = DepthExitRule(deeper=_priced_deeper)

@@ -36,7 +36,7 @@ def entropy(certain: ArrayLike = 1.0, uncertain: ArrayLike = 0.8, half_nats: Arr
         The rule.
 
     Raises:
-        ValueError: a number is out of its range.
+        GelatoError: a number is out of its range.
     """
     smallest = 0.05  # keeps a scaled temperature away from 0, where the draft would turn greedy
     params = EntropyParams(

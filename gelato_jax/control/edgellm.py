@@ -30,7 +30,7 @@ def edgellm_no_tree(threshold: ArrayLike = 0.5) -> LengthExit:
     the target verifies (from memory); here one sequence, in turns. The token that trips it is sent.
 
     Args:
-        threshold: at first, LOWEST..HIGHEST (else ValueError); the default is assumed.
+        threshold: at first, LOWEST..HIGHEST (else GelatoError); the default is assumed.
     """
     return LengthExit(params=number("threshold", threshold, low=LOWEST, high=HIGHEST), rule=_EDGELLM)
 

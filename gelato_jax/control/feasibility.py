@@ -1,5 +1,10 @@
 """Refusing a power cap that no policy can keep."""
 
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.system import System
 from gelato_jax.types import AcceptanceForecast
@@ -28,21 +33,23 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
     return float(outlook.energy_j[0] / outlook.time_s[0])
 
 
-def check_power_budget(power_budget_w: float, system: System, payload: Payload, *, vocab_size: int) -> None:
+def check_power_budget(power_budget_w: ArrayLike, system: System, payload: Payload, *, vocab_size: int) -> None:
     """Refuse a cap under the power of a round that drafts nothing. On the host, before compiling.
 
     Args:
-        power_budget_w: the cap; inf for none.
+        power_budget_w: the cap, `Controller.power_budget_w`; inf for none. A tracer is taken as it is.
         system: of one row.
         payload: the scheme.
         vocab_size: target ids.
 
     Raises:
-        ValueError: no policy can keep the cap; names the cap and the floor.
+        GelatoError: no policy can keep the cap; names the cap and the floor.
     """
-    floor = power_floor_w(system, payload, vocab_size=vocab_size)
-    if power_budget_w < floor:
-        raise ValueError(
-            f"power_budget_w {power_budget_w:g} is under the {floor:.3g} W that the device draws "
+    if isinstance(power_budget_w, jax.core.Tracer) or np.isinf(power_budget_w).all():
+        return
+    cap, floor = float(np.asarray(power_budget_w).min()), power_floor_w(system, payload, vocab_size=vocab_size)
+    if cap < floor:
+        raise GelatoError(
+            f"power_budget_w {cap:g} is under the {floor:.3g} W that the device draws "
             f"without drafting at all: raise it above {floor:.3g} W"
         )

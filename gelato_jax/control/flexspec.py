@@ -26,9 +26,9 @@ def flexspec(power_budget_w: ArrayLike = math.inf) -> Controller:
         The controller.
 
     Raises:
-        ValueError: `power_budget_w` is negative.
+        GelatoError: `power_budget_w` is negative.
     """
-    budget = number("power_budget_w", power_budget_w, low=0.0)
+    budget = number("power_budget_w", power_budget_w, low=0.0, finite=False)
     return Controller(params=budget, estimator=Estimator.create(), rule=_FLEXSPEC)
 
 
@@ -55,4 +55,10 @@ def _update(params: Array, state: tuple[()], outcome: Observation) -> tuple[()]:
     return state
 
 
-_FLEXSPEC = ControllerRule(init=_init, plan=_plan, update=_update, queue=lambda params, state: jnp.zeros(()))
+_FLEXSPEC = ControllerRule(
+    init=_init,
+    plan=_plan,
+    update=_update,
+    queue=lambda params, state: jnp.zeros(()),
+    power_budget=lambda params: params,
+)

@@ -58,7 +58,7 @@ def bucket(threshold_nats: ArrayLike = 1.0, capacity_nats: ArrayLike = 2.0) -> L
         The exit.
 
     Raises:
-        ValueError: a number is negative.
+        GelatoError: a number is negative.
     """
     params = BucketParams(
         threshold_nats=number("threshold_nats", threshold_nats, low=0.0),
@@ -91,7 +91,7 @@ def adaedl(factor: ArrayLike = 0.2, threshold: ArrayLike = 0.3) -> LengthExit:
         The exit.
 
     Raises:
-        ValueError: a number is out of its range.
+        GelatoError: a number is out of its range.
     """
     params = EntropyBoundParams(
         factor=number("factor", factor, low=0.0), threshold=number("threshold", threshold, low=-1.0, high=1.0)
@@ -110,7 +110,7 @@ def svip(factor: ArrayLike = 0.15, threshold: ArrayLike = 0.3) -> LengthExit:
         The exit.
 
     Raises:
-        ValueError: a number is negative.
+        GelatoError: a number is negative.
     """
     params = EntropyBoundParams(
         factor=number("factor", factor, low=0.0), threshold=number("threshold", threshold, low=0.0)
@@ -128,7 +128,7 @@ def confidence(threshold: ArrayLike = 0.6) -> LengthExit:
         The exit.
 
     Raises:
-        ValueError: `threshold` is outside 0..1.
+        GelatoError: `threshold` is outside 0..1.
     """
     return LengthExit(params=number("threshold", threshold, low=0.0, high=1.0), rule=_CONFIDENCE)
 

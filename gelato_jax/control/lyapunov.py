@@ -1,7 +1,15 @@
 """Drift-plus-penalty controllers: an energy queue prices joules, and the best draft length is searched for.
 
-Both keep the queue Q' = max(Q + E - allowance, 0) in compensated arithmetic, so that on every path,
+All keep the queue Q' = max(Q + E - allowance, 0) in compensated arithmetic, so that on every path,
 however long, sum(E) <= sum(allowance) + Q_end - Q_start. The queue persists across requests.
+
+A row that does not draft learns nothing of its draft. All therefore send a *probe*, `probe_length` drafts, in
+place of a round without drafts once `probe_after` such rounds in a row have gone by, and in the rounds behind it
+while the last probe's first draft stood; evidence that a draft is better than believed so comes in one piece.
+A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
+before the next, so a cap that holds without probes holds with them. Its price, where not drafting is right: with
+acceptance a and a draft that takes x rounds without drafts, single probes cost (x - a) / (1 - a) such rounds in
+`probe_after`, at most 1 / `probe_after` of the rate if x <= 1. Exits may end a probe after its first draft.
 """
 
 import dataclasses
@@ -13,7 +21,13 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
+from gelato_jax.errors import GelatoError
 from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
+
+PROBE_AFTER = 100
+"""Rounds without drafts before a probe: at most one per cent of the rate; assumed."""
+PROBE_LENGTH = 1
+"""Drafts of a probe: what the bound on its price is for; assumed."""
 
 
 @record
@@ -21,8 +35,10 @@ class LyapunovParams:
     """The numbers of a drift-plus-penalty rule; a round's allowance is energy_budget_j + power_budget_w * T."""
 
     penalty_weight: Array  # [] V: J^2 a token (ratio), J^2 a token/s (gelato)
-    energy_budget_j: Array  # [] joules allowed a round
+    energy_budget_j: Array  # [] joules allowed a round; inf: no cap
     power_budget_w: Array  # [] watts allowed; inf: no cap
+    probe_after: Array  # [] int32 rounds without drafts before a probe
+    probe_length: Array  # [] int32 drafts of a probe; 0: none is sent
 
 
 @record
@@ -32,10 +48,16 @@ class LyapunovState:
     queue: Compensated  # [] J, >= 0
     tokens: Compensated  # [] sum(N)
     seconds: Compensated  # [] sum(T)
+    idle: Array  # [] int32 rounds without drafts since the last drafts; kept while probes stand
 
 
 def ratio(
-    *, power_budget_w: ArrayLike = math.inf, penalty_weight: ArrayLike = 10.0, estimator: Estimator | None = None
+    *,
+    power_budget_w: ArrayLike = math.inf,
+    penalty_weight: ArrayLike = 10.0,
+    estimator: Estimator | None = None,
+    probe_after: ArrayLike = PROBE_AFTER,
+    probe_length: ArrayLike = PROBE_LENGTH,
 ) -> Controller:
     """Most tokens per second, sum(N)/sum(T), under a cap on mean power, sum(E)/sum(T) <= Pbar. The default.
 
@@ -51,18 +73,16 @@ def ratio(
         power_budget_w: Pbar, >= 0; inf for no cap. See `check_power_budget`.
         penalty_weight: V, J^2 per token, >= 0; the default is assumed.
         estimator: of acceptance; `Estimator.create()` if not given.
+        probe_after: rounds without drafts before a probe, >= 1; what a probe is and costs is said above.
+        probe_length: drafts of a probe, >= 0; 0 sends none.
 
     Returns:
         The controller.
 
     Raises:
-        ValueError: a number is out of its range.
+        GelatoError: a number is out of its range.
     """
-    params = LyapunovParams(
-        penalty_weight=number("penalty_weight", penalty_weight, low=0.0),
-        energy_budget_j=number("energy_budget_j", 0.0),
-        power_budget_w=number("power_budget_w", power_budget_w, low=0.0),
-    )
+    params = _params(penalty_weight, 0.0, power_budget_w, probe_after, probe_length)
     return Controller(params=params, estimator=estimator or Estimator.create(), rule=_RATIO)
 
 
@@ -72,36 +92,94 @@ def gelato(
     power_budget_w: ArrayLike | None = None,
     penalty_weight: ArrayLike = 10.0,
     estimator: Estimator | None = None,
+    probe_after: ArrayLike = PROBE_AFTER,
+    probe_length: ArrayLike = PROBE_LENGTH,
 ) -> Controller:
-    """The form reported of the paper (arXiv 2605.10124, equation 7 and algorithm 1).
+    """The form reported of the paper (arXiv 2605.10124, equation 7 and algorithm 1), expectations under alpha(H).
 
-    Q' = max(Q + E - Ebar, 0), gamma = argmax over 0..G of V*(N/T)(gamma) - Q*E(gamma).
+    Q' = max(Q + E - Ebar, 0), gamma = argmax over 0..G of V*(N/T)(gamma) - Q*E(gamma), where
+    N(gamma) = (1 - alpha^(gamma+1)) / (1 - alpha) and alpha is the calibration's alpha(H) = a*exp(b*H).
     Whether Ebar is per round or per second is not settled, so both are offered: `energy_budget_j`
     allows that much a round, `power_budget_w` allows Pbar*T, T the round's own length. Prices, from
     the objective made linear at the chosen gamma: V/T a token, Q a joule, V*N/T^2 a second.
+
+    The paper's text was not read; assumed: H of a draft to come is that of the drafts just verified, so alpha is
+    the mean of alpha(H) over the row's latest drafts (`Estimator.from_entropy`). Whether they were accepted is not
+    looked at; `gelato_estimated` does. The probes are ours.
 
     Args:
         energy_budget_j: Ebar per round; give this or `power_budget_w`. inf for no cap.
         power_budget_w: Ebar per second.
         penalty_weight: V, J^2 s per token, >= 0; the default is assumed.
-        estimator: of acceptance; `Estimator.create()` if not given.
+        estimator: how fast entropies are forgotten; `Estimator.create()` if not given.
+        probe_after: rounds without drafts before a probe, >= 1; what a probe is and costs is said above.
+        probe_length: drafts of a probe, >= 0; 0 sends none.
 
     Returns:
         The controller.
 
     Raises:
-        ValueError: both budgets or none given, or a number out of its range.
+        GelatoError: both budgets or none given, or a number out of its range.
+    """
+    by_entropy = dataclasses.replace(estimator or Estimator.create(), from_entropy=jnp.ones((), jnp.float32))
+    return gelato_estimated(
+        energy_budget_j=energy_budget_j,
+        power_budget_w=power_budget_w,
+        penalty_weight=penalty_weight,
+        estimator=by_entropy,
+        probe_after=probe_after,
+        probe_length=probe_length,
+    )
+
+
+def gelato_estimated(
+    *,
+    energy_budget_j: ArrayLike | None = None,
+    power_budget_w: ArrayLike | None = None,
+    penalty_weight: ArrayLike = 10.0,
+    estimator: Estimator | None = None,
+    probe_after: ArrayLike = PROBE_AFTER,
+    probe_length: ArrayLike = PROBE_LENGTH,
+) -> Controller:
+    """`gelato` with our estimator: expectations under what was accepted, by a draft's place in its round.
+
+    Args:
+        energy_budget_j: as of `gelato`.
+        power_budget_w: as of `gelato`.
+        penalty_weight: as of `gelato`.
+        estimator: of acceptance; `Estimator.create()` if not given.
+        probe_after: as of `gelato`.
+        probe_length: as of `gelato`.
+
+    Returns:
+        The controller.
+
+    Raises:
+        GelatoError: both budgets or none given, or a number out of its range.
     """
     if (energy_budget_j is None) == (power_budget_w is None):
-        raise ValueError(
-            f"gelato takes one budget: energy_budget_j is {energy_budget_j}, power_budget_w is {power_budget_w}"
+        raise GelatoError(
+            f"give one budget: energy_budget_j is {energy_budget_j}, power_budget_w is {power_budget_w}; inf is no cap"
         )
-    params = LyapunovParams(
-        penalty_weight=number("penalty_weight", penalty_weight, low=0.0),
-        energy_budget_j=number("energy_budget_j", 0.0 if energy_budget_j is None else energy_budget_j, low=0.0),
-        power_budget_w=number("power_budget_w", 0.0 if power_budget_w is None else power_budget_w, low=0.0),
-    )
+    joules, watts = (0.0 if budget is None else budget for budget in (energy_budget_j, power_budget_w))
+    params = _params(penalty_weight, joules, watts, probe_after, probe_length)
     return Controller(params=params, estimator=estimator or Estimator.create(), rule=_GELATO)
+
+
+def _params(
+    penalty_weight: ArrayLike,
+    energy_budget_j: ArrayLike,
+    power_budget_w: ArrayLike,
+    probe_after: ArrayLike,
+    probe_length: ArrayLike,
+) -> LyapunovParams:
+    return LyapunovParams(
+        penalty_weight=number("penalty_weight", penalty_weight, low=0.0),
+        energy_budget_j=number("energy_budget_j", energy_budget_j, low=0.0, finite=False),
+        power_budget_w=number("power_budget_w", power_budget_w, low=0.0, finite=False),
+        probe_after=number("probe_after", probe_after, low=1, dtype=jnp.int32),
+        probe_length=number("probe_length", probe_length, low=0, dtype=jnp.int32),
+    )
 
 
 def _overspent(params: LyapunovParams, energy_j: Array, time_s: Array) -> Array:
@@ -111,7 +189,15 @@ def _overspent(params: LyapunovParams, energy_j: Array, time_s: Array) -> Array:
 
 def _init(params: LyapunovParams) -> LyapunovState:
     del params
-    return LyapunovState(queue=Compensated.zero(), tokens=Compensated.zero(), seconds=Compensated.zero())
+    zero = Compensated.zero()
+    return LyapunovState(queue=zero, tokens=zero, seconds=zero, idle=jnp.zeros((), jnp.int32))
+
+
+def _probed(params: LyapunovParams, state: LyapunovState, outlook: Outlook, best: Array) -> Array:
+    """The draft budget: the best length, or a probe where that is 0, as it was for long, and no joule is owed."""
+    due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0)
+    probe = jnp.minimum(params.probe_length, outlook.time_s.shape[0] - 1)
+    return jnp.where(due, probe, best).astype(jnp.int32)
 
 
 def _plan_ratio(
@@ -124,7 +210,7 @@ def _plan_ratio(
     score = value * (tokens - theta * time_s) - queue * _overspent(params, outlook.energy_j, time_s)
     earned = jnp.where(jnp.isfinite(params.power_budget_w), queue * params.power_budget_w, 0.0)
     return RoundPlan(
-        draft_budget=jnp.argmax(score).astype(jnp.int32),
+        draft_budget=_probed(params, state, outlook, jnp.argmax(score)),
         token_value=value,
         energy_price=queue,
         time_price=value * theta - earned,
@@ -136,10 +222,10 @@ def _plan_gelato(
     params: LyapunovParams, state: LyapunovState, outlook: Outlook, forecast: AcceptanceForecast
 ) -> RoundPlan:
     value, queue = params.penalty_weight, state.queue.value
-    best = jnp.argmax(value * forecast.tokens / outlook.time_s - queue * outlook.energy_j).astype(jnp.int32)
+    best = jnp.argmax(value * forecast.tokens / outlook.time_s - queue * outlook.energy_j)
     tokens, time_s = forecast.tokens[best], outlook.time_s[best]
     return RoundPlan(
-        draft_budget=best,
+        draft_budget=_probed(params, state, outlook, best),
         token_value=value / time_s,
         energy_price=queue,
         time_price=value * tokens / (time_s * time_s),
@@ -161,11 +247,18 @@ def _charge(params: LyapunovParams, state: LyapunovState, energy_j: Array, time_
 
 
 def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
+    stands = (state.idle >= params.probe_after) & (outcome.accepted > 0)
     return LyapunovState(
         queue=_filled(state.queue, _overspent(params, outcome.energy_j, outcome.time_s)),
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
         seconds=state.seconds.add(outcome.time_s),
+        idle=jnp.where(outcome.drafted == 0, state.idle + 1, stands * state.idle).astype(jnp.int32),
     )
+
+
+def _power_budget(params: LyapunovParams) -> Array:
+    """A budget of joules a round is no cap on power."""
+    return jnp.where(params.energy_budget_j > 0, jnp.inf, params.power_budget_w)
 
 
 def _queue(params: LyapunovParams, state: LyapunovState) -> Array:
@@ -173,5 +266,6 @@ def _queue(params: LyapunovParams, state: LyapunovState) -> Array:
     return state.queue.value
 
 
-_RATIO = ControllerRule(init=_init, plan=_plan_ratio, update=_update, queue=_queue, charge=_charge)
-_GELATO = ControllerRule(init=_init, plan=_plan_gelato, update=_update, queue=_queue, charge=_charge)
+_CAPPED = {"update": _update, "queue": _queue, "charge": _charge, "power_budget": _power_budget}
+_RATIO = ControllerRule(init=_init, plan=_plan_ratio, **_CAPPED)
+_GELATO = ControllerRule(init=_init, plan=_plan_gelato, **_CAPPED)

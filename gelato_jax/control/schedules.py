@@ -25,7 +25,7 @@ def static(draft_length: ArrayLike = 4) -> Controller:
         The controller.
 
     Raises:
-        ValueError: `draft_length` is negative.
+        GelatoError: `draft_length` is negative.
     """
     length = number("draft_length", draft_length, low=0, dtype=jnp.int32)
     return Controller(params=length, estimator=Estimator.create(), rule=_STATIC)
@@ -43,7 +43,7 @@ def hf_schedule(initial: ArrayLike = 5) -> Controller:
         The controller.
 
     Raises:
-        ValueError: `initial` is under 1.
+        GelatoError: `initial` is under 1.
     """
     length = number("initial", initial, low=1, dtype=jnp.int32)
     return Controller(params=length, estimator=Estimator.create(), rule=_HF_SCHEDULE)

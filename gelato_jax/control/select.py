@@ -6,6 +6,7 @@ The state is the tuple of every option's state; only the chosen one moves.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -34,8 +35,11 @@ class Choice:
 
 
 def select_controller(options: Sequence[Controller], index: ArrayLike) -> Controller:
-    """The controller `options[index]`; acceptance is estimated as `options[0]` would."""
-    return Controller(params=_choice(options, index), estimator=options[0].estimator, rule=_CONTROLLER)
+    """The controller `options[index]`, with its estimator."""
+    choice = _choice(options, index)
+    estimators = [option.estimator for option in options]
+    chosen = jax.tree.map(lambda *numbers: jnp.stack(numbers)[choice.index], *estimators)
+    return Controller(params=choice, estimator=chosen, rule=_CONTROLLER)
 
 
 def select_length_exit(options: Sequence[LengthExit], index: ArrayLike) -> LengthExit:
@@ -91,6 +95,10 @@ def _queue(choice: Choice, state: tuple[Any, ...]) -> Array:
     return _call(choice, lambda i, option: option.rule.queue(option.params, state[i]))
 
 
+def _power_budget(choice: Choice) -> Array:
+    return _call(choice, lambda i, option: jnp.asarray(option.power_budget_w, jnp.float32))
+
+
 def _start(choice: Choice, state: tuple[Any, ...], plan: RoundPlan) -> tuple[Any, ...]:
     return _call(choice, lambda i, option: _put(state, i, option.start(state[i], plan)))
 
@@ -111,11 +119,18 @@ def _deeper(choice: Choice, signal: DepthSignal) -> Array:
     return _call(choice, lambda i, option: option.deeper(signal))
 
 
+def _check_depth(choice: Choice, num_exits: int) -> None:
+    for option in choice.options:
+        option.check(num_exits)
+
+
 def _temperature_scale(choice: Choice, entropy: Array) -> Array:
     return _call(choice, lambda i, option: option.temperature_scale(entropy))
 
 
-_CONTROLLER = ControllerRule(init=_init, plan=_plan, update=_update, queue=_queue, charge=_charge)
+_CONTROLLER = ControllerRule(
+    init=_init, plan=_plan, update=_update, queue=_queue, charge=_charge, power_budget=_power_budget
+)
 _LENGTH_EXIT = LengthExitRule(init=_init, start=_start, limit=_limit, step=_step, update=_update)
-_DEPTH_EXIT = DepthExitRule(deeper=_deeper)
+_DEPTH_EXIT = DepthExitRule(deeper=_deeper, check=_check_depth)
 _DRAFT_SAMPLING = DraftSamplingRule(temperature_scale=_temperature_scale)

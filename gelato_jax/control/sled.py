@@ -21,7 +21,7 @@ def sled(threshold: ArrayLike = 0.5) -> LengthExit:
         The exit.
 
     Raises:
-        ValueError: `threshold` is outside 0..1.
+        GelatoError: `threshold` is outside 0..1.
     """
     return LengthExit(params=number("threshold", threshold, low=0.0, high=1.0), rule=_SLED)
 

@@ -24,7 +24,7 @@ def specdec_entropy(threshold: ArrayLike = 0.7) -> LengthExit:
         The exit.
 
     Raises:
-        ValueError: `threshold` is outside 0..1.
+        GelatoError: `threshold` is outside 0..1.
     """
     return LengthExit(params=number("threshold", threshold, low=0.0, high=1.0), rule=_SPECDEC_ENTROPY)
 

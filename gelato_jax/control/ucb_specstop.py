@@ -31,7 +31,7 @@ def ucb_specstop(exploration: ArrayLike = 1.0) -> Controller:
         The controller; the estimator's discounted estimate is for exits alone.
 
     Raises:
-        ValueError: `exploration` is negative.
+        GelatoError: `exploration` is negative.
     """
     return Controller(params=number("exploration", exploration, low=0.0), estimator=Estimator.create(), rule=_RULE)
 

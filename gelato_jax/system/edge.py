@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.types import record
 
 TABLE_WINDOW = 33
-"""Largest window in the table (32 drafts and one more); wider ones follow its last slope."""
+"""Largest window in the table (32 drafts and one more); wider ones follow a line."""
 TOKEN_SHARE = 0.01
 """Seconds of each further window token, as a share of a step, while a step is memory-bound; assumed."""
 ROW_SHARE = 0.02
@@ -21,6 +22,7 @@ class Edge:
     """Verification time as a table over window sizes, the same form for formulas and measurements."""
 
     window_s: Array  # [TABLE_WINDOW + 1] seconds of a window of w tokens; entry 0 is 0
+    token_s: Array  # [] seconds of each token beyond the table
 
     @classmethod
     def line(cls, step_s: float, *, token_s: float | None = None, rows: int = 1, row_s: float | None = None) -> "Edge":
@@ -36,15 +38,18 @@ class Edge:
             The edge.
 
         Raises:
-            ValueError: a time is not positive or `rows` is under 1.
+            GelatoError: a time is not positive or `rows` is under 1.
         """
         if not step_s > 0 or rows < 1:
-            raise ValueError(f"edge step_s {step_s} must be positive and rows {rows} at least 1")
+            raise GelatoError(f"edge step_s {step_s} must be positive and rows {rows} at least 1")
         token_s = TOKEN_SHARE * step_s if token_s is None else token_s
         row_s = ROW_SHARE * step_s if row_s is None else row_s
         window = np.arange(1, TABLE_WINDOW + 1)
         seconds = step_s + token_s * (window - 1) + row_s * (rows - 1)
-        return cls(window_s=jnp.asarray(np.concatenate([[0.0], seconds]), jnp.float32))
+        return cls(
+            window_s=jnp.asarray(np.concatenate([[0.0], seconds]), jnp.float32),
+            token_s=jnp.asarray(token_s, jnp.float32),
+        )
 
     @classmethod
     def measured(cls, window_s: Mapping[int, float]) -> "Edge":
@@ -57,20 +62,20 @@ class Edge:
             The edge; windows wider than the widest measured one follow the line through the last two.
 
         Raises:
-            ValueError: size 1 is missing, a size is out of range or a time is not positive.
+            GelatoError: size 1 is missing, a size is out of range or a time is not positive.
         """
         sizes = sorted(window_s)
         if not sizes or sizes[0] != 1 or sizes[-1] > TABLE_WINDOW:
-            raise ValueError(f"measured windows {sizes} must start at 1 and end at most at {TABLE_WINDOW}")
+            raise GelatoError(f"measured windows {sizes} must start at 1 and end at most at {TABLE_WINDOW}")
         if min(window_s.values()) <= 0:
-            raise ValueError(f"measured window times {dict(window_s)} must be positive")
+            raise GelatoError(f"measured window times {dict(window_s)} must be positive")
         times = [window_s[size] for size in sizes]
         slope = max(times[-1] - times[-2], 0.0) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
         table = [0.0]
         for window in range(1, TABLE_WINDOW + 1):
             padded = next((size for size in sizes if size >= window), None)
             table.append(times[-1] + slope * (window - sizes[-1]) if padded is None else window_s[padded])
-        return cls(window_s=jnp.asarray(table, jnp.float32))
+        return cls(window_s=jnp.asarray(table, jnp.float32), token_s=jnp.asarray(slope, jnp.float32))
 
     def verify_s(self, window: Array) -> Array:
         """Seconds to verify a window.
@@ -83,5 +88,4 @@ class Edge:
         """
         last = self.window_s.shape[0] - 1
         beyond = jnp.maximum(window - last, 0).astype(jnp.float32)
-        slope = self.window_s[last] - self.window_s[last - 1]
-        return self.window_s[jnp.clip(window, 0, last)] + slope * beyond
+        return self.window_s[jnp.clip(window, 0, last)] + self.token_s * beyond

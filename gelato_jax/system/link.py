@@ -84,14 +84,14 @@ class Link:
             The link, every number a float32 array.
 
         Raises:
-            ValueError: a number is out of its range.
+            GelatoError: a number is out of its range.
         """
         down_hz = bandwidth_hz if downlink_bandwidth_hz is None else downlink_bandwidth_hz
         down_snr = snr if downlink_snr is None else downlink_snr
         return cls(
-            bandwidth_hz=number("bandwidth_hz", bandwidth_hz, low=0.0),
+            bandwidth_hz=number("bandwidth_hz", bandwidth_hz, low=0.0, finite=False),
             snr=number("snr", snr, low=0.0),
-            downlink_bandwidth_hz=number("downlink_bandwidth_hz", down_hz, low=0.0),
+            downlink_bandwidth_hz=number("downlink_bandwidth_hz", down_hz, low=0.0, finite=False),
             downlink_snr=number("downlink_snr", down_snr, low=0.0),
             rtt_s=number("rtt_s", rtt_s, low=0.0),
             fading=number("fading", fading, low=0.0, high=1.0),

@@ -7,7 +7,7 @@ import pytest
 
 import gelato_checkpoints
 from gelato_jax import control, payloads, system
-from gelato_jax.cli import options
+from gelato_jax.cli import choices, options
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,17 @@ from gelato_jax.cli import options
         (["hi", "--stop", ""], ["--stop", "empty"]),
         (["hi", "--max-draft-length", "33"], ["--max-draft-length", "33", "0..32"]),
         (["hi", "--controller", "magic"], ["--controller", "magic", "ratio"]),
-        (["hi", "--controller", "gelato"], ["--controller", "gelato", "--power-budget-w"]),
+        (["hi", "--controller", "gelato"], ["--controller", "gelato", "--power-budget-w", "--energy-budget-j"]),
+        (["hi", "--controller", "gelato_estimated"], ["gelato_estimated", "--power-budget-w", "--energy-budget-j"]),
+        (
+            ["hi", "--controller", "gelato", "--power-budget-w", "2", "--energy-budget-j", "0.5"],
+            ["--power-budget-w is 2", "--energy-budget-j 0.5", "leave one out"],
+        ),
+        (["hi", "--energy-budget-j", "1"], ["--energy-budget-j", "ratio", "gelato or gelato_estimated"]),
+        (["hi", "--controller", "gelato", "--energy-budget-j", "-1"], ["--energy-budget-j", "-1", "at least 0"]),
+        (["hi", "--controller", "gelato", "--power-budget-w", "0.1"], ["0.1", "W", "raise"]),
+        (["hi", "--controller", "hf_schedule", "--draft-length", "0"], ["initial", "0"]),
+        (["hi", "--controller", "ucb_specstop", "--penalty-weight", "1"], ["--penalty-weight", "ucb_specstop"]),
         (["hi", "--controller", "static", "--power-budget-w", "2"], ["--power-budget-w", "static", "ratio"]),
         (["hi", "--draft-length", "3"], ["--draft-length", "ratio", "static"]),
         (["hi", "--power-budget-w", "0.1"], ["0.1", "W", "raise"]),
@@ -90,8 +100,33 @@ def test_power_floor_names_both_numbers(gelato):
     assert f"{floor:.3g} W" in error
 
 
-def test_lists_repeat_the_registries():
-    """options.py imports nothing heavy, so its lists are copies."""
+def settled(controller, **options_given):
+    options_given = {"controller": controller, **options_given}
+    return options.settle(options.ControlOptions(**options_given))
+
+
+def test_controllers_have_their_own_defaults_and_take_their_own_options():
+    assert [settled(name)["draft_length"] for name in ("static", "hf_schedule", "ratio")] == [4, 5, None]
+    assert [settled(name)["penalty_weight"] for name in ("ratio", "gelato_estimated", "static")] == [10.0, 10.0, None]
+    assert settled("ratio")["power_budget_w"] is None
+    for field, names in options.CONTROLLER_FIELDS.items():
+        assert any(options.taken_as(field, controller) in names for controller in control.CONTROLLERS)
+
+
+@pytest.mark.parametrize("name", ["gelato", "gelato_estimated"])
+@pytest.mark.parametrize(("field", "budget"), [("power_budget_w", 2.0), ("energy_budget_j", 0.25)])
+def test_both_forms_of_a_budget(name, field, budget):
+    values = options.settle(
+        *(group() for group in (options.InputOptions, options.TextOptions, options.PayloadOptions)),
+        options.ControlOptions(controller=name, **{field: budget}),
+        options.SystemOptions(),
+    )
+    params = choices.build(values)[1]["controller"].params
+    assert float(getattr(params, field)) == budget
+
+
+def test_lists_are_those_of_the_registries():
+    """The lists of rules are read from them; that of payloads is a copy, for options.py imports nothing heavy."""
     hints = {**get_type_hints(options.ControlOptions), **get_type_hints(options.PayloadOptions)}
     assert set(get_args(hints["controller"])) == set(control.CONTROLLERS)
     assert set(get_args(hints["length_exit"])) == set(control.LENGTH_EXITS)

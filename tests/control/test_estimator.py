@@ -34,12 +34,16 @@ def _outcome(drafted, accepted):
 def test_counts_in_plain_python():
     estimator = Estimator.create(discount=0.9, prior_strength=3.0)
     estimate = estimator.init(default_calibration(mean_acceptance=0.6))
-    successes = failures = 0.0
-    for drafted, accepted in [(4, 4), (4, 1), (0, 0), (3, 0), (2, 2)]:
+    successes = failures = long_tested = long_failures = 0.0
+    for drafted, accepted in [(4, 4), (4, 1), (0, 0), (3, 0), (2, 2), (4, 0), (4, 0)]:
         estimate = estimator.update(estimate, _outcome(drafted, accepted))
         successes = 0.9 * successes + min(accepted, drafted)
         failures = 0.9 * failures + (accepted < drafted)
-        mean = (successes + 3.0 * 0.6) / (successes + failures + 3.0)
+        if drafted:
+            long_failures = 0.9**0.1 * long_failures + (accepted < drafted)
+            long_tested = 0.9**0.1 * long_tested + accepted + (accepted < drafted)
+        prior = max(0.6, 1.0 - (long_failures + 6.0 * 0.4) / (long_tested + 6.0))
+        mean = (successes + 3.0 * prior) / (successes + failures + 3.0)
         assert float(estimator.rate(estimate)) == pytest.approx(mean, rel=1e-5)
 
 
@@ -72,18 +76,24 @@ def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
     time_s = 0.1 + 0.01 * jnp.arange(LONGEST + 1, dtype=jnp.float32)
     outlook = Outlook(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
     hazards = [1.0 - RISING[min(place, STREAK_PLACES - 1)] for place in range(LONGEST)]
-    failures = expected = 0.0
+    failures = expected = long_failures = long_expected = 0.0
+    levels = []
     np.testing.assert_allclose(controller.forecast(state, STREAK_PLACES).survival[1:], np.cumprod(RISING), rtol=1e-5)
     for drafted, accepted in ROUNDS:
         state = controller.update(state, _outcome(drafted, accepted))
         failures = 0.9 * failures + (accepted < drafted)
         expected = 0.9 * expected + sum(hazards[: accepted + (accepted < drafted)])
-        level = (failures + 3.0 * 0.4) / (expected + 3.0 * 0.4)
+        if drafted:
+            long_failures = 0.9**0.1 * long_failures + (accepted < drafted)
+            long_expected = 0.9**0.1 * long_expected + sum(hazards[: accepted + (accepted < drafted)])
+        levels.append(min((long_failures + 6.0 * 0.4) / (long_expected + 6.0 * 0.4), 1.0))
+        level = (failures + 3.0 * 0.4 * levels[-1]) / (expected + 3.0 * 0.4)
         survival = [np.prod([1.0 - level * hazard for hazard in hazards[:count]]) for count in range(LONGEST + 1)]
         forecast = controller.forecast(state, LONGEST)
         np.testing.assert_allclose(forecast.survival, survival, rtol=1e-4)
         np.testing.assert_allclose(forecast.tokens, np.cumsum(survival), rtol=1e-4)
         assert float(controller.plan(state, outlook).rejection_level) == pytest.approx(level, rel=1e-5)
+    assert min(levels) < 0.9
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,6 +158,48 @@ def test_returns_to_the_prior_while_nothing_is_drafted():
     assert float(estimator.rate(estimate)) == pytest.approx(0.7, abs=1e-3)
 
 
+def test_the_long_run_raises_a_prior_that_is_too_low_and_idle_rounds_leave_it_so():
+    estimator = Estimator.create()
+    estimate = estimator.init(default_calibration(mean_acceptance=0.1))
+    for accepted in [2, 0, 3, 1, 4, 0, 2, 1] * 30:  # 13 of 20 tested drafts stand
+        estimate = _learned(estimator, estimate, _outcome(4, accepted))
+    assert float(estimator.rate(estimate)) == pytest.approx(13 / 20, abs=0.05)
+    for _ in range(1_000):
+        estimate = _learned(estimator, estimate, _outcome(0, 0))
+    assert float(estimator.rate(estimate)) == pytest.approx(13 / 20, abs=0.08)
+    assert float(estimator.forecast(estimate, 2).survival[1]) == pytest.approx(float(estimator.rate(estimate)))
+
+
+def test_the_long_run_never_lowers_the_prior():
+    estimator = Estimator.create()
+    estimate = estimator.init(default_calibration(mean_acceptance=0.6))
+    for _ in range(300):
+        estimate = _learned(estimator, estimate, _outcome(4, 0))
+    assert float(estimator.rate(estimate)) < 0.25
+    for _ in range(300):
+        estimate = _learned(estimator, estimate, _outcome(0, 0))
+    assert float(estimator.rate(estimate)) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_from_entropy_the_forecast_is_what_the_curve_says_of_the_latest_drafts():
+    """Mean of alpha(H) over the tested drafts, discounted, each worth ten verdicts; what was accepted says nothing."""
+    estimator = Estimator.create(discount=0.9, prior_strength=3.0, from_entropy=1.0)
+    estimate = estimator.init(_streaks(RISING, 0.6))
+    np.testing.assert_allclose(estimator.forecast(estimate, 4).survival, 0.6 ** np.arange(5), rtol=1e-5)
+    said = tested = 0.0
+    for drafted, accepted, alpha in [(4, 4, 0.9), (4, 1, 0.2), (0, 0, 0.5), (3, 0, 0.7), (2, 1, 0.35)]:
+        number = min(accepted + 1, drafted)
+        outcome = dataclasses.replace(_outcome(drafted, accepted), predicted=jnp.float32(alpha * number))
+        estimate = estimator.update(estimate, outcome)
+        said, tested = 0.9 * said + alpha * number, 0.9 * tested + number
+        rate = (10.0 * said + 3.0 * 0.6) / (10.0 * tested + 3.0)
+        forecast = estimator.forecast(estimate, LONGEST)
+        assert float(forecast.rate) == pytest.approx(rate, rel=1e-5)
+        np.testing.assert_allclose(forecast.survival, rate ** np.arange(LONGEST + 1), rtol=1e-4, atol=1e-12)
+        assert float(estimator.rejection_level(estimate)) == pytest.approx((1 - rate) / 0.4, rel=1e-5)
+        assert float(estimator.level(estimate)) == 1.0
+
+
 def _recovers(estimator):
     """Lowest estimate over 64 seeds, 200 rounds after alpha jumped from 0.1 to 0.8 under `ratio`."""
     time_s = 0.12 + 0.05 * jnp.arange(G + 1, dtype=jnp.float32)  # drafting pays at the prior and at 0.8, not at 0.1
@@ -203,7 +255,7 @@ def test_tokens_of_independent_drafts(alpha):
     assert (forecast.max_draft_length, float(forecast.rate)) == (G, np.float32(alpha))
 
 
-@pytest.mark.parametrize("bad", [{"discount": 1.5}, {"prior_strength": 0.0}])
+@pytest.mark.parametrize("bad", [{"discount": 1.5}, {"prior_strength": 0.0}, {"from_entropy": 2.0}])
 def test_refuses(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Estimator.create(**bad)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gelato_jax.control import Estimator, default_calibration, gelato, ratio
+from gelato_jax.control import Estimator, default_calibration, gelato, gelato_estimated, ratio
 from gelato_jax.testing import observation
 from gelato_jax.types import STREAK_PLACES, Compensated, Outlook, RoundCost
 
+RULES = [ratio, gelato, gelato_estimated]
 G = 6
 ROUNDS = 3_000
 CAP_W = 1.2
@@ -40,7 +41,7 @@ def _simulate(controller, seed, *, rounds=ROUNDS, alpha=0.75, mean_acceptance=0.
         outcome = observation(
             drafted=drafted,
             accepted=accepted,
-            predicted=jnp.float32(0.0),
+            predicted=alpha * (accepted + (accepted < drafted)),  # every entropy tells the truth
             tokens=accepted + 1,
             time_s=time_s[drafted],
             energy_j=energy_j[drafted],
@@ -63,7 +64,7 @@ def _keeps_the_cap(time_s, energy_j, queue, cap_w):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("rule", [ratio, gelato])
+@pytest.mark.parametrize("rule", RULES)
 def test_power_cap_is_kept_on_the_path_and_binds(rule, seed):
     time_s, energy_j, tokens, drafted, queue = _simulate(rule(power_budget_w=CAP_W, penalty_weight=1.0), seed)
     assert _keeps_the_cap(time_s, energy_j, queue, CAP_W)
@@ -194,25 +195,32 @@ _planned = jax.jit(lambda controller, state, outlook: controller.plan(state, out
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), positive, positive, st.floats(0.05, 0.95), st.booleans(), st.sampled_from(["r", "g"]))
-def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, which):
+@given(
+    st.integers(0, 2**32 - 1),
+    positive,
+    positive,
+    st.floats(0.05, 0.95),
+    st.booleans(),
+    st.sampled_from(RULES),
+)
+def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, rule):
     rng = np.random.default_rng(seed)
     time_s = 0.02 + np.cumsum(rng.uniform(0.001, 0.05, G + 1))
     energy_j = 0.01 + np.cumsum(rng.uniform(0.001, 0.3, G + 1))
     streak = rng.uniform(0.05, 0.95, STREAK_PLACES)
-    tokens = np.cumsum([1.0, *np.cumprod(streak[:G])])
+    # The paper's form knows no places.
+    tokens = np.cumsum(alpha ** _g.astype(np.float64) if rule is gelato else [1.0, *np.cumprod(streak[:G])])
     theta = 123.0 / 4.5 if started else (tokens / time_s).max()
-    if which == "r":
-        controller = ratio(power_budget_w=CAP_W, penalty_weight=weight)
+    controller = rule(power_budget_w=CAP_W, penalty_weight=weight)
+    if rule is ratio:
         score = weight * (tokens - theta * time_s) - queue * (energy_j - CAP_W * time_s)
     else:
-        controller = gelato(power_budget_w=CAP_W, penalty_weight=weight)
         score = weight * tokens / time_s - queue * energy_j
     state = _state(controller, queue, 123.0 if started else 0.0, 4.5 if started else 0.0, alpha)
     plan = _planned(controller, _in_streaks(state, streak), _outlook(time_s, energy_j))
     best = int(plan.draft_budget)
     assert score[best] >= score.max() - 1e-4 * np.abs(score).max()
-    if which == "r":
+    if rule is ratio:
         prices = weight, queue, weight * theta - queue * CAP_W
     else:
         prices = weight / time_s[best], queue, weight * tokens[best] / time_s[best] ** 2
@@ -249,7 +257,7 @@ def test_under_a_full_queue_a_longer_round_below_the_cap_earns():
         assert int(plan.draft_budget) == draft_budget
 
 
-@pytest.mark.parametrize("rule", [ratio, gelato])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_finished_row_does_not_move(rule):
     controller = rule(power_budget_w=CAP_W)
     state = _state(controller, 3.0, 5.0, 2.0, 0.6)
@@ -281,10 +289,18 @@ def test_changing_numbers_compiles_nothing_and_rows_are_vmapped():
     budgets(jnp.array([3.0, 4.0]), jnp.array([1.5, 2.5]))
 
 
+@pytest.mark.parametrize("rule", [gelato, gelato_estimated])
 @pytest.mark.parametrize(
     "bad",
-    [{}, {"energy_budget_j": 1.0, "power_budget_w": 1.0}, {"power_budget_w": -1.0}, {"energy_budget_j": math.nan}],
+    [
+        {},
+        {"power_budget_w": 1.0, "probe_after": 0},
+        {"energy_budget_j": 1.0, "power_budget_w": 1.0},
+        {"power_budget_w": -1.0},
+        {"energy_budget_j": math.nan},
+    ],
 )
-def test_gelato_refuses_unclear_budgets(bad):
-    with pytest.raises(ValueError, match=r"energy_budget_j|power_budget_w"):
-        gelato(**bad)
+def test_gelato_refuses_unclear_budgets(rule, bad):
+    with pytest.raises(ValueError, match=r"energy_budget_j|power_budget_w|probe_after") as refused:
+        rule(**bad)
+    assert "\n" not in str(refused.value)

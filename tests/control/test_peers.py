@@ -425,5 +425,5 @@ def test_refuses_numbers_out_of_range(make, bad):
 def test_found_by_name():
     assert all(control.CONTROLLERS[name] is make for name, make in PEER_CONTROLLERS.items())
     assert all(control.LENGTH_EXITS[name] is make for name, make in PEER_EXITS.items())
-    capped = control.create(control.CONTROLLERS, "flexspec", power_budget_w=1.5, penalty_weight=3.0, draft_length=2)
+    capped = control.create(control.CONTROLLERS, "flexspec", power_budget_w=1.5)
     assert float(capped.params) == 1.5

@@ -14,6 +14,8 @@ import pytest
 from gelato_jax import control, payloads, system
 from gelato_jax.control import acceptance_at, default_calibration, next_acceptance
 from gelato_jax.control.calibration import deeper_gain
+from gelato_jax.control.registry import options
+from gelato_jax.errors import GelatoError
 from gelato_jax.types import Calibrations
 
 V = 151_936
@@ -78,22 +80,111 @@ def test_the_calibration_follows_a_traced_temperature():
         chex.assert_trees_all_equal(at(both, jnp.float32(temperature)), chosen)
 
 
-@pytest.mark.parametrize(
-    "registry", [control.CONTROLLERS, control.LENGTH_EXITS, control.DEPTH_EXITS, control.DRAFT_SAMPLINGS]
-)
-def test_every_name_builds_from_one_set_of_options(registry):
-    for name in registry:
-        control.create(registry, name, power_budget_w=1.5, penalty_weight=3.0, draft_length=2, threshold=None)
+REGISTRIES = {
+    "controllers": control.CONTROLLERS,
+    "length exits": control.LENGTH_EXITS,
+    "depth exits": control.DEPTH_EXITS,
+    "draft samplings": control.DRAFT_SAMPLINGS,
+}
 
 
 def test_create_passes_the_options_on():
-    controller = control.create(control.CONTROLLERS, "ratio", power_budget_w=1.5, draft_length=2)
-    assert float(controller.params.power_budget_w) == 1.5
+    controller = control.create(control.CONTROLLERS, "ratio", power_budget_w=1.5, penalty_weight=3.0)
+    assert (float(controller.params.power_budget_w), float(controller.params.penalty_weight)) == (1.5, 3.0)
 
 
-def test_unknown_rule_lists_the_known():
-    with pytest.raises(ValueError, match=r"'rato'.*ratio, gelato, static"):
-        control.create(control.CONTROLLERS, "rato")
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
+def test_an_option_that_a_rule_does_not_take_is_refused_with_those_it_takes(registry):
+    for name in registry:
+        with pytest.raises(GelatoError, match=f"^{name} has no option 'power_budget'; it takes ") as refused:
+            control.create(registry, name, power_budget=2.0)
+        assert all(option in str(refused.value) for option in options(registry, name))
+
+
+def test_an_option_of_another_rule_is_refused_too():
+    with pytest.raises(GelatoError, match="static has no option 'power_budget_w'; it takes draft_length"):
+        control.create(control.CONTROLLERS, "static", power_budget_w=2.0)
+
+
+def test_options_are_those_of_the_constructor_with_their_defaults():
+    assert options(control.CONTROLLERS, "static") == {"draft_length": 4}
+    assert options(control.LENGTH_EXITS, "none") == {}
+
+
+@pytest.mark.parametrize("ask", [control.create, options])
+def test_unknown_rule_lists_the_known(ask):
+    with pytest.raises(GelatoError, match=r"'rato'.*ratio, gelato, gelato_estimated, static"):
+        ask(control.CONTROLLERS, "rato")
+
+
+def test_names_are_known_without_jax_and_rules_without_a_backend():
+    code = (
+        "import sys; from gelato_jax.control import CONTROLLERS; from gelato_jax import control\n"
+        "assert 'ratio' in CONTROLLERS and 'rato' not in CONTROLLERS and len(list(CONTROLLERS)) == len(CONTROLLERS)\n"
+        "assert 'jax' not in sys.modules\n"
+        "assert CONTROLLERS['ratio'] is control.ratio and 'jax' in sys.modules\n"
+        "assert all(getattr(control, name) is not None for name in dir(control))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="has no attribute 'rato'"):
+        _ = control.rato
+
+
+SOME = [control.static(), control.ratio(power_budget_w=1.5)]
+WATTS = {
+    "ratio": (lambda: control.ratio(power_budget_w=1.5), 1.5),
+    "ratio, none": (control.ratio, math.inf),
+    "gelato": (lambda: control.gelato(power_budget_w=1.5), 1.5),
+    "gelato, joules": (lambda: control.gelato(energy_budget_j=0.1), math.inf),
+    "gelato_estimated": (lambda: control.gelato_estimated(power_budget_w=1.5), 1.5),
+    "flexspec": (lambda: control.create(control.CONTROLLERS, "flexspec", power_budget_w=1.5), 1.5),
+    "static": (control.static, math.inf),
+    "chosen": (lambda: control.select_controller(SOME, 1), 1.5),
+    "not chosen": (
+        lambda: control.select_controller(SOME, 0),
+        math.inf,
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "watts"), WATTS.values(), ids=WATTS)
+def test_a_controller_says_what_power_it_keeps(build, watts):
+    assert float(build().power_budget_w) == watts
+
+
+def test_a_controllers_cap_is_checked_where_it_is_known():
+    orin, scheme = system.preset("orin-nano-15w", "5mhz-500m", "h100-7b"), payloads.scalar()
+
+    def check(watts):
+        controller = control.ratio(power_budget_w=watts)
+        control.check_power_budget(controller.power_budget_w, orin, scheme, vocab_size=V)
+        return controller.power_budget_w
+
+    for watts in (0.25, jnp.array([1.0, 0.25])):  # of many devices the lowest
+        with pytest.raises(GelatoError, match=r"power_budget_w 0\.25 "):
+            check(watts)
+    check(math.inf)
+    assert float(jax.jit(check)(0.25)) == 0.25  # a tracer has no value yet
+
+
+@pytest.mark.parametrize(("exit", "num_exits"), [(7, 2), (2, 2), (-3, 2), (1, 1)])
+def test_an_exit_that_a_draft_lacks_is_refused(exit, num_exits):
+    rule = control.depth_exits.fixed(exit)
+    with pytest.raises(GelatoError, match=f"draft with {num_exits} exits is {exit}, must lie in"):
+        rule.check(num_exits)
+    with pytest.raises(GelatoError, match=f"is {exit}, must"):
+        control.select_depth_exit([control.depth_exits.priced(), rule], 0).check(num_exits)
+
+
+def test_an_exit_that_a_draft_has_is_not():
+    for exit in (-2, -1, 0, 1):
+        control.depth_exits.fixed(exit).check(2)
+    jax.jit(lambda exit: control.depth_exits.fixed(exit).check(2))(7)
+    for name in control.DEPTH_EXITS:
+        control.create(control.DEPTH_EXITS, name).check(1)
 
 
 def test_a_cap_under_the_idle_floor_is_refused_with_both_numbers():

@@ -19,6 +19,19 @@ def test_measured_windows_are_padded_up_and_continued():
     np.testing.assert_allclose(edge.verify_s(windows), [1.0, 2.0, 2.0, 3.0, 3.0, 3.5, 20.5], rtol=1e-5)
 
 
+def test_windows_beyond_the_table_follow_the_last_two_measurements():
+    """The table's own last entries are 17 to 33 padded up to one time, whose slope is 0."""
+    edge = Edge.measured({1: 1.0, 17: 2.0, 33: 4.0})
+    windows = jnp.array([17, 18, 33, 34, 40, 65])
+    np.testing.assert_allclose(edge.verify_s(windows), [2.0, 4.0, 4.0, 4.125, 4.875, 8.0], rtol=1e-6)
+    np.testing.assert_allclose(Edge.measured({1: 1.0, 17: 2.0}).verify_s(jnp.array([33, 40])), [3.0, 3.4375], rtol=1e-6)
+
+
+def test_one_measurement_and_falling_ones_have_no_slope():
+    for edge, seconds in ((Edge.measured({1: 1.5}), 1.5), (Edge.measured({1: 2.0, 33: 1.0}), 1.0)):
+        np.testing.assert_allclose(edge.verify_s(jnp.array([33, 99])), seconds)
+
+
 @pytest.mark.parametrize("windows", [{}, {2: 1.0}, {1: 1.0, 99: 2.0}, {1: 0.0}])
 def test_refuses_bad_measurements(windows):
     with pytest.raises(ValueError, match="measured window"):
