@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gelato_jax.errors import GelatoError
@@ -79,7 +80,7 @@ def number(
     Raises:
         GelatoError: a value is no number, NaN, outside [low, high], infinite, or not whole where it must be.
     """
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         _check_number(name, value, low, high, jnp.dtype(dtype), finite)
     return jnp.asarray(value, dtype)
 

@@ -1,7 +1,7 @@
 """Refusing a power cap that no policy can keep."""
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gelato_jax.errors import GelatoError
@@ -45,7 +45,7 @@ def check_power_budget(power_budget_w: ArrayLike, system: System, payload: Paylo
     Raises:
         GelatoError: no policy can keep the cap; names the cap and the floor.
     """
-    if isinstance(power_budget_w, jax.core.Tracer) or np.isinf(power_budget_w).all():
+    if isinstance(power_budget_w, Tracer) or np.isinf(power_budget_w).all():
         return
     cap, floor = float(np.asarray(power_budget_w).min()), power_floor_w(system, payload, vocab_size=vocab_size)
     if cap < floor:
