@@ -5,6 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from gelato_jax.errors import GelatoError
+
 
 class Prompt(NamedTuple):
     """A user turn, and what kind of task it is."""
@@ -28,7 +30,7 @@ def read_categories(path: Path | None = None, limit: int | None = None) -> list[
         limit: most prompts.
 
     Raises:
-        ValueError: the file has no prompt, or a line cannot be read; names file and line.
+        GelatoError: the file has no prompt, or a line cannot be read; names file and line.
         OSError: the file cannot be opened.
     """
     source = resources.files("gelato_experiments").joinpath("prompts.jsonl") if path is None else path
@@ -36,7 +38,7 @@ def read_categories(path: Path | None = None, limit: int | None = None) -> list[
     as_json = str(source).endswith(".jsonl")
     prompts = [_prompt(source, number, line) if as_json else Prompt("all", line) for number, line in lines]
     if not prompts:
-        raise ValueError(f"{source} holds no prompt; write one a line")
+        raise GelatoError(f"{source} holds no prompt; write one a line")
     if limit is None or len(prompts) <= limit:
         return prompts
     return [prompts[index * len(prompts) // limit] for index in range(limit)]
@@ -47,7 +49,7 @@ def _prompt(source, number: int, line: str) -> Prompt:
         row = json.loads(line)
         prompt = row["prompt"] if "prompt" in row else row["turns"][0]
     except (json.JSONDecodeError, KeyError, IndexError, TypeError):
-        raise ValueError(f'{source} line {number}: not {{"prompt": ...}} or {{"turns": [...]}}') from None
+        raise GelatoError(f'{source} line {number}: not {{"prompt": ...}} or {{"turns": [...]}}') from None
     if not isinstance(prompt, str) or not prompt:
-        raise ValueError(f"{source} line {number}: the prompt is not a text")
+        raise GelatoError(f"{source} line {number}: the prompt is not a text")
     return Prompt(str(row.get("category", "all")), prompt)

@@ -15,6 +15,7 @@ from typing import Any
 
 from gelato_experiments.runner import failure_file, read_rows
 from gelato_experiments.study import Claim, Row
+from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write, read_json
 
 HOLDS = {True: "holds", False: "does not hold", None: "cannot be judged"}
@@ -79,12 +80,12 @@ def collect(out: Path) -> Report:
         out: what `gelato experiment run --out` was given.
 
     Raises:
-        ValueError: the folder holds no study that is whole.
+        GelatoError: the folder holds no study that is whole.
     """
     from gelato_experiments.studies.registry import STUDIES
 
     if not out.is_dir():
-        raise ValueError(f"{out}: no such folder; make it by gelato experiment run all --out {out}")
+        raise GelatoError(f"{out}: no such folder; make it by gelato experiment run all --out {out}")
     found = {path.parent.name for path in out.glob("*/run.json") if not path.parent.name.startswith(".")}
     results, notes = [], {}
     for name in [*STUDIES, *sorted(found - set(STUDIES))]:
@@ -99,7 +100,7 @@ def collect(out: Path) -> Report:
         except (OSError, ValueError, TypeError, AttributeError, ElementTree.ParseError) as error:
             notes[name] = f"unreadable, remove {name} and run it again ({type(error).__name__}: {error})"
     if not results:
-        raise ValueError(f"{out}: holds no finished study; make some by gelato experiment run all --out {out}")
+        raise GelatoError(f"{out}: holds no finished study; make some by gelato experiment run all --out {out}")
     return Report(results=results, notes=notes)
 
 
@@ -118,7 +119,7 @@ def _read(folder: Path) -> Result:
 def _require(entry: Mapping[str, Any], fields: Sequence[str], file: str) -> None:
     missing = [name for name in fields if name not in entry]
     if missing:
-        raise ValueError(f"{file} has no {missing[0]!r}")
+        raise GelatoError(f"{file} has no {missing[0]!r}")
 
 
 def write(report: Report, out: Path) -> None:

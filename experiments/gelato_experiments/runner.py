@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from gelato_experiments.study import Claim, Progress, Row, Study
+from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write, read_json, write_json
 
 Preset = Literal["quick", "full"]
@@ -56,20 +57,20 @@ def locked(out: Path) -> Iterator[Path]:
         The folder.
 
     Raises:
-        ValueError: it is a file, or another run is at work in it.
+        GelatoError: it is a file, or another run is at work in it.
         OSError: it cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
     out = out.expanduser()
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: not a folder; give another --out")
+        raise GelatoError(f"{out}: not a folder; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"{out}: another run is at work there; wait for its end, or give another --out") from None
+        raise GelatoError(f"{out}: another run is at work there; wait for its end, or give another --out") from None
     try:
         yield out
     finally:
@@ -118,7 +119,7 @@ def run_study(study: Study, preset: Preset, out: Path, progress: Progress) -> Ou
         progress: told how far it is.
 
     Raises:
-        ValueError: the study's folder holds something that is no study, or the study found no rows.
+        GelatoError: the study's folder holds something that is no study, or the study found no rows.
         TypeError: a cell or a setting is none of what a table and JSON can hold.
     """
     folder, partial = out / study.name, _partial(out, study.name)
@@ -155,9 +156,9 @@ def _settings(study: Study, preset: Preset) -> Any:
 def _refuse_foreign(folder: Path) -> None:
     """Refuse to replace a folder that no run has made."""
     if folder.is_dir() and not (folder / "run.json").exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: holds no run.json, so no study made it; move it, or give another --out")
+        raise GelatoError(f"{folder}: holds no run.json, so no study made it; move it, or give another --out")
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: not a folder; move it, or give another --out")
+        raise GelatoError(f"{folder}: not a folder; move it, or give another --out")
 
 
 def _matches(path: Path, wanted: dict[str, Any]) -> bool:
@@ -175,7 +176,7 @@ def _compute(study: Study, preset: Preset, partial: Path, wanted: dict[str, Any]
     rows = study.run(_settings(study, preset), progress)
     seconds = time.perf_counter() - began
     if not rows:
-        raise ValueError("the study found no rows")
+        raise GelatoError("the study found no rows")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_rows(partial / "metrics.csv", rows)
@@ -299,7 +300,7 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is no such table.
+        GelatoError: it is no such table.
     """
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gelato_jax.errors import GelatoError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -72,9 +74,9 @@ class Study:
             recording: a file that `gelato record` wrote.
 
         Raises:
-            ValueError: the study is not about one recording.
+            GelatoError: the study is not about one recording.
         """
         if not self.takes_recording:
-            raise ValueError(f"{self.name} is not a study of one recording: leave --recording out, or take another")
+            raise GelatoError(f"{self.name} is not a study of one recording: leave --recording out, or take another")
         quick, full = (dataclasses.replace(preset, recording=recording) for preset in (self.quick, self.full))
         return dataclasses.replace(self, quick=quick, full=full, given=recording)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from gelato_jax.errors import GelatoError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -44,7 +46,7 @@ class Bench:
         from gelato_jax.cli.output import JsonFile
 
         if self.law and self.what != "lossless":
-            raise ValueError(f"--law has no effect with bench {self.what}; take bench lossless --law")
+            raise GelatoError(f"--law has no effect with bench {self.what}; take bench lossless --law")
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
         with JsonFile(self.json) as file:
@@ -105,7 +107,7 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_jax.decoding import DecodeSettings
 
     if options.limit < 1:
-        raise ValueError(f"--limit is {options.limit}, must be at least 1")
+        raise GelatoError(f"--limit is {options.limit}, must be at least 1")
     prompts = read_prompts(options.prompts, options.limit)
     settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
     verdicts = []
@@ -176,7 +178,7 @@ def _refuse_all_but_json(options: Bench) -> None:
     for field in dataclasses.fields(options):
         if field.name not in ("what", "json") and getattr(options, field.name) != field.default:
             flag = field.name.replace("_", "-")
-            raise ValueError(f"--{flag} has no effect with bench {options.what}, which takes --json alone")
+            raise GelatoError(f"--{flag} has no effect with bench {options.what}, which takes --json alone")
 
 
 def _kernels(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
@@ -205,7 +207,7 @@ def _modelled(name: str):
         return None
     parts = name.split("/")
     if len(parts) != 3:
-        raise ValueError(f"--system {name!r}: give local, or DEVICE/LINK/EDGE as in orin-nano-15w/5mhz-500m/h100-7b")
+        raise GelatoError(f"--system {name!r}: give local, or DEVICE/LINK/EDGE as in orin-nano-15w/5mhz-500m/h100-7b")
     return system.preset(*parts)
 
 

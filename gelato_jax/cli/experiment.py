@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, configure, subcommand
 
+from gelato_jax.errors import GelatoError
+
 _NEEDS = ("matplotlib", "scipy")
 
 
@@ -133,7 +135,7 @@ class Experiment:
 def _refuse_missing_extras() -> None:
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"studies need {' and '.join(missing)}: pip install 'gelato-jax[experiments]'")
+        raise GelatoError(f"studies need {' and '.join(missing)}: pip install 'gelato-jax[experiments]'")
 
 
 def _about_one_recording(names: list[str], recording: Path) -> list[str]:

@@ -23,6 +23,7 @@ from gelato_jax.cli.models import Models
 from gelato_jax.cli.presets import Presets
 from gelato_jax.cli.record import Record
 from gelato_jax.cli.train_draft import TrainDraft
+from gelato_jax.errors import GelatoError
 
 
 class Command(Protocol):
@@ -68,11 +69,12 @@ def run(arguments: Sequence[str]) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (ValueError, OSError) as error:
-        line = _mistake(error)
-        if line is None:
+    except GelatoError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
             raise
-        return _refuse(line)
+        return _refuse(f"{error.filename}: {error.strerror}")
 
 
 def _parse(arguments: Sequence[str]) -> Command:
@@ -101,15 +103,6 @@ def _first_paragraph(box: str) -> str:
             break
         message.append(row)
     return " ".join(message).rstrip(".") + "; see gelato --help" if message else box.strip()
-
-
-def _mistake(error: ValueError | OSError) -> str | None:
-    """The line that tells a user what to change; None for what is no user's mistake."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else None
-    # The package's own refusals are one line; a library's are not.
-    text = str(error)
-    return text if text and "\n" not in text else None
 
 
 def _refuse(line: str) -> int:

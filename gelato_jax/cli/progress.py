@@ -29,7 +29,10 @@ _UNITS = {
     "calibrate": _TOKENS,
     "recording": _TOKENS,
 }
-_NOTES = {"untrained": "no trained draft ships for this model: its first layers draft, and agree with it seldom"}
+_NOTES = {
+    "untrained": "no trained draft ships for this model: its first layers draft, and agree with it seldom",
+    "shorter": "the draft's context is shorter than the model's: prompts and answers are held to it",
+}
 _LINE_EVERY_S = 30.0  # assumed: a log of a night stays readable
 
 

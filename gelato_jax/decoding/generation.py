@@ -21,6 +21,7 @@ from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, text_of, unpack
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.decoding.text import Reason, TextStream, finish_reason, stop_strings
 from gelato_jax.errors import GelatoError
 from gelato_jax.types import Observation
 
@@ -30,13 +31,18 @@ class Generation:
     """What a decode produced, on the host.
 
     Attributes:
-        tokens: generated ids of each prompt, the end-of-sequence token included.
-        totals: sums over rounds, leaves `[B]` NumPy.
+        tokens: generated ids of each prompt, the end-of-sequence token included; the one that completes a stop string
+            is the last.
+        texts: what they say, cut before a stop string.
+        ends: why each ends: `eos`, `length` or `stop`; of a stream that was left early, `length`.
+        totals: sums over rounds, leaves `[B]` NumPy; tokens that a round gave behind a stop string are among them.
         session: what the rows keep for their next request; pass it to the next `generate`.
         final_queue_j: `[B]` energy queue after the last round.
     """
 
     tokens: list[list[int]]
+    texts: list[str]
+    ends: list[Reason]
     totals: Totals
     session: Session
     final_queue_j: np.ndarray
@@ -49,9 +55,12 @@ def generate(
     settings: DecodeSettings | None = None,
     raw: bool = False,
     session: Session | None = None,
+    stop: str | Sequence[str] = (),
     **choices,
 ) -> Generation:
     """Decode a batch of prompts speculatively, as one compiled program.
+
+    With stop strings the rounds are run one by one, for what a text says is known on the host alone.
 
     Args:
         pair: draft, target, tokenizer.
@@ -59,6 +68,7 @@ def generate(
         settings: lengths and law.
         raw: continue texts as they are, without the chat template.
         session: `Generation.session` of the rows' last request, so that queue and estimates go on.
+        stop: strings that end a text, which is cut before them; see `text.TextStream`.
         **choices: `controller`, `system`, `payload`, `length_exit`, `depth_exit`, `draft_sampling`; see `make_job`.
 
     Returns:
@@ -67,12 +77,35 @@ def generate(
     Raises:
         ValueError: a prompt or a setting that cannot run.
     """
+    if stops := stop_strings(stop):
+        watched = stream(pair, prompts, settings=settings, raw=raw, session=session, **choices)
+        return _until_stops(watched, stops)
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
     session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
     text, totals, kept = decode(job, **batch, session=session, shapes=settings.shapes)
-    return _generation(job, text, batch["prompt_length"], totals, kept)
+    return _generation(pair, job, text, batch["prompt_length"], totals, kept)
+
+
+def _until_stops(watched: "Stream", stops: tuple[str, ...]) -> Generation:
+    """Run a stream's rounds; a row ends where its text has come to a stop string."""
+    texts = [TextStream(watched.pair.tokenizer, stops) for _ in watched.first]
+    for text, tokens in zip(texts, watched.first, strict=True):
+        text.feed(tokens.tolist())
+    watched.end(np.array([text.stopped for text in texts]))
+    for seen in watched:
+        for text, ids, count in zip(texts, seen.ids, seen.tokens, strict=True):
+            text.feed(ids[:count].tolist())
+        watched.end(np.array([text.stopped for text in texts]))
+    for text in texts:
+        text.finish()
+    return dataclasses.replace(
+        watched.generation(),
+        tokens=[text.ids for text in texts],
+        texts=[text.text for text in texts],
+        ends=[finish_reason(text, watched.pair.eos_ids) for text in texts],
+    )
 
 
 def autoregressive(
@@ -121,13 +154,20 @@ def _refuse_faults(text: Text) -> None:
         )
 
 
-def _generation(job: Job, text: Text, prompt_length: Any, totals: Totals, session: Session) -> Generation:
+def _generation(pair: Pair, job: Job, text: Text, prompt_length: Any, totals: Totals, session: Session) -> Generation:
     text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(session.controller)))
     _refuse_faults(text)
     tokens = _rows(text.tokens, prompt_length, text.length)
     # A copy: the arrays of a stream's state are given away with its next round.
     session = jax.tree.map(jnp.copy, session)
-    return Generation(tokens=tokens, totals=totals, session=session, final_queue_j=queue)
+    return Generation(
+        tokens=tokens,
+        texts=[pair.tokenizer.decode(row) for row in tokens],
+        ends=["eos" if row and row[-1] in pair.eos_ids else "length" for row in tokens],
+        totals=totals,
+        session=session,
+        final_queue_j=queue,
+    )
 
 
 def _rows(tokens, begin, end) -> list[list[int]]:
@@ -147,10 +187,12 @@ class Stream:
     when it is ready.
     """
 
+    pair: Pair
     state: DecodeState
     job: Job
     shapes: Shapes
     first: np.ndarray
+    done: np.ndarray
     prompt_length: Array
     preparation: Future[None]
 
@@ -162,19 +204,25 @@ class Stream:
         """Run rounds until every row is done."""
         self.wait()
         exits, length = self.job.draft.work.shape[0], self.shapes.max_draft_length
-        finished = bool(np.asarray(self.state.device.done).all())
-        while not finished:
+        while not self.done.all():
             self.state, packed = advance(self.state, self.job, shapes=self.shapes)
             seen = unpack(np.asarray(packed), exits=exits, max_draft_length=length)
-            finished = bool(np.all(seen.done))
             if np.any(seen.fault):
                 _refuse_faults(jax.device_get(text_of(self.state)))
+            self.done = np.asarray(seen.done)
             yield seen
+
+    def end(self, rows: np.ndarray) -> None:
+        """End some rows, `[B]` bool, where they are: they take no part in the rounds that follow."""
+        if (rows & ~self.done).any():
+            self.done = self.done | rows
+            device = dataclasses.replace(self.state.device, done=jnp.asarray(self.done))
+            self.state = dataclasses.replace(self.state, device=device)
 
     def generation(self) -> Generation:
         """What has been decoded so far."""
         row = self.state.row
-        return _generation(self.job, text_of(self.state), self.prompt_length, row.totals, row.session)
+        return _generation(self.pair, self.job, text_of(self.state), self.prompt_length, row.totals, row.session)
 
 
 def stream(
@@ -206,10 +254,12 @@ def stream(
     state = start(job, **batch, session=session, shapes=settings.shapes)
     _refuse_faults(jax.device_get(text_of(state)))
     return Stream(
+        pair=pair,
         state=state,
         job=job,
         shapes=settings.shapes,
         first=np.take_along_axis(np.asarray(state.device.tokens), np.asarray(state.device.length)[:, None] - 1, axis=1),
+        done=np.asarray(state.device.done),
         prompt_length=batch["prompt_length"],
         preparation=preparation,
     )

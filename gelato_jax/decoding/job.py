@@ -99,6 +99,10 @@ def make_job(
 
     Returns:
         The job; its numbers are arrays.
+
+    Raises:
+        GelatoError: the depth exit asks for an exit that the draft does not have, or the controller's cap on power is
+            under what the device draws without drafting.
     """
     policy = Policy(
         controller=control.ratio() if controller is None else controller,
@@ -107,11 +111,16 @@ def make_job(
         draft_sampling=control.draft_sampling.fixed() if draft_sampling is None else draft_sampling,
         payload=payloads.candidates(32) if payload is None else payload,
     )
+    system = world.preset() if system is None else system
+    policy.depth_exit.check(len(pair.draft.model.config.exits))
+    control.check_power_budget(
+        policy.controller.power_budget_w, system, policy.payload, vocab_size=pair.target.config.valid_outputs
+    )
     return Job(
         target=pair.target,
         draft=pair.draft,
         policy=policy,
-        system=world.preset() if system is None else system,
+        system=system,
         sampling=settings.sampling,
         eos_ids=jnp.asarray(pair.eos_ids, jnp.int32),
     )

@@ -10,6 +10,7 @@ from jax import Array
 from gelato_jax.config import ModelConfig
 from gelato_jax.control import default_calibration
 from gelato_jax.decoding.records import DraftModel
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model, exit_work
 from gelato_jax.types import Calibrations, RepeatLaws
 
@@ -84,10 +85,10 @@ def first_layers(target: Model, layers: int, exits: Sequence[int] = ()) -> Draft
         exits: earlier exits, ascending, below `layers`; each reads through the target's final norm.
 
     Raises:
-        ValueError: more layers than the target has, or exits that do not ascend to `layers`.
+        GelatoError: more layers than the target has, or exits that do not ascend to `layers`.
     """
     if not 1 <= layers <= target.config.num_layers:
-        raise ValueError(f"draft layers:{layers} must lie in 1..{target.config.num_layers}, the target's layers")
+        raise GelatoError(f"draft layers:{layers} must lie in 1..{target.config.num_layers}, the target's layers")
     config: ModelConfig = dataclasses.replace(target.config, num_layers=layers, exits=(*exits, layers))
     kept = {
         path: array

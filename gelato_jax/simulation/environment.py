@@ -13,6 +13,7 @@ from jax import Array
 
 from gelato_jax import keys
 from gelato_jax.decoding.records import Terms
+from gelato_jax.errors import GelatoError
 from gelato_jax.types import number, record
 
 
@@ -49,17 +50,17 @@ class Environment:
             observed: whether the device's plans use its mode.
 
         Raises:
-            ValueError: a row of the chances does not sum to 1, or a list has another length or a factor <= 0.
+            GelatoError: a row of the chances does not sum to 1, or a list has another length or a factor <= 0.
         """
         chances = np.asarray(transition, np.float64)
         modes = len(chances)
         if chances.shape != (modes, modes) or (chances < 0).any() or not np.allclose(chances.sum(axis=1), 1.0):
-            raise ValueError(f"transition {transition} must be square, with rows of chances that sum to 1")
+            raise GelatoError(f"transition {transition} must be square, with rows of chances that sum to 1")
 
         def factors(name: str, values: Sequence[float] | None) -> Array:
             values = [1.0] * modes if values is None else values
             if len(values) != modes or min(values) <= 0:
-                raise ValueError(f"{name} {values} must be {modes} positive factors, one for each mode")
+                raise GelatoError(f"{name} {values} must be {modes} positive factors, one for each mode")
             return jnp.asarray(values, jnp.float32)
 
         return cls(

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.types import Calibration, record
@@ -130,14 +131,14 @@ def load(path: Path) -> Recording:
         path: what `save` wrote.
 
     Raises:
-        ValueError: the file is no recording, or of another format; names it.
+        GelatoError: the file is no recording, or of another format; names it.
         OSError: it cannot be opened.
     """
     arrays = _read(path)
     try:
         facts = json.loads(str(arrays["facts"]))
         if facts["format"] != FORMAT:
-            raise ValueError(
+            raise GelatoError(
                 f"{path} is a recording of format {facts['format']}, this release reads {FORMAT}: record again"
             )
         return Recording(
@@ -151,7 +152,7 @@ def load(path: Path) -> Recording:
             about=facts["about"],
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no recording (what `gelato record` writes): {error}") from None
+        raise GelatoError(f"{path} is no recording (what `gelato record` writes): {error}") from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -160,7 +161,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # numpy leaves a bad archive open
             return {name: file[name] for name in file.files}
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise ValueError(f"{path} is no recording (what `gelato record` writes): it is no whole .npz file") from None
+        raise GelatoError(f"{path} is no recording (what `gelato record` writes): it is no whole .npz file") from None
 
 
 def _fields(tree: Any) -> list[tuple[str, np.ndarray]]:

@@ -27,6 +27,7 @@ from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.programs import start
 from gelato_jax.decoding.records import DecodeState, DraftModel, EdgeState, Job, Shapes
 from gelato_jax.decoding.sampling import shape_logits
+from gelato_jax.errors import GelatoError
 from gelato_jax.models import Cache, write
 from gelato_jax.simulation.recording import FORMAT, Recording, Rollouts, load, save
 from gelato_jax.training.answers import model_fingerprint
@@ -66,7 +67,7 @@ def record(
         The recording, in the order of the prompts.
 
     Raises:
-        ValueError: no prompt, one that does not fit the target's context, or a setting that cannot run.
+        GelatoError: no prompt, one that does not fit the target's context, or a setting that cannot run.
     """
     ids = [pair.tokenizer.chat_prompt(row) if isinstance(row, str) else list(row) for row in prompts]
     _check(pair, ids, categories, settings, top_p_mass, batch_rows)
@@ -119,7 +120,7 @@ def roll_out(
         The rollouts, NumPy leaves padded to `max_new_tokens - 1` positions, and the ids of each text.
 
     Raises:
-        ValueError: a prompt or a setting that cannot run.
+        GelatoError: a prompt or a setting that cannot run.
     """
     length = settings.max_draft_length
     # Rows end where they would, but their last rounds draft as far as the first: G more slots, and a later limit.
@@ -373,23 +374,25 @@ def _check(
 ) -> None:
     """Refuse before anything runs."""
     if not ids:
-        raise ValueError("there is no prompt; give at least one")
+        raise GelatoError("there is no prompt; give at least one")
     if len(categories) != len(ids):
-        raise ValueError(f"there are {len(categories)} categories of {len(ids)} prompts, give one of each")
+        raise GelatoError(f"there are {len(categories)} categories of {len(ids)} prompts, give one of each")
     if settings.max_new_tokens < 2:
-        raise ValueError(f"max_new_tokens is {settings.max_new_tokens}, must be at least 2: the first is never drafted")
+        raise GelatoError(
+            f"max_new_tokens is {settings.max_new_tokens}, must be at least 2: the first is never drafted"
+        )
     if settings.max_draft_length < 1:
-        raise ValueError(
+        raise GelatoError(
             f"max_draft_length is {settings.max_draft_length}, must be at least 1: nothing else is recorded"
         )
     if not 0.0 < top_p_mass <= 1.0:
-        raise ValueError(f"top_p_mass is {top_p_mass}, must lie in (0, 1]")
+        raise GelatoError(f"top_p_mass is {top_p_mass}, must lie in (0, 1]")
     if batch_rows < 1:
-        raise ValueError(f"batch_rows is {batch_rows}, must be at least 1")
+        raise GelatoError(f"batch_rows is {batch_rows}, must be at least 1")
     longest = pair.target.config.max_positions - settings.max_new_tokens - settings.max_draft_length
     for number, row in enumerate(ids):
         if not 1 <= len(row) <= longest:
-            raise ValueError(
+            raise GelatoError(
                 f"prompt {number} has {len(row)} tokens; with {settings.max_new_tokens} new tokens and rollouts of "
                 f"{settings.max_draft_length} it must have 1 to {longest}: leave it out or shorten it"
             )

@@ -20,6 +20,7 @@ from gelato_jax.control.base import where_active
 from gelato_jax.decoding.records import DecodeState, Policy, RowState, Terms, Totals
 from gelato_jax.decoding.round import run_round
 from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
+from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.noise import unrolled
@@ -77,10 +78,10 @@ def make_terms(
         vocabularies: the sizes that messages are counted by; the recording's if not given.
 
     Raises:
-        ValueError: `seeded` with sampled text, whose acceptance was recorded under other draws.
+        GelatoError: `seeded` with sampled text, whose acceptance was recorded under other draws.
     """
     if policy.payload.scheme == "seeded" and recording.temperature > 0:
-        raise ValueError(
+        raise GelatoError(
             f"payload seeded with text sampled at temperature {recording.temperature:g}: the recording's acceptance is "
             "that of rejection sampling; take a greedy recording or another payload"
         )
@@ -97,7 +98,7 @@ def stack(settings: Sequence[Terms]) -> Terms:
     """Settings `[S]` of one structure as one record, arrays `[S, ...]`.
 
     Raises:
-        ValueError: they differ in more than numbers: other rules, payload schemes or sizes.
+        GelatoError: they differ in more than numbers: other rules, payload schemes or sizes.
     """
     _one_structure(settings)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
@@ -106,7 +107,7 @@ def stack(settings: Sequence[Terms]) -> Terms:
 def _one_structure(settings: Sequence[Terms]) -> None:
     structures = {jax.tree.structure(terms) for terms in settings}
     if len(structures) != 1:
-        raise ValueError(
+        raise GelatoError(
             f"{len(settings)} settings have {len(structures)} structures; stack those of the same rules only"
         )
 
@@ -151,16 +152,16 @@ def simulate(
         Totals, queues and, if asked for, reports.
 
     Raises:
-        ValueError: a size that cannot run; names it.
+        GelatoError: a size that cannot run; names it.
     """
     most = recording.max_draft_length
     size = most if max_draft_length is None else max_draft_length
     if not 0 < size <= most:
-        raise ValueError(f"max_draft_length is {size}, the recording holds drafts of 1 to {most} tokens")
+        raise GelatoError(f"max_draft_length is {size}, the recording holds drafts of 1 to {most} tokens")
     if devices < 1 or rounds < 1 or not settings:
-        raise ValueError(f"devices {devices}, rounds {rounds} and settings {len(settings)} must be at least 1")
+        raise GelatoError(f"devices {devices}, rounds {rounds} and settings {len(settings)} must be at least 1")
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
-        raise ValueError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
+        raise GelatoError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
     _one_structure(settings)
     sizes = _Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
     mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))

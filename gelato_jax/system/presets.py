@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gelato_jax.errors import GelatoError
 from gelato_jax.system.cost import System
 from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
@@ -115,7 +116,7 @@ def preset(device: str = "orin-nano-15w", link: str = "5mhz-500m-60ms", edge: st
         The system.
 
     Raises:
-        ValueError: an unknown name, with the known ones.
+        GelatoError: an unknown name, with the known ones.
     """
     return System(device=device_preset(device), link=link_preset(link), edge=edge_preset(edge))
 
@@ -161,10 +162,10 @@ def local(*, draft_token_s: float, window_s: Mapping[int, float], prefill_token_
         The system.
 
     Raises:
-        ValueError: a time is not positive or a window is missing.
+        GelatoError: a time is not positive or a window is missing.
     """
     if not draft_token_s > 0:
-        raise ValueError(f"draft_token_s is {draft_token_s}, must be positive")
+        raise GelatoError(f"draft_token_s is {draft_token_s}, must be positive")
     return System(
         device=Device.create(token_s=draft_token_s, token_j=0.0, idle_w=0.0, prefill_s=prefill_token_s),
         link=link_preset("perfect"),
@@ -174,5 +175,5 @@ def local(*, draft_token_s: float, window_s: Mapping[int, float], prefill_token_
 
 def _known(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
+        raise GelatoError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]

@@ -9,6 +9,7 @@ import importlib.util
 from pathlib import Path
 
 from gelato_experiments.study import Study
+from gelato_jax.errors import GelatoError
 
 STUDIES: dict[str, str] = {
     "frontier": "gelato_experiments.studies.frontier",
@@ -34,7 +35,7 @@ def select(wanted: str) -> list[str]:
         wanted: a key of `STUDIES`, or `all`.
 
     Raises:
-        ValueError: no study is called that.
+        GelatoError: no study is called that.
     """
     if wanted == "all":
         return list(STUDIES)
@@ -49,7 +50,7 @@ def load(name: str) -> Study:
         name: a key of `STUDIES`.
 
     Raises:
-        ValueError: no study is called that.
+        GelatoError: no study is called that.
     """
     _known(name)
     return importlib.import_module(STUDIES[name]).STUDY
@@ -65,7 +66,7 @@ def question(name: str) -> str:
         The text of its `question=`; where that is no plain text, the study is imported for it.
 
     Raises:
-        ValueError: no study is called that.
+        GelatoError: no study is called that.
     """
     _known(name)
     spec = importlib.util.find_spec(STUDIES[name])
@@ -78,4 +79,4 @@ def question(name: str) -> str:
 
 def _known(name: str) -> None:
     if name not in STUDIES:
-        raise ValueError(f"STUDY is {name!r}, must be all or one of {', '.join(STUDIES)}")
+        raise GelatoError(f"STUDY is {name!r}, must be all or one of {', '.join(STUDIES)}")
