@@ -60,7 +60,7 @@ def synthetic_recording(
         accepted=np.zeros(shape[:3], np.int32),
         positions=count,
         limit=count + max_draft_length,  # no text ends early
-        prompt_tokens=np.full(texts, 32, np.int32),
+        prompt_tokens=np.zeros(texts, np.int32),  # rounds alone
     )
     return Recording(
         rollouts=Rollouts(**leaves),

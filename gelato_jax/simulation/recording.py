@@ -96,6 +96,11 @@ class Recording:
             categories=tuple(self.categories[row] for row in chosen),
         )
 
+    def without_prompts(self) -> "Recording":
+        """The same texts, begun for nothing: rounds alone."""
+        nothing = np.zeros_like(self.rollouts.prompt_tokens)
+        return dataclasses.replace(self, rollouts=dataclasses.replace(self.rollouts, prompt_tokens=nothing))
+
     def halves(self) -> tuple["Recording", "Recording"]:
         """Two halves of as many texts and like categories: to tune on, and to judge on. An odd text is left out."""
         order = sorted(range(len(self.categories)), key=lambda row: self.categories[row])

@@ -195,9 +195,10 @@ def total(simulation: Simulation, name: str) -> np.ndarray:
 
 
 def rates(simulation: Simulation) -> Rates:
-    """Tokens per second, watts and joules per token of all devices' rounds: sums over sums."""
-    tokens, seconds, joules = (total(simulation, name).sum(axis=1) for name in ("tokens", "time_s", "energy_j"))
-    return Rates(tokens / seconds, joules / seconds, joules / tokens)
+    """Tokens per second and joules per token of all rounds, and watts of rounds and prompts: sums over sums."""
+    names = ("tokens", "time_s", "energy_j", "prompt_s", "prompt_j")
+    tokens, seconds, joules, prompt_s, prompt_j = (total(simulation, name).sum(axis=1) for name in names)
+    return Rates(tokens / seconds, (joules + prompt_j) / (seconds + prompt_s), joules / tokens)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -152,6 +152,8 @@ class System:
     ) -> RoundCost:
         """Cost of a prompt: the draft reads it (as catch-up), its ids go up, the edge reads it, one id comes down.
 
+        A prompt of no tokens is none, and costs nothing.
+
         Args:
             channel: the link at that time.
             prompt_tokens: [] int32.
@@ -168,6 +170,7 @@ class System:
             draft_work=jnp.zeros((), jnp.float32),
             catch_up_tokens=read_tokens,
             uplink_bits=count * float(sizes.id_bits),
-            downlink_bits=jnp.asarray(sizes.id_bits, jnp.float32),
+            downlink_bits=jnp.where(prompt_tokens > 0, sizes.id_bits, 0).astype(jnp.float32),
             window=prompt_tokens,
+            round_trips=(prompt_tokens > 0).astype(jnp.float32),
         )

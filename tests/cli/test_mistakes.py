@@ -132,7 +132,7 @@ def test_lists_are_those_of_the_registries():
     assert set(get_args(hints["length_exit"])) == set(control.LENGTH_EXITS)
     assert set(get_args(hints["depth_exit"])) == set(control.DEPTH_EXITS)
     assert set(get_args(hints["draft_sampling"])) == set(control.DRAFT_SAMPLINGS)
-    assert all(callable(getattr(system.payload, scheme)) for scheme in get_args(hints["payload"]))
+    assert all(callable(getattr(payloads, scheme)) for scheme in get_args(hints["payload"]))
     assert options.InputOptions().model == gelato_checkpoints.DEFAULT_MODEL
     settled = options.settle(options.SystemOptions())
     defaults = inspect.signature(system.preset).parameters

@@ -29,6 +29,7 @@ ENERGY_BUDGET_J = 0.2
 CONTROLLERS = {
     "ratio": control.ratio(power_budget_w=POWER_BUDGET_W, penalty_weight=0.05),
     "gelato": control.gelato(energy_budget_j=ENERGY_BUDGET_J, penalty_weight=0.05),
+    "gelato_estimated": control.gelato_estimated(energy_budget_j=ENERGY_BUDGET_J, penalty_weight=0.05),
     "static": control.static(3),
     "hf_schedule": control.hf_schedule(2),
     "flexspec": flexspec(POWER_BUDGET_W),

@@ -10,7 +10,7 @@ import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.models import Model
 
-CONTROLLERS = ("ratio", "gelato", "static", "hf_schedule")
+CONTROLLERS = ("ratio", "gelato", "gelato_estimated", "static", "hf_schedule")
 LENGTH_EXITS = ("none", "bucket", "priced", "adaedl", "svip", "confidence")
 PEER_CONTROLLERS = ("flexspec", "ucb_specstop", "banditspec")
 PEER_EXITS = ("sled", "edgellm_no_tree", "confidence_roc", "specdec_entropy")

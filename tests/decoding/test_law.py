@@ -53,7 +53,7 @@ def logits(pair) -> np.ndarray:
     return target_logits(pair)
 
 
-CONTROLLERS = ("ratio", "gelato", "static", "hf_schedule")
+CONTROLLERS = ("ratio", "gelato", "gelato_estimated", "static", "hf_schedule")
 LENGTH_EXITS = ("none", "bucket", "priced", "adaedl", "svip", "confidence")
 PEER_CONTROLLERS = ("flexspec", "ucb_specstop", "banditspec")
 PEER_EXITS = ("sled", "edgellm_no_tree", "confidence_roc", "specdec_entropy")

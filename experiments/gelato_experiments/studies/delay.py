@@ -149,7 +149,7 @@ def _ratio(
     effort, method = _effort(settings), METHODS["ratio"]
     weight = {"penalty_weight": settings.penalty_weight}
     terms = [world.terms(recorded, method, cap, weight) for world in worlds.values() for cap in settings.caps_w]
-    history = simulation.simulate(
+    found = simulation.simulate(
         recorded,
         terms,
         devices=effort.devices,
@@ -157,14 +157,17 @@ def _ratio(
         warmup=effort.warmup,
         seed=effort.seed,
         history=True,
-    ).history
-    assert history is not None
-    parts = [np.asarray(getattr(history.seen, name)) for name in ("budget", "tokens", "time_s", "energy_j")]
+    )
+    assert found.history is not None
     shape = (len(settings.edges), len(settings.rtts_s), len(settings.caps_w), effort.shares, -1)
-    budget = parts[0].reshape(shape).mean(axis=-1)
-    tokens, seconds, joules = (part.reshape(shape).sum(axis=-1, dtype=np.float64) for part in parts[1:])
+    budget = np.asarray(found.history.seen.budget).reshape(shape).mean(axis=-1)
+    names = ("tokens", "time_s", "energy_j", "prompt_s", "prompt_j")
+    tokens, seconds, joules, prompt_s, prompt_j = (
+        simulation.total(found, name).reshape(shape).sum(axis=-1) for name in names
+    )
     drafted = budget  # what it plans is what it drafts, but for a text's last round
-    return budget, Measured(tokens / seconds, joules / seconds, joules / tokens, drafted, drafted)
+    power = (joules + prompt_j) / (seconds + prompt_s)
+    return budget, Measured(tokens / seconds, power, joules / tokens, drafted, drafted)
 
 
 def _best(grid: _Grid, edge: int, cap_w: float) -> np.ndarray:

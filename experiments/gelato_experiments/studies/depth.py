@@ -167,9 +167,10 @@ def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> 
     tokens, seconds, joules, drafted, rounds = map(
         total, (found.tokens, found.time_s, found.energy_j, found.drafted, found.rounds)
     )
+    power = (joules + total(found.prompt_j)) / (seconds + total(found.prompt_s))
     exits = found.exits.sum(axis=1, dtype=np.float64)
     exits /= np.maximum(exits.sum(axis=1, keepdims=True), 1.0)
-    return [Point(*row) for row in zip(tokens / seconds, joules / seconds, drafted / rounds, exits, strict=True)]
+    return [Point(*row) for row in zip(tokens / seconds, power, drafted / rounds, exits, strict=True)]
 
 
 def hull(points: Sequence[Point], names: Sequence[int]) -> list[int]:

@@ -164,9 +164,11 @@ def _judge(
 def _found(result: simulation.Simulation, number: int, meter: float) -> _Found:
     totals = result.totals
     shares = lambda values: np.asarray(values, np.float64).reshape(SHARES, -1).sum(axis=1)  # noqa: E731
-    seconds, joules = (shares(total.high[number]) for total in (totals.time_s, totals.energy_j))
+    sums = (totals.time_s, totals.energy_j, totals.prompt_s, totals.prompt_j)
+    seconds, joules, prompt_s, prompt_j = (shares(total.high[number]) for total in sums)
+    whole = meter * (seconds + prompt_s)
     queue = shares(result.queue_j[number])
-    return _Found(shares(totals.tokens[number]) / seconds, joules / meter / seconds, queue / meter / seconds)
+    return _Found(shares(totals.tokens[number]) / seconds, (joules + prompt_j) / whole, queue / whole)
 
 
 def _row(

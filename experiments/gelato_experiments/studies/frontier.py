@@ -95,21 +95,25 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         rows.append(_device_only(link, world))
         progress("asking oracles", done, total)
         free = dataclasses.replace(scenario, system=_catching_up_free(world))
+        halves = tuning.without_prompts(), judging.without_prompts()
         ours = [
             {"kind": "free", "link": link, **row, "feasible": True}
             for name in ("ratio", "ratio_priced")
-            for row in compare(METHODS[name], tuning, judging, free, feasible, effort(settings))
+            for row in compare(METHODS[name], *halves, free, feasible, effort(settings))
         ]
         chosen = {row["cap_w"]: row["setting"] for row in ours if row["method"] == "ratio"}
-        rows += ours + oracle_rows(link, judging, free, chosen, settings)
+        rows += ours + oracle_rows(link, halves[1], free, chosen, settings)
         progress("asking oracles inside their model", done + 1, total)
-        rows += model_rows(link, tuning, free, feasible, settings)
+        rows += model_rows(link, halves[0], free, feasible, settings)
         done += 2
     return rows
 
 
 def _catching_up_free(world: system.System) -> system.System:
-    """The world that the oracles are exact in: their rounds are independent, so no round leaves work to a later one."""
+    """The world that the oracles are exact in: their rounds are independent, so no round leaves work to a later one.
+
+    Oracles know no prompts either: where they are asked, prompts are left out for all.
+    """
     nothing = world.device.prefill_s * 0.0
     return dataclasses.replace(world, device=dataclasses.replace(world.device, prefill_s=nothing, prefill_j=nothing))
 

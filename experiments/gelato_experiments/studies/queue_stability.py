@@ -118,11 +118,11 @@ def _system(settings: Settings, rtt_ms: int) -> system.System:
 
 
 def _watts(cap: float, weight: float, **more: Any) -> Controller:
-    return control.gelato(power_budget_w=cap, penalty_weight=weight, **more)
+    return control.gelato_estimated(power_budget_w=cap, penalty_weight=weight, **more)
 
 
 def _joules(budget: float, weight: float, **more: Any) -> Controller:
-    return control.gelato(energy_budget_j=budget, penalty_weight=weight, **more)
+    return control.gelato_estimated(energy_budget_j=budget, penalty_weight=weight, **more)
 
 
 def _recorded(
@@ -177,7 +177,8 @@ def _path(found: Simulation, number: int, rule: Controller) -> Row:
     """How a setting's devices kept the path inequality: the worst of them."""
     whole = getattr(rule.params, "whole", rule.params)  # of a mutant: what the rule should have kept
     rounds = found.totals.rounds[number]
-    joules, seconds = sums(found, "energy_j")[number], sums(found, "time_s")[number]
+    joules = (sums(found, "energy_j") + sums(found, "prompt_j"))[number]
+    seconds = (sums(found, "time_s") + sums(found, "prompt_s"))[number]
     queue = found.queue_j[number].astype(float)
     allowed = float(whole.energy_budget_j) * rounds + float(whole.power_budget_w) * seconds
     return {
@@ -201,8 +202,10 @@ def _delay_rows(recorded: Recording, settings: Settings) -> list[Row]:
     found = _recorded(recorded, [(rules[name], rtt) for name, rtt in points], **size)
     rows = []
     for number, (name, rtt) in enumerate(points):
-        seconds, joules = (_shares(sums(found, total)[number]) for total in ("time_s", "energy_j"))
-        power, half = mean_and_half(joules / seconds)
+        seconds, joules, prompt_s, prompt_j = (
+            _shares(sums(found, total)[number]) for total in ("time_s", "energy_j", "prompt_s", "prompt_j")
+        )
+        power, half = mean_and_half((joules + prompt_j) / (seconds + prompt_s))
         rate = float(found.totals.tokens[number].sum() / seconds.sum())
         rows.append(
             {"kind": "delay", "rule": f"gelato, {name}", "rtt_ms": rtt, "cap_w": settings.cap_w, "budget": budget}
