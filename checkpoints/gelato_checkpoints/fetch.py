@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,11 +190,10 @@ def _run(command: list[str], folder: Path, size: int, progress: Progress, *, wha
 def _bytes_under(folder: Path) -> int:
     """Bytes of all files under a folder that another process is writing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # gone between the listing and the look
-            continue
+    for place, _, names in os.walk(folder):  # passes over folders that are gone by then
+        for name in names:
+            with suppress(OSError):  # gone between the listing and the look
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 
