@@ -247,7 +247,7 @@ class AcceptanceForecast:
 
 
 @record
-class Outlook:
+class CostTable:
     """What a round would cost, as known at its start: the expectation for every draft length.
 
     Index g of the tables is the number of drafted tokens, 0..G.

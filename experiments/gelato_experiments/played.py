@@ -10,7 +10,7 @@ from jax import Array
 
 from gelato_jax.control import Controller, Estimator
 from gelato_jax.control.base import ControllerRule
-from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, record
+from gelato_jax.types import AcceptanceForecast, CostTable, Observation, RoundPlan, record
 
 _GOLDEN = 0.6180339887  # its multiples, modulo 1, fill 0..1 evenly: draws that depend on nothing
 
@@ -46,9 +46,9 @@ def lookup(
     return Controller(params=params, estimator=estimator, rule=_RULE)
 
 
-def _plan(params: LookupParams, rounds: Array, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _plan(params: LookupParams, rounds: Array, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     level = (1.0 - forecast.survival[1]) / params.first_rejection
-    chances = params.cumulative[jnp.sum(outlook.uplink_bps > params.rate_edges), jnp.sum(level > params.level_edges)]
+    chances = params.cumulative[jnp.sum(cost_table.uplink_bps > params.rate_edges), jnp.sum(level > params.level_edges)]
     drawn = jnp.mod(rounds.astype(jnp.float32) * _GOLDEN, 1.0)
     zero = jnp.zeros((), jnp.float32)
     return RoundPlan(

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observation, RoundPlan, number, record
 
 ARMS = 33  # lengths 0..32, the longest draft that settings allow
 
@@ -37,13 +37,13 @@ def _init(params: Array) -> ArmTotals:
     return ArmTotals(rounds=jnp.zeros(ARMS, jnp.int32), tokens=jnp.zeros(ARMS, jnp.int32), seconds=seconds)
 
 
-def _plan(params: Array, state: ArmTotals, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
-    arms = outlook.time_s.shape[0]
+def _plan(params: Array, state: ArmTotals, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
+    arms = cost_table.time_s.shape[0]
     own, length, total = state.rounds[:arms], jnp.arange(arms, dtype=jnp.int32), jnp.sum(state.rounds)
     rate = jnp.where(own > 0, state.tokens[:arms] / jnp.where(own > 0, state.seconds.high[:arms], 1.0), 0.0)
     spread = jnp.sqrt(jnp.log(jnp.maximum(total, 1).astype(jnp.float32)) / jnp.maximum(own, 1))
     untried = jnp.where(length == total % arms, jnp.inf, -jnp.inf)
-    score = jnp.where(own > 0, rate + params * length / outlook.time_s * spread, untried)
+    score = jnp.where(own > 0, rate + params * length / cost_table.time_s * spread, untried)
     best, one, zero = jnp.argmax(score).astype(jnp.int32), jnp.ones(()), jnp.zeros(())
     return RoundPlan(
         draft_budget=best, token_value=one, energy_price=zero, time_price=rate[best], acceptance_rate=forecast.rate

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control.estimator import AcceptanceEstimate, Estimator
-from gelato_jax.types import AcceptanceForecast, Calibration, Observation, Outlook, RoundPlan, record, static
+from gelato_jax.types import AcceptanceForecast, Calibration, CostTable, Observation, RoundPlan, record, static
 
 _State = TypeVar("_State")
 
@@ -27,7 +27,7 @@ class ControllerRule(NamedTuple):
     """Functions of a controller.
 
     init: (params) -> state.
-    plan: (params, state, outlook, forecast) -> RoundPlan.
+    plan: (params, state, cost_table, forecast) -> RoundPlan.
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
     charge: (params, state, energy_j, time_s) -> state behind a prompt, which is spent outside rounds.
@@ -35,7 +35,7 @@ class ControllerRule(NamedTuple):
     """
 
     init: Callable[[Any], Any]
-    plan: Callable[[Any, Any, Outlook, AcceptanceForecast], RoundPlan]
+    plan: Callable[[Any, Any, CostTable, AcceptanceForecast], RoundPlan]
     update: Callable[[Any, Any, Observation], Any]
     queue: Callable[[Any, Any], Array]
     charge: Callable[[Any, Any, Array, Array], Any] = lambda params, state, energy_j, time_s: state
@@ -63,20 +63,20 @@ class Controller:
         return ControllerState(estimate=self.estimator.init(calibration), rule=self.rule.init(self.params))
 
     def forecast(self, state: ControllerState, max_draft_length: int) -> AcceptanceForecast:
-        """What the row's next drafts are expected to bring, for the outlook, up to G = `max_draft_length`."""
+        """What the row's next drafts are expected to bring, for the cost table, up to G = `max_draft_length`."""
         return self.estimator.forecast(state.estimate, max_draft_length)
 
-    def plan(self, state: ControllerState, outlook: Outlook) -> RoundPlan:
+    def plan(self, state: ControllerState, cost_table: CostTable) -> RoundPlan:
         """Decide one round.
 
         Args:
             state: from `init` or `update`.
-            outlook: expected seconds and joules for every draft length, [G+1].
+            cost_table: expected seconds and joules for every draft length, [G+1].
 
         Returns:
             The plan; `draft_budget` is int32 in 0..G.
         """
-        plan = self.rule.plan(self.params, state.rule, outlook, self.forecast(state, outlook.time_s.shape[0] - 1))
+        plan = self.rule.plan(self.params, state.rule, cost_table, self.forecast(state, cost_table.time_s.shape[0] - 1))
         level, rejections = self.estimator.level(state.estimate), self.estimator.rejection_level(state.estimate)
         return dataclasses.replace(plan, acceptance_level=level, rejection_level=rejections)
 

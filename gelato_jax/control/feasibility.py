@@ -21,7 +21,7 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
     Returns:
         Watts.
     """
-    outlook = system.outlook(
+    cost_table = system.cost_table(
         system.link.channel(),
         payload,
         Vocabularies(target=vocab_size, draft=vocab_size),
@@ -30,7 +30,7 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
         acceptance=AcceptanceForecast.independent(1.0, 0),
         support=0.0,
     )
-    return float(outlook.energy_j[0] / outlook.time_s[0])
+    return float(cost_table.energy_j[0] / cost_table.time_s[0])
 
 
 def check_power_budget(power_budget_w: ArrayLike, system: System, payload: Payload, *, vocab_size: int) -> None:

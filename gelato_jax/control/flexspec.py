@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number
+from gelato_jax.types import AcceptanceForecast, CostTable, Observation, RoundPlan, number
 
 
 def flexspec(power_budget_w: ArrayLike = math.inf) -> Controller:
@@ -37,9 +37,9 @@ def _init(params: Array) -> tuple[()]:
     return ()
 
 
-def _plan(params: Array, state: tuple[()], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _plan(params: Array, state: tuple[()], cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     del state
-    time_s, energy_j = outlook.time_s, outlook.energy_j
+    time_s, energy_j = cost_table.time_s, cost_table.energy_j
     rate = AcceptanceForecast.independent(forecast.rate, time_s.shape[0] - 1).tokens / time_s
     allowed = energy_j <= params * time_s
     fastest, thriftiest = jnp.argmax(jnp.where(allowed, rate, -jnp.inf)), jnp.argmin(energy_j / time_s)

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
 from gelato_jax.errors import GelatoError
-from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observation, RoundPlan, number, record
 
 PROBE_AFTER = 100
 """Rounds without drafts before a probe: at most one per cent of the rate; assumed."""
@@ -64,7 +64,7 @@ def ratio(
     Q' = max(Q + E - Pbar*T, 0), theta = sum(N)/sum(T) so far,
     gamma = argmax over 0..G of V*(N - theta*T) - Q*(E - Pbar*T)
     (renewal systems, Neely, arXiv 1011.5942). Before the first round theta is the best N/T of the
-    outlook. Prices: V a token, Q a joule, V*theta - Q*Pbar a second.
+    cost_table. Prices: V a token, Q a joule, V*theta - Q*Pbar a second.
 
     A larger V comes closer to the optimum (the gap falls as 1/V) and takes longer to settle (the queue
     settles near V times the marginal tokens per joule).
@@ -193,24 +193,24 @@ def _init(params: LyapunovParams) -> LyapunovState:
     return LyapunovState(queue=zero, tokens=zero, seconds=zero, idle=jnp.zeros((), jnp.int32))
 
 
-def _probed(params: LyapunovParams, state: LyapunovState, outlook: Outlook, best: Array) -> Array:
+def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
     """The draft budget: the best length, or a probe where that is 0, as it was for long, and no joule is owed."""
     due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0)
-    probe = jnp.minimum(params.probe_length, outlook.time_s.shape[0] - 1)
+    probe = jnp.minimum(params.probe_length, cost_table.time_s.shape[0] - 1)
     return jnp.where(due, probe, best).astype(jnp.int32)
 
 
 def _plan_ratio(
-    params: LyapunovParams, state: LyapunovState, outlook: Outlook, forecast: AcceptanceForecast
+    params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
-    tokens, time_s = forecast.tokens, outlook.time_s
+    tokens, time_s = forecast.tokens, cost_table.time_s
     value, queue = params.penalty_weight, state.queue.value
     seconds = state.seconds.value
     theta = jnp.where(seconds > 0, state.tokens.value / jnp.where(seconds > 0, seconds, 1.0), jnp.max(tokens / time_s))
-    score = value * (tokens - theta * time_s) - queue * _overspent(params, outlook.energy_j, time_s)
+    score = value * (tokens - theta * time_s) - queue * _overspent(params, cost_table.energy_j, time_s)
     earned = jnp.where(jnp.isfinite(params.power_budget_w), queue * params.power_budget_w, 0.0)
     return RoundPlan(
-        draft_budget=_probed(params, state, outlook, jnp.argmax(score)),
+        draft_budget=_probed(params, state, cost_table, jnp.argmax(score)),
         token_value=value,
         energy_price=queue,
         time_price=value * theta - earned,
@@ -219,13 +219,13 @@ def _plan_ratio(
 
 
 def _plan_gelato(
-    params: LyapunovParams, state: LyapunovState, outlook: Outlook, forecast: AcceptanceForecast
+    params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
     value, queue = params.penalty_weight, state.queue.value
-    best = jnp.argmax(value * forecast.tokens / outlook.time_s - queue * outlook.energy_j)
-    tokens, time_s = forecast.tokens[best], outlook.time_s[best]
+    best = jnp.argmax(value * forecast.tokens / cost_table.time_s - queue * cost_table.energy_j)
+    tokens, time_s = forecast.tokens[best], cost_table.time_s[best]
     return RoundPlan(
-        draft_budget=_probed(params, state, outlook, best),
+        draft_budget=_probed(params, state, cost_table, best),
         token_value=value / time_s,
         energy_price=queue,
         time_price=value * tokens / (time_s * time_s),

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number
+from gelato_jax.types import AcceptanceForecast, CostTable, Observation, RoundPlan, number
 
 
 def static(draft_length: ArrayLike = 4) -> Controller:
@@ -49,10 +49,10 @@ def hf_schedule(initial: ArrayLike = 5) -> Controller:
     return Controller(params=length, estimator=Estimator.create(), rule=_HF_SCHEDULE)
 
 
-def _free_plan(length: Array, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _free_plan(length: Array, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     zero = jnp.zeros((), jnp.float32)
     return RoundPlan(
-        draft_budget=jnp.minimum(length, outlook.time_s.shape[0] - 1),
+        draft_budget=jnp.minimum(length, cost_table.time_s.shape[0] - 1),
         token_value=jnp.ones((), jnp.float32),
         energy_price=zero,
         time_price=zero,
@@ -65,9 +65,9 @@ def _static_init(params: Array) -> tuple[()]:
     return ()
 
 
-def _static_plan(params: Array, state: tuple[()], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _static_plan(params: Array, state: tuple[()], cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     del state
-    return _free_plan(params, outlook, forecast)
+    return _free_plan(params, cost_table, forecast)
 
 
 def _static_update(params: Array, state: tuple[()], outcome: Observation) -> tuple[()]:
@@ -79,9 +79,9 @@ def _hf_init(params: Array) -> Array:
     return jnp.array(params)  # a copy: states are donated, params are not
 
 
-def _hf_plan(params: Array, state: Array, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _hf_plan(params: Array, state: Array, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     del params
-    return _free_plan(state, outlook, forecast)
+    return _free_plan(state, cost_table, forecast)
 
 
 def _hf_update(params: Array, state: Array, outcome: Observation) -> Array:

@@ -23,7 +23,7 @@ from gelato_jax.control.base import (
     LengthExit,
     LengthExitRule,
 )
-from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, CostTable, Observation, RoundPlan, number, record
 
 
 @record
@@ -76,8 +76,8 @@ def _put(state: tuple[Any, ...], i: int, value: Any) -> tuple[Any, ...]:
     return (*state[:i], value, *state[i + 1 :])
 
 
-def _plan(choice: Choice, state: tuple[Any, ...], outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
-    return _call(choice, lambda i, option: option.rule.plan(option.params, state[i], outlook, forecast))
+def _plan(choice: Choice, state: tuple[Any, ...], cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
+    return _call(choice, lambda i, option: option.rule.plan(option.params, state[i], cost_table, forecast))
 
 
 def _update(choice: Choice, state: tuple[Any, ...], outcome: Observation) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from gelato_jax.control.base import Controller, ControllerRule
 from gelato_jax.control.estimator import Estimator
-from gelato_jax.types import AcceptanceForecast, Observation, Outlook, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, CostTable, Observation, RoundPlan, number, record
 
 
 @record
@@ -40,11 +40,11 @@ def _init(params: Array) -> VerifiedDrafts:
     return VerifiedDrafts(successes=jnp.int32(0), failures=jnp.int32(0), rounds=jnp.int32(0))
 
 
-def _plan(params: Array, state: VerifiedDrafts, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+def _plan(params: Array, state: VerifiedDrafts, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     tested = (state.successes + state.failures).astype(jnp.float32)
     bonus = params * jnp.sqrt(jnp.log1p(state.rounds.astype(jnp.float32)) / (2.0 * jnp.maximum(tested, 1.0)))
     optimistic = jnp.where(tested > 0, jnp.minimum(state.successes / jnp.maximum(tested, 1.0) + bonus, 1.0), 1.0)
-    rate = AcceptanceForecast.independent(optimistic, outlook.time_s.shape[0] - 1).tokens / outlook.time_s
+    rate = AcceptanceForecast.independent(optimistic, cost_table.time_s.shape[0] - 1).tokens / cost_table.time_s
     best, one, zero = jnp.argmax(rate).astype(jnp.int32), jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     return RoundPlan(
         draft_budget=best, token_value=one, energy_price=zero, time_price=rate[best], acceptance_rate=forecast.rate

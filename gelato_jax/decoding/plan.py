@@ -20,7 +20,7 @@ def plan(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int
         max_draft_length: G.
     """
     session, controller = row.session, terms.policy.controller
-    outlook = terms.system.outlook(
+    cost_table = terms.system.cost_table(
         channel,
         terms.policy.payload,
         terms.vocabularies,
@@ -29,7 +29,7 @@ def plan(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int
         support=session.averages.support,
         pending=row.pending,
     )
-    return controller.plan(session.controller, outlook)
+    return controller.plan(session.controller, cost_table)
 
 
 def drafts_at_once(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int) -> Array:

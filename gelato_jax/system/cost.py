@@ -11,7 +11,7 @@ from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
 from gelato_jax.system.link import Channel, Link
-from gelato_jax.types import AcceptanceForecast, Outlook, RoundCost, record
+from gelato_jax.types import AcceptanceForecast, CostTable, RoundCost, record
 
 
 @record
@@ -67,7 +67,7 @@ class System:
             idle_j=device.idle_w * (uplink_s + edge_s + downlink_s + propagation_s),
         )
 
-    def outlook(
+    def cost_table(
         self,
         channel: Channel,
         payload: Payload,
@@ -78,7 +78,7 @@ class System:
         acceptance: AcceptanceForecast,
         support: Array | float,
         pending: Array | int = 0,
-    ) -> Outlook:
+    ) -> CostTable:
         """Expected seconds and joules of a round of this row, for every draft length.
 
         A round without drafts still pays edge, delay and idle power. A token that a round leaves unseen by the draft
@@ -115,7 +115,7 @@ class System:
             window=drafted + 1,
             round_trips=1.0 + asked,
         )
-        return Outlook(time_s=cost.time_s, energy_j=cost.energy_j, uplink_bps=channel.uplink_bps, rtt_s=channel.rtt_s)
+        return CostTable(time_s=cost.time_s, energy_j=cost.energy_j, uplink_bps=channel.uplink_bps, rtt_s=channel.rtt_s)
 
     def token_cost(
         self,

@@ -18,7 +18,7 @@ from gelato_jax import control
 from gelato_jax.control import DepthSignal, DraftSignal, default_calibration
 from gelato_jax.control.registry import options
 from gelato_jax.testing import observation
-from gelato_jax.types import Outlook, RoundPlan
+from gelato_jax.types import CostTable, RoundPlan
 
 G, X = 6, 3
 CALIBRATION = default_calibration(num_exits=X)
@@ -42,8 +42,8 @@ def _init(rule):
     return rule.init(CALIBRATION) if isinstance(rule, control.Controller) else rule.init()
 
 
-def _outlook(rng, most):
-    return Outlook(
+def _cost_table(rng, most):
+    return CostTable(
         time_s=jnp.asarray(0.05 + np.cumsum(rng.uniform(0.001, 0.03, most + 1)), jnp.float32),
         energy_j=jnp.asarray(0.01 + np.cumsum(rng.uniform(0.001, 0.1, most + 1)), jnp.float32),
         uplink_bps=jnp.float32(1e6),
@@ -79,7 +79,7 @@ def _signal(rng, index):
     )
 
 
-_planned = jax.jit(lambda rule, state, outlook: rule.plan(state, outlook))
+_planned = jax.jit(lambda rule, state, cost_table: rule.plan(state, cost_table))
 _learned = jax.jit(lambda rule, state, outcome: rule.update(state, outcome))
 _stepped = jax.jit(lambda rule, state, signal: rule.step(state, signal))
 
@@ -90,7 +90,7 @@ def test_a_controller_plans_what_a_round_can_draft(name, most):
     rng, controller = np.random.default_rng(most), _build(control.CONTROLLERS, name)
     state = _init(controller)
     for _ in range(40):
-        plan = _planned(controller, state, _outlook(rng, most))
+        plan = _planned(controller, state, _cost_table(rng, most))
         assert plan.draft_budget.dtype == jnp.int32
         assert 0 <= int(plan.draft_budget) <= most
         chex.assert_tree_all_finite(plan)

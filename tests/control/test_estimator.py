@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, Outlook
+from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, CostTable
 
 G = 8
 
@@ -74,7 +74,7 @@ def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
     controller = ratio(estimator=Estimator.create(discount=0.9, prior_strength=3.0))
     state = controller.init(_streaks(RISING, 0.6))
     time_s = 0.1 + 0.01 * jnp.arange(LONGEST + 1, dtype=jnp.float32)
-    outlook = Outlook(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
+    cost_table = CostTable(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
     hazards = [1.0 - RISING[min(place, STREAK_PLACES - 1)] for place in range(LONGEST)]
     failures = expected = long_failures = long_expected = 0.0
     levels = []
@@ -92,7 +92,7 @@ def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
         forecast = controller.forecast(state, LONGEST)
         np.testing.assert_allclose(forecast.survival, survival, rtol=1e-4)
         np.testing.assert_allclose(forecast.tokens, np.cumsum(survival), rtol=1e-4)
-        assert float(controller.plan(state, outlook).rejection_level) == pytest.approx(level, rel=1e-5)
+        assert float(controller.plan(state, cost_table).rejection_level) == pytest.approx(level, rel=1e-5)
     assert min(levels) < 0.9
 
 
@@ -203,13 +203,13 @@ def test_from_entropy_the_forecast_is_what_the_curve_says_of_the_latest_drafts()
 def _recovers(estimator):
     """Lowest estimate over 64 seeds, 200 rounds after alpha jumped from 0.1 to 0.8 under `ratio`."""
     time_s = 0.12 + 0.05 * jnp.arange(G + 1, dtype=jnp.float32)  # drafting pays at the prior and at 0.8, not at 0.1
-    outlook = Outlook(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
+    cost_table = CostTable(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
     controller = ratio(penalty_weight=1.0, estimator=estimator)
     alphas = jnp.concatenate([jnp.full(300, 0.1), jnp.full(200, 0.8)])
 
     def one_round(state, inputs):
         key, alpha = inputs
-        drafted = controller.plan(state, outlook).draft_budget
+        drafted = controller.plan(state, cost_table).draft_budget
         kept = jnp.cumprod(jax.random.uniform(key, (G,)) < alpha)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0))
         outcome = observation(

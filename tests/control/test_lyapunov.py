@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, gelato, gelato_estimated, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, Compensated, Outlook, RoundCost
+from gelato_jax.types import STREAK_PLACES, Compensated, CostTable, RoundCost
 
 RULES = [ratio, gelato, gelato_estimated]
 G = 6
@@ -34,8 +34,8 @@ def _simulate(controller, seed, *, rounds=ROUNDS, alpha=0.75, mean_acceptance=0.
         state_key, accept_key = jax.random.split(key)
         channel = jax.random.randint(state_key, (), 0, channels)
         time_s, energy_j = jnp.asarray(TIME_S)[channel], jnp.asarray(ENERGY_J)[channel]
-        outlook = Outlook(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
-        drafted = controller.plan(state, outlook).draft_budget
+        cost_table = CostTable(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
+        drafted = controller.plan(state, cost_table).draft_budget
         kept = jnp.cumprod(jax.random.uniform(accept_key, (G,)) < alpha)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
         outcome = observation(
@@ -169,8 +169,8 @@ def test_plain_float32_would_drift():
     assert abs(float(plain) - exact) > 1.0
 
 
-def _outlook(time_s, energy_j):
-    return Outlook(
+def _cost_table(time_s, energy_j):
+    return CostTable(
         time_s=jnp.asarray(time_s, jnp.float32),
         energy_j=jnp.asarray(energy_j, jnp.float32),
         uplink_bps=jnp.float32(1e6),
@@ -191,7 +191,7 @@ def _in_streaks(state, acceptance):
 
 
 positive = st.floats(0.01, 20.0)
-_planned = jax.jit(lambda controller, state, outlook: controller.plan(state, outlook))
+_planned = jax.jit(lambda controller, state, cost_table: controller.plan(state, cost_table))
 
 
 @settings(max_examples=40, deadline=None)
@@ -217,7 +217,7 @@ def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, rule)
     else:
         score = weight * tokens / time_s - queue * energy_j
     state = _state(controller, queue, 123.0 if started else 0.0, 4.5 if started else 0.0, alpha)
-    plan = _planned(controller, _in_streaks(state, streak), _outlook(time_s, energy_j))
+    plan = _planned(controller, _in_streaks(state, streak), _cost_table(time_s, energy_j))
     best = int(plan.draft_budget)
     assert score[best] >= score.max() - 1e-4 * np.abs(score).max()
     if rule is ratio:
@@ -236,24 +236,24 @@ def test_no_cap_means_no_queue_and_no_nan(controller):
     assert np.all(queue == 0)
     assert np.all(np.isfinite(time_s))
     assert drafted.max() > 0
-    plan = controller.plan(controller.init(default_calibration()), _outlook(TIME_S[0], ENERGY_J[0]))
+    plan = controller.plan(controller.init(default_calibration()), _cost_table(TIME_S[0], ENERGY_J[0]))
     chex.assert_tree_all_finite(plan)
 
 
 def test_dear_energy_stops_drafting_and_a_cap_above_every_round_does_not_matter():
-    outlook = _outlook(TIME_S[1], ENERGY_J[1])
+    cost_table = _cost_table(TIME_S[1], ENERGY_J[1])
     controller = ratio(power_budget_w=CAP_W, penalty_weight=1.0)
-    assert int(controller.plan(_state(controller, 1e4, 50.0, 2.0, 0.8), outlook).draft_budget) == 0
+    assert int(controller.plan(_state(controller, 1e4, 50.0, 2.0, 0.8), cost_table).draft_budget) == 0
     capped, free = (_simulate(ratio(power_budget_w=cap), 0, rounds=200) for cap in (50.0, math.inf))
     np.testing.assert_array_equal(capped[3], free[3])
 
 
 def test_under_a_full_queue_a_longer_round_below_the_cap_earns():
     """E - Pbar*T falls with g although E rises: `ratio` drafts all it may, the paper's form nothing."""
-    outlook = _outlook(0.1 + 0.05 * _g, 0.3 + 0.03 * _g)
+    cost_table = _cost_table(0.1 + 0.05 * _g, 0.3 + 0.03 * _g)
     for rule, draft_budget in ((ratio, G), (gelato, 0)):
         controller = rule(power_budget_w=CAP_W, penalty_weight=1e-3)
-        plan = controller.plan(_state(controller, 1e3, 50.0, 2.0, 0.6), outlook)
+        plan = controller.plan(_state(controller, 1e3, 50.0, 2.0, 0.6), cost_table)
         assert int(plan.draft_budget) == draft_budget
 
 
@@ -281,7 +281,7 @@ def test_changing_numbers_compiles_nothing_and_rows_are_vmapped():
     def budgets(weights, caps):
         def row(weight, cap):
             controller = ratio(penalty_weight=weight, power_budget_w=cap)
-            return controller.plan(controller.init(default_calibration()), _outlook(TIME_S[2], ENERGY_J[2]))
+            return controller.plan(controller.init(default_calibration()), _cost_table(TIME_S[2], ENERGY_J[2]))
 
         return jax.vmap(row)(weights, caps).draft_budget
 

@@ -19,7 +19,7 @@ from gelato_jax.control.sled import sled
 from gelato_jax.control.specdec_entropy import specdec_entropy
 from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, Outlook, RoundPlan
+from gelato_jax.types import STREAK_PLACES, CostTable, RoundPlan
 
 G = 6
 CALIBRATION = default_calibration(num_exits=2)
@@ -31,15 +31,15 @@ PEER_EXITS = {
     "specdec_entropy": specdec_entropy,
 }
 
-_planned = jax.jit(lambda controller, state, outlook: controller.plan(state, outlook))
+_planned = jax.jit(lambda controller, state, cost_table: controller.plan(state, cost_table))
 _learned = jax.jit(lambda rule, state, outcome: rule.update(state, outcome))
 _started = jax.jit(lambda rule, state, plan: rule.start(state, plan))
 _stepped = jax.jit(lambda rule, state, signal: rule.step(state, signal))
 
 
-def _outlook(time_s, energy_j=None):
+def _cost_table(time_s, energy_j=None):
     time_s = jnp.asarray(time_s, jnp.float32)
-    return Outlook(
+    return CostTable(
         time_s=time_s,
         energy_j=time_s if energy_j is None else jnp.asarray(energy_j, jnp.float32),
         uplink_bps=jnp.float32(1e6),
@@ -48,7 +48,7 @@ def _outlook(time_s, energy_j=None):
 
 
 def _random_outlook(rng, most=G):
-    return _outlook(
+    return _cost_table(
         0.05 + np.cumsum(rng.uniform(0.001, 0.03, most + 1)), 0.01 + np.cumsum(rng.uniform(0, 0.1, most + 1))
     )
 
@@ -110,13 +110,13 @@ def _tokens(alpha, most):
 def test_flexspec():
     rng, allowed_rounds = np.random.default_rng(0), 0
     for _ in range(80):
-        cap, alpha, outlook = rng.uniform(0.0, 4.0), rng.uniform(0.1, 0.9), _random_outlook(rng)
+        cap, alpha, cost_table = rng.uniform(0.0, 4.0), rng.uniform(0.1, 0.9), _random_outlook(rng)
         controller = flexspec(cap)
         calibration = default_calibration(mean_acceptance=alpha)
         streaks = dataclasses.replace(calibration, streak_acceptance=jnp.linspace(0.1, 0.9, STREAK_PLACES))
         state = controller.init(streaks)  # not that rule's business
-        plan = _planned(controller, state, outlook)
-        time_s, energy_j = np.asarray(outlook.time_s, np.float64), np.asarray(outlook.energy_j, np.float64)
+        plan = _planned(controller, state, cost_table)
+        time_s, energy_j = np.asarray(cost_table.time_s, np.float64), np.asarray(cost_table.energy_j, np.float64)
         rate, allowed, chosen = _tokens(alpha, G) / time_s, energy_j <= cap * time_s, int(plan.draft_budget)
         allowed_rounds += allowed.any()
         score = np.where(allowed, rate, -1.0) if allowed.any() else -energy_j / time_s
@@ -130,9 +130,9 @@ def test_flexspec():
 def test_flexspec_without_a_cap_under_one_and_where_none_can_be_kept(cap, chosen):
     """Three drafts are fastest; over 1 W from two on; nothing is under 0 W, and not drafting draws least."""
     controller = flexspec(cap)
-    outlook = _outlook([1.0, 1.1, 1.2, 1.3, 9.0], [0.1, 1.0, 2.0, 3.0, 4.0])
+    cost_table = _cost_table([1.0, 1.1, 1.2, 1.3, 9.0], [0.1, 1.0, 2.0, 3.0, 4.0])
     state = controller.init(default_calibration(mean_acceptance=0.9))
-    assert int(_planned(controller, state, outlook).draft_budget) == chosen
+    assert int(_planned(controller, state, cost_table).draft_budget) == chosen
 
 
 def test_ucb_specstop():
@@ -141,12 +141,12 @@ def test_ucb_specstop():
     successes = failures = rounds = 0
     lengths = set()
     for _ in range(100):
-        outlook = _random_outlook(rng)
-        chosen = int(_planned(controller, state, outlook).draft_budget)
+        cost_table = _random_outlook(rng)
+        chosen = int(_planned(controller, state, cost_table).draft_budget)
         tested = successes + failures
         bonus = 0.7 * np.sqrt(np.log(1 + rounds) / (2 * tested)) if tested else 1.0
         alpha = min(1.0, (successes / tested if tested else 1.0) + bonus)
-        assert _best(_tokens(alpha, G) / np.asarray(outlook.time_s, np.float64), chosen)
+        assert _best(_tokens(alpha, G) / np.asarray(cost_table.time_s, np.float64), chosen)
         drafted = int(rng.integers(0, chosen + 1))  # an exit may end a draft early, or let none happen
         accepted = int(min(drafted, rng.geometric(0.6) - 1))
         state = _learned(controller, state, _outcome(drafted, accepted))
@@ -157,23 +157,23 @@ def test_ucb_specstop():
 
 def test_ucb_specstop_is_optimistic_until_something_was_tested():
     controller = ucb_specstop()
-    state, outlook = controller.init(CALIBRATION), _outlook(0.1 + 0.05 * np.arange(G + 1))
+    state, cost_table = controller.init(CALIBRATION), _cost_table(0.1 + 0.05 * np.arange(G + 1))
     for _ in range(3):
-        assert int(_planned(controller, state, outlook).draft_budget) == G  # (g + 1) / T rises
+        assert int(_planned(controller, state, cost_table).draft_budget) == G  # (g + 1) / T rises
         state = _learned(controller, state, _outcome(0, 0))
     for _ in range(40):
         state = _learned(controller, state, _outcome(G, 0))
-    assert int(_planned(controller, state, outlook).draft_budget) == 0
+    assert int(_planned(controller, state, cost_table).draft_budget) == 0
 
 
-def _bandit_choice(arms, outlook, most, c):
+def _bandit_choice(arms, cost_table, most, c):
     """From (rounds, tokens, seconds) by arm: scores of the arms of 0..most, -inf where one waits for its turn."""
     total = sum(rounds for rounds, _, _ in arms.values())
     scores = np.full(most + 1, -np.inf)
     for g in range(most + 1):
         if g in arms:
             rounds, tokens, seconds = arms[g]
-            scores[g] = tokens / seconds + c * g / float(outlook.time_s[g]) * np.sqrt(np.log(total) / rounds)
+            scores[g] = tokens / seconds + c * g / float(cost_table.time_s[g]) * np.sqrt(np.log(total) / rounds)
         elif g == total % (most + 1):
             return {g}
     return {g for g in range(most + 1) if _best(scores, g)}
@@ -184,12 +184,12 @@ def test_banditspec():
     rng, controller, arms = np.random.default_rng(2), banditspec(0.3), {}
     state = controller.init(CALIBRATION)
     for most in [G] * 120 + [2] * 20 + [8] * 60:
-        outlook = _random_outlook(rng, most)
-        chosen = int(_planned(controller, state, outlook).draft_budget)
-        assert chosen in _bandit_choice(arms, outlook, most, 0.3)
+        cost_table = _random_outlook(rng, most)
+        chosen = int(_planned(controller, state, cost_table).draft_budget)
+        assert chosen in _bandit_choice(arms, cost_table, most, 0.3)
         drafted = chosen if rng.random() < 0.8 else int(rng.integers(0, chosen + 1))
         accepted = int(min(drafted, rng.geometric(0.3) - 1))
-        time_s = np.float32(outlook.time_s[drafted])
+        time_s = np.float32(cost_table.time_s[drafted])
         state = _learned(controller, state, _outcome(drafted, accepted, time_s))
         rounds, tokens, seconds = arms.get(drafted, (0, 0, 0.0))
         arms[drafted] = (rounds + 1, tokens + accepted + 1, seconds + float(time_s))
@@ -201,21 +201,21 @@ def test_banditspec():
 
 def test_banditspec_tries_every_arm_and_settles_on_the_best():
     """Alpha 0.7, T = 0.1 + 0.02 g: three drafts are best, not drafting is 40 % worse."""
-    controller, outlook, rounds = banditspec(), _outlook(0.1 + 0.02 * np.arange(G + 1)), 3_000
+    controller, cost_table, rounds = banditspec(), _cost_table(0.1 + 0.02 * np.arange(G + 1)), 3_000
 
     def one_round(state, key):
-        drafted = controller.plan(state, outlook).draft_budget
+        drafted = controller.plan(state, cost_table).draft_budget
         kept = jnp.cumprod(jax.random.uniform(key, (G,)) < 0.7)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
         outcome = observation(
-            drafted=drafted, accepted=accepted, tokens=accepted + 1, time_s=outlook.time_s[drafted], energy_j=0.2
+            drafted=drafted, accepted=accepted, tokens=accepted + 1, time_s=cost_table.time_s[drafted], energy_j=0.2
         )
         return controller.update(state, outcome), drafted
 
     keys = jax.random.split(jax.random.key(0), rounds)
     _, drafted = jax.jit(lambda: jax.lax.scan(one_round, controller.init(CALIBRATION), keys))()
     assert sorted(np.asarray(drafted[: G + 1]).tolist()) == list(range(G + 1))
-    rate = _tokens(0.7, G) / np.asarray(outlook.time_s)
+    rate = _tokens(0.7, G) / np.asarray(cost_table.time_s)
     assert int(np.argmax(rate)) == 3
     # fixed seed; arms 2 to 4 are within 3 % of each other, the others are not
     assert rate[np.asarray(drafted[rounds // 2 :])].mean() > 0.95 * rate.max()
@@ -223,10 +223,10 @@ def test_banditspec_tries_every_arm_and_settles_on_the_best():
 
 def test_banditspec_is_not_held_up_by_an_arm_that_never_happens():
     """An exit ends every draft after one token: arms 2.. are asked for in their turn only."""
-    controller, outlook, asked = banditspec(0.0), _outlook(0.1 + 0.001 * np.arange(G + 1)), []
+    controller, cost_table, asked = banditspec(0.0), _cost_table(0.1 + 0.001 * np.arange(G + 1)), []
     state = controller.init(CALIBRATION)
     for _ in range(10 * (G + 1)):
-        asked.append(int(_planned(controller, state, outlook).draft_budget))
+        asked.append(int(_planned(controller, state, cost_table).draft_budget))
         drafted = min(asked[-1], 1)
         state = _learned(controller, state, _outcome(drafted, drafted))
     assert np.bincount(asked, minlength=G + 1).tolist() == [1, 10 + 9, *[10] * (G - 1)]
@@ -238,11 +238,11 @@ def test_no_drafts_at_all(make):
     controller = make()
     state = controller.init(CALIBRATION)
     for _ in range(3):
-        plan = _planned(controller, state, _outlook([0.1]))
+        plan = _planned(controller, state, _cost_table([0.1]))
         assert int(plan.draft_budget) == 0
         assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(plan))
         state = _learned(controller, state, _outcome(0, 0))
-    plan = _planned(controller, state, _outlook(0.1 + 0.01 * np.arange(G + 1)))
+    plan = _planned(controller, state, _cost_table(0.1 + 0.01 * np.arange(G + 1)))
     assert 0 <= int(plan.draft_budget) <= G
     assert float(controller.queue(state)) == 0.0
 
@@ -370,10 +370,10 @@ def _rounds(rule, confidence):
     """Three rounds of a controller or an exit in a compiled loop, as `generate` runs them: the state behind them."""
     drafted = jnp.array([3, 0, 2])
     if isinstance(rule, control.Controller):
-        outlook = _outlook(0.1 + 0.01 * np.arange(G + 1))
+        cost_table = _cost_table(0.1 + 0.01 * np.arange(G + 1))
 
         def controlled(state, drafted):
-            plan = rule.plan(state, outlook)
+            plan = rule.plan(state, cost_table)
             outcome = dataclasses.replace(_outcome(0, 0), drafted=jnp.minimum(drafted, plan.draft_budget))
             return rule.update(state, outcome), None
 

@@ -11,7 +11,7 @@ import pytest
 
 from gelato_jax.control import Estimator, default_calibration, gelato, gelato_estimated, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import Compensated, Outlook
+from gelato_jax.types import Compensated, CostTable
 
 G = 6
 ROWS, ROUNDS = 32, 6_000
@@ -30,10 +30,10 @@ def _world(draft_share):
 def _walk(controller, calibration, alpha, draft_share, keys):
     """Rows of independent drafts that stand with chance alpha, as every entropy says: T, E, N, gamma, Q `[rows, k]`."""
     time_s, energy_j = _world(draft_share)
-    outlook = Outlook(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
+    cost_table = CostTable(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
 
     def one_round(state, key):
-        drafted = controller.plan(state, outlook).draft_budget
+        drafted = controller.plan(state, cost_table).draft_budget
         kept = jnp.cumprod(jax.random.uniform(key, (G,)) < alpha)
         accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
         outcome = observation(
@@ -116,11 +116,11 @@ def test_a_probe_comes_after_the_idle_rounds_asked_for_and_goes_on_while_it_stan
     sure = Estimator.create(discount=0.0, prior_strength=1e6)
     controller = type(controller)(params=controller.params, estimator=sure, rule=controller.rule)
     time_s, energy_j = _world(1.0)
-    outlook = Outlook(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
+    cost_table = CostTable(time_s=time_s, energy_j=energy_j, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02))
     state, drafts = controller.init(default_calibration(mean_acceptance=0.1)), []
     stands = iter([3, 1, 0, 0, 2, 0])
     for _ in range(24):
-        drafted = int(controller.plan(state, outlook).draft_budget)
+        drafted = int(controller.plan(state, cost_table).draft_budget)
         drafts.append(drafted)
         outcome = observation(
             drafted=jnp.int32(drafted),
@@ -139,7 +139,7 @@ def test_a_probe_comes_after_the_idle_rounds_asked_for_and_goes_on_while_it_stan
 @pytest.mark.parametrize("rule", RULES)
 def test_numbers_of_probes_are_data(rule):
     chex.clear_trace_counter()
-    outlook = Outlook(
+    cost_table = CostTable(
         time_s=_world(1.0)[0], energy_j=_world(1.0)[1], uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.02)
     )
 
@@ -149,7 +149,7 @@ def test_numbers_of_probes_are_data(rule):
         state = controller.init(default_calibration(mean_acceptance=0.1))
         owed = Compensated(high=queue_j, low=jnp.zeros(()))
         held = type(state.rule)(queue=owed, tokens=state.rule.tokens, seconds=state.rule.seconds, idle=idle)
-        return controller.plan(type(state)(estimate=state.estimate, rule=held), outlook).draft_budget
+        return controller.plan(type(state)(estimate=state.estimate, rule=held), cost_table).draft_budget
 
     for after, length, idle, queue_j, drafts in [
         (5, 2, 5, 0.0, 2),

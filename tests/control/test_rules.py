@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from gelato_jax import control
 from gelato_jax.control import DepthSignal, DraftSignal, default_calibration, depth_exits, draft_sampling, length_exits
 from gelato_jax.testing import observation
-from gelato_jax.types import Outlook, RoundPlan
+from gelato_jax.types import CostTable, RoundPlan
 
 G, X = 6, 3
 CALIBRATION = default_calibration(num_exits=X)
-OUTLOOK = Outlook(
+COST_TABLE = CostTable(
     time_s=0.05 + 0.01 * jnp.arange(G + 1, dtype=jnp.float32),
     energy_j=0.02 + 0.05 * jnp.arange(G + 1, dtype=jnp.float32),
     uplink_bps=jnp.float32(1e6),
@@ -68,8 +68,8 @@ def _stops(rule, entropies, plan, state=None):
 
 
 def test_static_is_clipped_to_the_longest_draft():
-    assert int(control.static(4).plan(control.static(4).init(CALIBRATION), OUTLOOK).draft_budget) == 4
-    plan = control.static(40).plan(control.static(40).init(CALIBRATION), OUTLOOK)
+    assert int(control.static(4).plan(control.static(4).init(CALIBRATION), COST_TABLE).draft_budget) == 4
+    plan = control.static(40).plan(control.static(40).init(CALIBRATION), COST_TABLE)
     assert int(plan.draft_budget) == G
     assert (float(plan.token_value), float(plan.energy_price), float(plan.time_price)) == (1.0, 0.0, 0.0)
 
@@ -79,11 +79,11 @@ def test_hf_schedule():
     state = controller.init(CALIBRATION)
     lengths = []
     for accept_all in [True, True, True, False, False, False, False, False, False, False, True]:
-        drafted = int(controller.plan(state, OUTLOOK).draft_budget)
+        drafted = int(controller.plan(state, COST_TABLE).draft_budget)
         lengths.append(drafted)
         state = controller.update(state, _outcome(drafted, drafted if accept_all else drafted - 1))
     assert lengths == [3, 5, 6, 6, 5, 4, 3, 2, 1, 1, 1]
-    assert int(controller.plan(state, OUTLOOK).draft_budget) == 3
+    assert int(controller.plan(state, COST_TABLE).draft_budget) == 3
 
 
 entropy_lists = st.lists(st.floats(0.0, 8.0, width=32), min_size=1, max_size=G)
@@ -140,7 +140,7 @@ def test_every_round_starts_anew(rule):
 
 def test_priced_never_stops_under_a_rule_without_prices():
     controller = control.static(2)
-    plan = controller.plan(controller.init(CALIBRATION), OUTLOOK)
+    plan = controller.plan(controller.init(CALIBRATION), COST_TABLE)
     assert not any(_stops(length_exits.priced(), [0.0, 3.0, 50.0, 1e4], plan))
 
 
@@ -256,7 +256,7 @@ def test_traced_choice_of_a_controller_is_that_controller():
         controller = control.select_controller(CONTROLLERS, index)
 
         def one_round(state, accepted):
-            plan = controller.plan(state, OUTLOOK)
+            plan = controller.plan(state, COST_TABLE)
             drafted = plan.draft_budget
             kept = jnp.minimum(accepted, drafted)
             outcome = observation(drafted=drafted, accepted=kept, tokens=kept + 1, time_s=0.1, energy_j=0.2)
@@ -269,7 +269,7 @@ def test_traced_choice_of_a_controller_is_that_controller():
         plans, queue = chosen(i)
         state = controller.init(CALIBRATION)
         for k, accepted in enumerate([6, 6, 0, 2, 6, 1, 0]):
-            plan = controller.plan(state, OUTLOOK)
+            plan = controller.plan(state, COST_TABLE)
             chex.assert_trees_all_close(jax.tree.map(lambda x, k=k: x[k], plans), plan, rtol=1e-5)
             state = controller.update(state, _outcome(int(plan.draft_budget), min(accepted, int(plan.draft_budget))))
             np.testing.assert_allclose(queue[k], controller.queue(state), rtol=1e-5)

@@ -18,7 +18,7 @@ from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Estimator, default_calibration
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, Outlook
+from gelato_jax.types import STREAK_PLACES, CostTable
 
 MODEL = EntropyModel(
     initial=[0.4, 0.3, 0.3],
@@ -114,8 +114,8 @@ def test_a_looked_up_policy_is_drawn_from():
     start, ones = controller.init(default_calibration(mean_acceptance=0.6)), jnp.ones(4)
 
     def drawn(state, rate):
-        outlook = Outlook(time_s=ones, energy_j=ones, uplink_bps=jnp.float32(rate), rtt_s=jnp.float32(0.1))
-        return int(controller.plan(state, outlook).draft_budget)
+        cost_table = CostTable(time_s=ones, energy_j=ones, uplink_bps=jnp.float32(rate), rtt_s=jnp.float32(0.1))
+        return int(controller.plan(state, cost_table).draft_budget)
 
     rejected = observation(
         drafted=jnp.int32(1),

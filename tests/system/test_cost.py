@@ -1,4 +1,4 @@
-"""Round, outlook and marginal costs against sums in plain Python, and against one another."""
+"""Round, cost_table and marginal costs against sums in plain Python, and against one another."""
 
 import chex
 import jax
@@ -53,7 +53,7 @@ def test_round_is_the_sum_of_its_parts(system, channel, trips):
     np.testing.assert_allclose((cost.time_s, cost.energy_j), _round(2.5, 3, 4_000, 9_000, 5, trips), rtol=1e-5)
 
 
-def _outlook(system, channel, scheme, **changes):
+def _cost_table(system, channel, scheme, **changes):
     numbers = {
         "work": 0.7,
         "catch_up": 1.0,
@@ -61,16 +61,16 @@ def _outlook(system, channel, scheme, **changes):
         "support": 9.0,
         "pending": 1,
     }
-    return system.outlook(channel, scheme, SIZES, **{**numbers, **changes})
+    return system.cost_table(channel, scheme, SIZES, **{**numbers, **changes})
 
 
 @pytest.mark.parametrize(
     ("scheme", "bits"), [(payloads.full(), 10 + 32 * U), (payloads.top_p(0.9), 10 + 42 * 9), (payloads.seeded(), 10)]
 )
 def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel, scheme, bits):
-    outlook = _outlook(system, channel, scheme)
+    cost_table = _cost_table(system, channel, scheme)
     expected = [_round(0.7 * g, 0.6**g, HEADER + bits * g + 10, HEADER + 10, g + 1, 1) for g in range(G + 1)]
-    np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["apart", "streaks"])
@@ -78,29 +78,29 @@ def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel
 def test_outlook_expects_over_the_verdict(system, channel, count, survival):
     scheme = payloads.candidates(count) if count else payloads.scalar()
     forecast = AcceptanceForecast(rate=jnp.float32(0.6), survival=jnp.asarray(survival, jnp.float32))
-    outlook = _outlook(system, channel, scheme, acceptance=forecast)
+    cost_table = _cost_table(system, channel, scheme, acceptance=forecast)
     expected = []
     for g, kept in enumerate(survival):
         rows = (1 - kept) * 0.6**count if count else 1 - kept
         asks = rows if count else 0
         down = HEADER + kept * 10 + (1 - kept) * count * 42 + rows * 32 * V
         expected.append(_round(0.7 * g, kept, HEADER * (1 + asks) + 42 * g + 10, down, g + 1, 1 + asks))
-    np.testing.assert_allclose(np.stack([outlook.time_s, outlook.energy_j], 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
 
 
 def test_a_device_that_never_drafts_feeds_nothing_but_still_waits(system, channel):
-    outlook = _outlook(system, channel, payloads.scalar(), catch_up=0.0, pending=0)
+    cost_table = _cost_table(system, channel, payloads.scalar(), catch_up=0.0, pending=0)
     np.testing.assert_allclose(
-        (outlook.time_s[0], outlook.energy_j[0]), _round(0, 0, HEADER, HEADER + 10, 1, 1), rtol=1e-5
+        (cost_table.time_s[0], cost_table.energy_j[0]), _round(0, 0, HEADER, HEADER + 10, 1, 1), rtol=1e-5
     )
 
 
 @pytest.mark.parametrize("scheme", [payloads.full(), payloads.top_k(9), payloads.seeded()])
 def test_marginal_cost_is_the_slope_of_the_outlook(system, channel, scheme):
-    outlook = _outlook(system, channel, scheme, catch_up=0.0)
+    cost_table = _cost_table(system, channel, scheme, catch_up=0.0)
     for g in range(G):
         marginal = system.token_cost(channel, scheme, SIZES, work=0.7, support=9.0, window=jnp.int32(g + 1))
-        slope = outlook.time_s[g + 1] - outlook.time_s[g], outlook.energy_j[g + 1] - outlook.energy_j[g]
+        slope = cost_table.time_s[g + 1] - cost_table.time_s[g], cost_table.energy_j[g + 1] - cost_table.energy_j[g]
         np.testing.assert_allclose(marginal, slope, rtol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_rows_and_numbers_share_one_program(system, channel):
     def tables(idle_w, mass):
         device = Device.create(**{**DEVICE, "idle_w": idle_w})
         varied = System(device=device, link=system.link, edge=system.edge)
-        return _outlook(varied, channel, payloads.top_p(mass)).energy_j
+        return _cost_table(varied, channel, payloads.top_p(mass)).energy_j
 
     rows = jax.vmap(tables)(jnp.array([0.4, 0.8]), jnp.array([0.9, 0.5]))
     assert rows.shape == (2, G + 1)

@@ -59,7 +59,7 @@ def test_local_costs_only_measured_time():
     machine = system.local(draft_token_s=0.01, window_s={1: 0.02, 5: 0.03})
     channel = machine.link.channel()
     assert math.isinf(float(channel.uplink_bps))
-    outlook = machine.outlook(
+    cost_table = machine.cost_table(
         channel,
         payloads.full(),
         payloads.Vocabularies.whole(49_152),
@@ -68,8 +68,8 @@ def test_local_costs_only_measured_time():
         acceptance=AcceptanceForecast.independent(0.5, 4),
         support=0.0,
     )
-    assert outlook.time_s.tolist() == pytest.approx([0.02, 0.04, 0.05, 0.06, 0.07])
-    assert outlook.energy_j.tolist() == [0.0] * 5
+    assert cost_table.time_s.tolist() == pytest.approx([0.02, 0.04, 0.05, 0.06, 0.07])
+    assert cost_table.energy_j.tolist() == [0.0] * 5
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from gelato_jax import payloads, system
-from gelato_jax.types import AcceptanceForecast, Outlook
+from gelato_jax.types import AcceptanceForecast, CostTable
 
 DEVICE, LINK, EDGE = "orin-nano-15w:smollm2-135m", "5mhz-500m", "h100-7b"
 """The device's figures were published for the target's own model: a draft costs its share of those weights."""
@@ -63,8 +63,8 @@ def _row(name: str, report: Mapping[str, Any], law: str, index: int, window_s: S
     average = report[law]["average"]
     tokens = np.array([1.0, *average["tokens_per_round"][index]])  # by draft length, from 0
     acceptance, cost = average["acceptance"][index], report["cost"]["weights"][index]
-    outlook = _outlook(cost, acceptance, len(tokens) - 1)
-    rate = tokens / np.asarray(outlook.time_s)
+    cost_table = _cost_table(cost, acceptance, len(tokens) - 1)
+    rate = tokens / np.asarray(cost_table.time_s)
     best = int(rate.argmax())
     length = speed_up = None
     if window_s is not None and "measured" in report["cost"]:
@@ -80,15 +80,15 @@ def _row(name: str, report: Mapping[str, Any], law: str, index: int, window_s: S
         acceptance=acceptance,
         modelled_length=best,
         modelled_tokens_per_s=float(rate[best]),
-        energy_per_token_j=float(np.asarray(outlook.energy_j)[best] / tokens[best]),
+        energy_per_token_j=float(np.asarray(cost_table.energy_j)[best] / tokens[best]),
         clock_length=length,
         clock_speed_up=speed_up,
     )
 
 
-def _outlook(cost: float, acceptance: float, longest: int) -> Outlook:
+def _cost_table(cost: float, acceptance: float, longest: int) -> CostTable:
     world = system.preset(DEVICE, LINK, EDGE)
-    return world.outlook(
+    return world.cost_table(
         world.link.channel(),
         payloads.candidates(32),
         payloads.Vocabularies.whole(_VOCABULARY),

@@ -142,14 +142,14 @@ def _tables(recording: Recording, world: system.System, environment: Environment
     """Costs as the simulated devices count them, tokens in double precision."""
     size = recording.max_draft_length
 
-    def outlook(rate: jax.Array, delay: jax.Array) -> Any:
+    def cost_table(rate: jax.Array, delay: jax.Array) -> Any:
         channel = world.link.channel()
         channel = system.Channel(
             uplink_bps=channel.uplink_bps * rate,
             downlink_bps=channel.downlink_bps * rate,
             rtt_s=channel.rtt_s * delay,
         )
-        return world.outlook(
+        return world.cost_table(
             channel,
             payload(),
             recording.vocabularies,
@@ -159,7 +159,7 @@ def _tables(recording: Recording, world: system.System, environment: Environment
             support=1.0,
         )
 
-    found = jax.vmap(outlook)(environment.bandwidth, environment.rtt)
+    found = jax.vmap(cost_table)(environment.bandwidth, environment.rtt)
     states = len(environment.bandwidth)
     tokens = np.cumsum(acceptance ** np.arange(size + 1.0))
     return Tables(

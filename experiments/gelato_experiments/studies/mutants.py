@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import Controller, ControllerRule
-from gelato_jax.types import AcceptanceForecast, Compensated, Observation, Outlook, RoundPlan, number, record
+from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observation, RoundPlan, number, record
 
 
 @record
@@ -61,9 +61,9 @@ def _rule(whole: ControllerRule) -> ControllerRule:
     def init(params: MutantParams) -> Any:
         return whole.init(params.whole)
 
-    def plan(params: MutantParams, state: Any, outlook: Outlook, forecast: AcceptanceForecast) -> RoundPlan:
+    def plan(params: MutantParams, state: Any, cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
         queue = _if(params.heeds_queue, state.queue, Compensated.zero())
-        return whole.plan(params.whole, dataclasses.replace(state, queue=queue), outlook, forecast)
+        return whole.plan(params.whole, dataclasses.replace(state, queue=queue), cost_table, forecast)
 
     def update(params: MutantParams, state: Any, outcome: Observation) -> Any:
         allowed = params.counts_allowance
