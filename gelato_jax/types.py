@@ -257,6 +257,7 @@ class CostTable:
     energy_j: Array  # [G+1] expected device joules of a round, idle included
     uplink_bps: Array  # [] channel state this round
     rtt_s: Array  # []
+    catch_up_s: Array = _unless_given(0.0)  # [] seconds of feeding the draft what it has not seen; not in `time_s`
 
 
 @record

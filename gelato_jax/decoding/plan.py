@@ -28,6 +28,7 @@ def plan(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int
         acceptance=controller.forecast(session.controller, max_draft_length),
         support=session.averages.support,
         pending=row.pending,
+        lag=row.lag,
     )
     return controller.plan(session.controller, cost_table)
 

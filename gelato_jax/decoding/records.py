@@ -261,6 +261,7 @@ class RowState:
 
     round: Array  # [] int32 the row's own round counter
     pending: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
+    lag: Array  # [] int32 committed tokens that the draft has not seen, but for the last
     link: LinkState
     session: Session
     totals: Totals

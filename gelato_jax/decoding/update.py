@@ -29,6 +29,7 @@ def update(
     after = RowState(
         round=row.round + seen.active,
         pending=committed.pending,
+        lag=_lag(row, seen),
         link=terms.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
@@ -38,6 +39,11 @@ def update(
         totals=row.totals.add(seen),
     )
     return after, seen
+
+
+def _lag(row: RowState, seen: Observation) -> Array:
+    """What the draft has not seen behind a round: drafting feeds it all but a bonus token's predecessor."""
+    return jnp.where(seen.drafted > 0, jnp.maximum(seen.tokens - seen.drafted, 0), row.lag + seen.tokens)
 
 
 def fresh_session(terms: Terms) -> Session:
@@ -54,6 +60,7 @@ def open_row(session: Session, link_key: Array, *, terms: Terms) -> RowState:
     return RowState(
         round=jnp.ones((), jnp.int32),  # the first token takes the uniforms of round 0
         pending=jnp.zeros((), jnp.int32),
+        lag=jnp.zeros((), jnp.int32),
         link=terms.system.link.init(link_key),
         session=session,
         totals=Totals.zero(terms.work.shape[0]),
@@ -77,8 +84,11 @@ def read_prompt(
         later on, the prompt is among the tokens that it catches up with.
     """
     channel = terms.system.link.observe(row.link)
+    row = dataclasses.replace(row, lag=prompt_tokens)
     planned = drafts_at_once(row, channel, terms=believed or terms, max_draft_length=max_draft_length)
     seen = observe_prompt(channel, prompt_tokens, planned, terms=terms)
     session = dataclasses.replace(row.session, controller=terms.policy.controller.charge(row.session.controller, seen))
     link = terms.system.link.advance(row.link, seen.time_s)
-    return dataclasses.replace(row, link=link, session=session, totals=row.totals.add_prompt(seen)), planned
+    lag = jnp.where(planned, 0, prompt_tokens)
+    totals = row.totals.add_prompt(seen)
+    return dataclasses.replace(row, lag=lag, link=link, session=session, totals=totals), planned

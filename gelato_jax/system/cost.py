@@ -78,6 +78,7 @@ class System:
         acceptance: AcceptanceForecast,
         support: Array | float,
         pending: Array | int = 0,
+        lag: Array | int = 0,
     ) -> CostTable:
         """Expected seconds and joules of a round of this row, for every draft length.
 
@@ -95,6 +96,7 @@ class System:
             acceptance: of the row's next drafts, up to the longest draft G.
             support: [] expected support of q after top-p or top-k.
             pending: [] ids drawn on the device that the edge has not seen.
+            lag: [] committed tokens that the draft has not seen.
 
         Returns:
             The tables of length G + 1.
@@ -115,7 +117,13 @@ class System:
             window=drafted + 1,
             round_trips=1.0 + asked,
         )
-        return CostTable(time_s=cost.time_s, energy_j=cost.energy_j, uplink_bps=channel.uplink_bps, rtt_s=channel.rtt_s)
+        return CostTable(
+            time_s=cost.time_s,
+            energy_j=cost.energy_j,
+            uplink_bps=channel.uplink_bps,
+            rtt_s=channel.rtt_s,
+            catch_up_s=jnp.asarray(lag, jnp.float32) * self.device.prefill_s,
+        )
 
     def token_cost(
         self,
