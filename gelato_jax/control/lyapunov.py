@@ -9,9 +9,8 @@ while the last probe's first draft stood; evidence that a draft is better than b
 A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
 before the next, so a cap that holds without probes holds with them. Its price, where not drafting is right: with
 acceptance a and a draft that takes x rounds without drafts, single probes cost (x - a) / (1 - a) such rounds in
-`probe_after`, at most 1 / `probe_after` of the rate if x <= 1; where the draft must first catch up, as long as that and
-the draft take at most `PROBE_PRICE` in `probe_after` of the idle time, and not at all where they always take more.
-Exits may end a probe after its first draft.
+`probe_after`, at most 1 / `probe_after` of the rate if x <= 1, beside what the draft must first catch up with:
+`CATCH_UP_ROUNDS` in `probe_after` rounds at most (where it always takes more no probe is sent). Exits may end a probe after its first draft.
 """
 
 import dataclasses
@@ -28,8 +27,8 @@ from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observa
 
 PROBE_AFTER = 100
 """Rounds without drafts before a probe: at most one per cent of the rate; assumed."""
-PROBE_PRICE = 2.0
-"""Rounds without drafts that a probe may cost for every `probe_after` of them, catching up included; assumed."""
+CATCH_UP_ROUNDS = 2.0
+"""Rounds without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
 PROBE_LENGTH = 1
 """Drafts of a probe: what the bound on its price is for; assumed."""
 
@@ -200,11 +199,10 @@ def _init(params: LyapunovParams) -> LyapunovState:
 def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
     """The draft budget: the best length, or a probe where that is 0, as it was for long, and no joule is owed.
 
-    A probe must also be cheap beside the idle time, for it pays for all that the draft has not seen since.
+    What the draft has not seen since must be cheap to catch up with, beside the idle time.
     """
     probe = jnp.minimum(params.probe_length, cost_table.time_s.shape[0] - 1)
-    price_s = cost_table.catch_up_s + cost_table.time_s[probe] - cost_table.time_s[0]
-    cheap = price_s * params.probe_after <= PROBE_PRICE * state.idle * cost_table.time_s[0]
+    cheap = cost_table.catch_up_s * params.probe_after <= CATCH_UP_ROUNDS * state.idle * cost_table.time_s[0]
     due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0) & cheap
     return jnp.where(due, probe, best).astype(jnp.int32)
 
