@@ -10,7 +10,8 @@ A probe is sent only with an empty queue: it can raise the queue to one round's 
 before the next, so a cap that holds without probes holds with them. Its price, where not drafting is right: with
 acceptance a and a draft that takes x rounds without drafts, single probes cost (x - a) / (1 - a) such rounds in
 `probe_after`, at most 1 / `probe_after` of the rate if x <= 1, beside what the draft must first catch up with:
-`CATCH_UP_ROUNDS` in `probe_after` rounds at most (where it always takes more no probe is sent). Exits may end a probe after its first draft.
+`CATCH_UP_ROUNDS` in `probe_after` rounds at most, and where it always takes more no probe is sent. Exits may end a
+probe after its first draft.
 """
 
 import dataclasses
