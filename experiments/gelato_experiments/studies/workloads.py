@@ -159,8 +159,8 @@ def _acceptance(recorded: Recording) -> Row:
 
 
 def _prompt(load: _Workload, scenario: Scenario, effort: Share) -> Row:
-    """What reading prompts costs the device by request, and the tokens that rounds give it: alike for all methods."""
-    terms = _terms(load.judging, scenario, "target-only", math.inf, {})
+    """What prompts cost a device that drafts by request, and the tokens that rounds give it: alike for its methods."""
+    terms = _terms(load.judging, scenario, "static", math.inf, {"draft_length": 1})
     pair = [terms] * 2  # one alone would be compiled apart
     found = simulation.simulate(load.judging, pair, devices=effort.devices, rounds=effort.rounds, seed=effort.seed)
     requests = found.requests.sum()
