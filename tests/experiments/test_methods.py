@@ -126,7 +126,7 @@ def test_a_looked_up_policy_is_drawn_from():
         energy_j=jnp.float32(1.0),
         active=jnp.array(True),
     )
-    idle = dataclasses.replace(rejected, drafted=jnp.int32(0))
+    idle = dataclasses.replace(rejected, drafted=jnp.int32(0), rejected=jnp.array(False))
     restless = controller.update(start, rejected)  # one rejection where 0.4 were expected: a level of 1.75
     assert (drawn(start, 3e6), drawn(restless, 1e6), drawn(restless, 3e6)) == (3, 1, 0)
     state, lengths = start, []

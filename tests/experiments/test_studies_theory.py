@@ -129,8 +129,8 @@ def test_tables_of_the_exact_world_are_what_devices_pay():
     history = world.simulate([control.static(3)], devices=2, rounds=200, history=True).history
     assert history is not None
     for measured, table in (
-        (history.outcome.time_s, world.tables.seconds),
-        (history.outcome.energy_j, world.tables.joules),
+        (history.seen.time_s, world.tables.seconds),
+        (history.seen.energy_j, world.tables.joules),
     ):
         distance = np.abs(measured.reshape(-1, 1) / table[None, :, 3] - 1.0)
         assert distance.min(axis=1).max() < 1e-5

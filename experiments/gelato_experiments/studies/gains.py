@@ -147,15 +147,19 @@ def figures_of(judged: Judged) -> Row:
     return row
 
 
+_NOTHING = 1e-5
+"""Joules a token: more than a byte a round takes on any link here, and a thousandth of a draft."""
+
+
 def gain(judged: Judged, base: Judged) -> Row:
     """Percent more tokens per second, and percent more joules a token, than a base on the same devices.
 
-    Ratios are taken by share, then averaged. A base that spends nothing has no percent: None.
+    Ratios are taken by share, then averaged. A base that spends nothing but a message's header has no percent: None.
     """
     row: Row = {}
     for name, column in (("tokens_per_s", "rate_gain_pct"), ("energy_per_token_j", "energy_gain_pct")):
         mine, other = getattr(judged.figures, name), getattr(base.figures, name)
-        if (other > 0).all():
+        if (other > _NOTHING).all():
             row[column], row[f"{column}_half"] = mean_and_half(100.0 * (mine / other - 1.0))
         else:
             row[column] = row[f"{column}_half"] = None
