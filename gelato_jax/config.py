@@ -10,6 +10,10 @@ from typing import Literal
 from gelato_jax.errors import GelatoError
 
 
+WeightFormat = Literal["float", "int8", "q8", "q4"]
+"""How a model's matrices are kept; see `ModelConfig.weight_format`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
     """Frequency scaling of Llama 3's rotary embedding (`rope_type: llama3`)."""
@@ -53,8 +57,9 @@ class ModelConfig:
             (U; a draft's head), or None for all of it.
         known_vocab_size: ids that the tokenizer has, when the model pads its vocabulary beyond
             them; padding logits are left out. None: no padding.
-        weight_format: `float`, or `int8`: every matrix but the embedding has 8-bit weights and a
-            float32 scale per output (`models.quantize`).
+        weight_format: `float`; `int8`: every matrix but the embedding has 8-bit weights and a float32 scale per
+            output; `q8` and `q4`: matrices have 8 or 4 bits and a scale for every 32 inputs, embedding and head
+            always 8 (`models.quantize`, `gelato_kernels.BlockWeights`).
     """
 
     family: Literal["llama", "qwen2", "qwen3"]
@@ -76,7 +81,7 @@ class ModelConfig:
     exit_probes: bool = False
     head_vocab_size: int | None = None
     known_vocab_size: int | None = None
-    weight_format: Literal["float", "int8"] = "float"
+    weight_format: WeightFormat = "float"
 
     def __post_init__(self) -> None:
         """Fill the default exit and refuse shapes that cannot run."""
@@ -90,6 +95,11 @@ class ModelConfig:
             raise GelatoError(f"head_dim {self.head_dim} must be even for rotary embedding")
         if self.weight_format == "int8" and self.tied_head:
             raise GelatoError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether matrices are kept as `gelato_kernels.BlockWeights`."""
+        return self.weight_format in ("q4", "q8")
 
     @property
     def output_size(self) -> int:

@@ -39,7 +39,7 @@ def run_windows(model: Model, *, window: int, steps: int) -> Array:
     decoder = model.bind()
     # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
     slots = max(SMALLEST_BUFFER, _POSITION + window * (steps + 1))
-    cache = allocate(decoder.config, 1, slots, decoder.embed.embedding.dtype)
+    cache = allocate(decoder.config, 1, slots, decoder.cache_dtype)
 
     def step(index: Array, carry):
         cache, tokens = carry

@@ -124,7 +124,7 @@ def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shape
         return start + chunk, write(cache, fresh, lengths, after=x), last
 
     last = jnp.zeros((rows, decoder.config.hidden_size), jnp.float32)
-    empty = allocate(decoder.config, rows, tokens.shape[1], decoder.embed.embedding.dtype)
+    empty = allocate(decoder.config, rows, tokens.shape[1], decoder.cache_dtype)
     start = (jnp.zeros((), jnp.int32), empty, last)
     _, cache, last = lax.while_loop(lambda carry: carry[0] < prompt_length.max(), read, start)
     return cache, last

@@ -27,31 +27,34 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
-    def __call__(self, x: Array, angles: Array, cached: KeyValue | None, lengths: Array) -> tuple[Array, KeyValue]:
+    def __call__(
+        self, x: Array, norm: RMSNorm, angles: Array, cached: KeyValue | None, lengths: Array
+    ) -> tuple[Array, KeyValue]:
         """Attend from `x [B, T, D]` to the first `lengths [B]` cached slots and to the window's past.
 
         Args:
-            x: normed hidden states `[B, T, D]`.
+            x: hidden states `[B, T, D]`.
+            norm: of what is attended from; the states themselves are what the attention is added to.
             angles: rotary angles of the window's positions, `[B, T, H/2]`.
             cached: this layer's keys and values, `[B, K, S, H]` each; None: nothing is cached.
             lengths: valid slots of each row, `[B]` int32.
 
         Returns:
-            The attention output `[B, T, D]` and the window's keys and values `[B, K, T, H]`.
+            `x` with the attention's output added, and the window's keys and values `[B, K, T, H]`.
         """
-        query, key, value = self._project(x, angles)
+        query, key, value = self._project(x, norm, angles)
         attended = attend(query, cached, lengths, (key, value))
-        return self.out(attended), (key, value)
+        return self.out(attended, residual=x), (key, value)
 
-    def keys_values(self, x: Array, angles: Array) -> KeyValue:
+    def keys_values(self, x: Array, norm: RMSNorm, angles: Array) -> KeyValue:
         """Keys and values alone, `[B, K, T, H]`: what a skipped layer must leave in the cache."""
-        _, key, value = self._project(x, angles)
+        _, key, value = self._project(x, norm, angles)
         return key, value
 
-    def _project(self, x: Array, angles: Array) -> tuple[Array, Array, Array]:
+    def _project(self, x: Array, norm: RMSNorm, angles: Array) -> tuple[Array, Array, Array]:
         num_heads, num_kv_heads, head_dim = self.heads
         batch, window, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, window, num_heads + 2 * num_kv_heads, head_dim)
+        qkv = self.qkv(x, norm=norm).reshape(batch, window, num_heads + 2 * num_kv_heads, head_dim)
         query, key, value = jnp.split(qkv, [num_heads, num_heads + num_kv_heads], axis=2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)

@@ -5,6 +5,7 @@ slice on a CPU). All methods only read the cache; `cache.write` follows.
 """
 
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import gelato_kernels
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.attention import Attention
 from gelato_jax.models.cache import Cache, KeyValue
-from gelato_jax.models.layers import GatedMLP, Head, RMSNorm, product, rope_frequencies
+from gelato_jax.models.layers import Embedding, GatedMLP, Head, RMSNorm, rope_frequencies
 from gelato_jax.types import record, static
 
 
@@ -30,20 +31,12 @@ class Layer(nnx.Module):
 
     def __call__(self, x: Array, angles: Array, cached: KeyValue | None, lengths: Array) -> tuple[Array, KeyValue]:
         """Map `x [B, T, D]` to `[B, T, D]` and the window's keys and values."""
-        attended, fresh = self.attention(self.input_norm(x), angles, cached, lengths)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), fresh
+        x, fresh = self.attention(x, self.input_norm, angles, cached, lengths)
+        return self.mlp(x, self.mlp_norm), fresh
 
     def keys_values(self, x: Array, angles: Array) -> KeyValue:
         """What this layer would cache for `x`, without computing the layer."""
-        return self.attention.keys_values(self.input_norm(x), angles)
-
-
-class Embedding(nnx.Module):
-    """A table of token vectors `[rows, D]`; tied, it is the output head too."""
-
-    def __init__(self, rows: int, size: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (rows, size)) * size**-0.5)
+        return self.attention.keys_values(x, self.input_norm, angles)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -64,7 +57,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.embed = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.embed = Embedding(config, rngs=rngs)
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
         early = len(config.exits) - 1
         self.exit_norms = nnx.List([RMSNorm(config.hidden_size, eps=config.norm_eps) for _ in range(early)])
@@ -78,9 +71,14 @@ class Decoder(nnx.Module):
         positions = lengths[:, None] + jnp.arange(window)
         return positions[..., None].astype(jnp.float32) * rope_frequencies(self.config)
 
+    @property
+    def cache_dtype(self) -> Any:
+        """Type of its caches: that of its embedding, float32 where that is in blocks."""
+        return jnp.float32 if self.config.has_blocks else self.embed.embedding.dtype
+
     def embed_tokens(self, tokens: Array) -> Array:
         """`[B, T]` int32 -> `[B, T, D]` float32."""
-        return jnp.take(self.embed.embedding[...], tokens, axis=0).astype(jnp.float32)
+        return self.embed(tokens)
 
     def run(
         self,
@@ -123,12 +121,13 @@ class Decoder(nnx.Module):
 
         Padding rows of the head, ids that the tokenizer does not have, are left out.
         """
-        logits: Array = product(normed, self.embed.embedding[...], 1) if self.head is None else self.head(normed)
+        logits: Array = self.embed.unembed(normed) if self.head is None else self.head(normed)
         return logits[..., : self.config.valid_outputs]
 
     def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:
         """Entropy (nats) and the rest of the law that `head_logits` gives, `[...]`; kernels store no logits for it."""
-        if self.config.valid_outputs < self.config.output_size:  # the kernels know no padding rows
+        # The fused kernels know neither padding rows nor blocks.
+        if self.config.valid_outputs < self.config.output_size or self.config.has_blocks:
             return gelato_kernels.entropy(self.head_logits(normed))
         if self.head is None:
             return gelato_kernels.unembed_entropy(normed, self.embed.embedding[...])
@@ -185,7 +184,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_outlines(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """`parameter_shapes` with dtypes: int8, or float32 for what may be of any floating dtype."""
+    """`parameter_shapes` with dtypes: those of weights in few bits, or float32 for what may be of any floating dtype."""
     return dict(_structure(config)[2])
 
 

@@ -1,7 +1,8 @@
-"""The pieces of a decoder: linear, head, RMS norm, rotary embedding, gated MLP.
+"""The pieces of a decoder: RMS norm, linear, head, embedding, gated MLP, rotary embedding.
 
 Numbers: the residual stream, norms and sums are float32 whatever the weights are; a product takes
-its input in the weights' dtype (float32 for 8-bit weights) and accumulates in float32.
+its input in the weights' dtype (float32 for 8-bit weights, whole numbers of 15 bits for those in blocks) and
+accumulates in float32.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ from flax import nnx
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.config import ModelConfig, RopeScaling
+from gelato_jax.config import ModelConfig, RopeScaling, WeightFormat
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -49,50 +50,6 @@ def _contract(left: Array, right: Array, left_axis: int, right_axis: int) -> Arr
     return lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
 
 
-class Linear(nnx.Module):
-    """`x @ kernel (+ bias)`, kernel `[in, out]`: the layout that float32 windows want on a CPU.
-
-    With 8-bit weights the kernel is int8 `[out, in]`, with a `kernel_scale [out]`.
-    """
-
-    def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs):
-        kernel = jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5
-        self.kernel, self.kernel_scale = _weights(kernel, kernel.T, config)
-        self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
-
-    def __call__(self, x: Array) -> Array:
-        """Map `x [..., in]` float32 to `[..., out]` float32."""
-        y = _product(x, self.kernel, self.kernel_scale, 0)
-        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
-
-
-class Head(nnx.Module):
-    """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        shape = (config.output_size, config.hidden_size)
-        kernel = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
-        self.kernel, self.kernel_scale = _weights(kernel, kernel, config)
-
-    def __call__(self, x: Array) -> Array:
-        """Map `x [..., D]` float32 to logits `[..., U]` float32."""
-        return _product(x, self.kernel, self.kernel_scale, 1)
-
-
-def _weights(kernel: Array, rows: Array, config: ModelConfig) -> tuple[nnx.Param, nnx.Param | None]:
-    """A matrix as it is kept: as it is, or its outputs' `rows [out, in]` in 8 bits with their scales."""
-    if config.weight_format == "float":
-        return nnx.Param(kernel), None
-    values, scale = gelato_kernels.quantize_rows(rows)
-    return nnx.Param(values), nnx.Param(scale)
-
-
-def _product(x: Array, kernel: nnx.Param, scale: nnx.Param | None, axis: int) -> Array:
-    if scale is None:
-        return product(x, kernel[...], axis)
-    return gelato_kernels.quantized_matmul(x, kernel[...], scale[...])
-
-
 class RMSNorm(nnx.Module):
     """Root-mean-square norm with a scale, in float32 (arXiv 1910.07467)."""
 
@@ -106,6 +63,128 @@ class RMSNorm(nnx.Module):
         return x * jax.lax.rsqrt(mean_square + self.eps) * self.scale[...].astype(jnp.float32)
 
 
+class Linear(nnx.Module):
+    """`x @ kernel (+ bias)`, kernel `[in, out]`: the layout that float32 windows want on a CPU.
+
+    With 8-bit weights the kernel is int8 `[out, in]`, with a `kernel_scale [out]`; in blocks it is what
+    `gelato_kernels.BlockWeights` packs, with a `kernel_scale` and, of 4 bits, a `kernel_minimum`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs):
+        kernel = jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5
+        kept = _kept(kernel, kernel.T, config.weight_format)
+        self.kernel, self.kernel_scale, self.kernel_minimum = kept
+        self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
+        self.blocks = (config.weight_format, (outputs, inputs)) if config.has_blocks else None
+
+    def __call__(
+        self, x: Array, *, norm: RMSNorm | None = None, gated: bool = False, residual: Array | None = None
+    ) -> Array:
+        """Map `x [..., in]` float32 to `[..., out]` float32.
+
+        Args:
+            x: the inputs; `[..., 2 * in]` if gated.
+            norm: applied to them first.
+            gated: what is multiplied is silu of their first half times their second (arXiv 2002.05202).
+            residual: `[..., out]`, added last.
+        """
+        if self.blocks is not None:
+            return gelato_kernels.block_matmul(
+                x,
+                _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks),
+                norm=None if norm is None else (norm.scale[...], norm.eps),
+                gated=gated,
+                bias=None if self.bias is None else self.bias[...],
+                residual=residual,
+            )
+        if norm is not None:
+            x = norm(x)
+        if gated:
+            gate, up = jnp.split(x, 2, axis=-1)
+            x = jax.nn.silu(gate) * up
+        y = _product(x, self.kernel, self.kernel_scale, 0)
+        y = y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+        return y if residual is None else residual + y
+
+
+class Head(nnx.Module):
+    """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        shape = (config.output_size, config.hidden_size)
+        kernel = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
+        self.kernel, self.kernel_scale, _ = _kept(kernel, kernel, _head_format(config))
+        self.blocks = (_head_format(config), shape) if config.has_blocks else None
+
+    def __call__(self, x: Array) -> Array:
+        """Map `x [..., D]` float32 to logits `[..., U]` float32."""
+        if self.blocks is not None:
+            return gelato_kernels.block_matmul(x, _blocks(self.kernel, self.kernel_scale, None, *self.blocks))
+        return _product(x, self.kernel, self.kernel_scale, 1)
+
+
+class Embedding(nnx.Module):
+    """A table of token vectors `[V, D]`; tied, it is the output head too."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        shape = (config.vocab_size, config.hidden_size)
+        table = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
+        self.blocks = (_head_format(config), shape) if config.has_blocks else None
+        self.embedding, self.embedding_scale, _ = _kept(table, table, _head_format(config) if self.blocks else "float")
+
+    def __call__(self, tokens: Array) -> Array:
+        """Vectors `[..., D]` float32 of tokens `[...]` int32."""
+        if self.blocks is not None:
+            return gelato_kernels.unpack_rows(self._table(), tokens)
+        return jnp.take(self.embedding[...], tokens, axis=0).astype(jnp.float32)
+
+    def unembed(self, x: Array) -> Array:
+        """Map `x [..., D]` float32 to logits `[..., V]` float32."""
+        if self.blocks is not None:
+            return gelato_kernels.block_matmul(x, self._table())
+        return product(x, self.embedding[...], 1)
+
+    def _table(self) -> gelato_kernels.BlockWeights:
+        assert self.blocks is not None
+        return _blocks(self.embedding, self.embedding_scale, None, *self.blocks)
+
+
+def _head_format(config: ModelConfig) -> WeightFormat:
+    """Of a head, and of an embedding in blocks: the logits' errors are the text's, so never 4 bits."""
+    return "q8" if config.has_blocks else config.weight_format
+
+
+def _kept(kernel: Array, rows: Array, kind: WeightFormat) -> tuple[nnx.Param, nnx.Param | None, nnx.Param | None]:
+    """A matrix as it is kept: as it is, or its outputs' `rows [out, in]` in few bits, scales and minimums."""
+    if kind == "float":
+        return nnx.Param(kernel), None, None
+    if kind == "int8":
+        values, scale = gelato_kernels.quantize_rows(rows)
+        return nnx.Param(values), nnx.Param(scale), None
+    blocks = gelato_kernels.quantize_blocks(rows, kind)
+    minimum = None if blocks.minimums is None else nnx.Param(blocks.minimums)
+    return nnx.Param(blocks.packed), nnx.Param(blocks.scales), minimum
+
+
+def _blocks(
+    packed: nnx.Param, scale: nnx.Param | None, minimum: nnx.Param | None, kind: WeightFormat, shape: tuple[int, int]
+) -> gelato_kernels.BlockWeights:
+    assert scale is not None
+    return gelato_kernels.BlockWeights(
+        packed=packed[...],
+        scales=scale[...],
+        minimums=None if minimum is None else minimum[...],
+        format=kind,
+        shape=shape,
+    )
+
+
+def _product(x: Array, kernel: nnx.Param, scale: nnx.Param | None, axis: int) -> Array:
+    if scale is None:
+        return product(x, kernel[...], axis)
+    return gelato_kernels.quantized_matmul(x, kernel[...], scale[...])
+
+
 class GatedMLP(nnx.Module):
     """SwiGLU MLP (arXiv 2002.05202); gate and up are one product."""
 
@@ -113,10 +192,9 @@ class GatedMLP(nnx.Module):
         self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config, rngs=rngs)
         self.down = Linear(config.mlp_size, config.hidden_size, config, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        """Map `x [..., D]` to `[..., D]`."""
-        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
-        return self.down(jax.nn.silu(gate) * up)
+    def __call__(self, x: Array, norm: RMSNorm) -> Array:
+        """`x [..., D]` with the MLP of its norm added."""
+        return self.down(self.gate_up(x, norm=norm), gated=True, residual=x)
 
 
 def rope_frequencies(config: ModelConfig) -> Array:

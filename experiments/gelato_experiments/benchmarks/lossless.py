@@ -105,6 +105,6 @@ def _last_logits(target: Model, ids: Sequence[int]) -> jax.Array:
 @jax.jit
 def _logits_at(target: Model, tokens: jax.Array, position: jax.Array) -> jax.Array:
     decoder = target.bind()
-    empty = allocate(decoder.config, 1, 1, decoder.embed.embedding.dtype)
+    empty = allocate(decoder.config, 1, 1, decoder.cache_dtype)
     x, _ = decoder.forward(tokens, empty, jnp.zeros((1,), jnp.int32))
     return decoder.unembed(x[0, position])
