@@ -8,6 +8,8 @@ no op offers a gradient.
 """
 
 from gelato_kernels.attention.api import window_attention
+from gelato_kernels.block_weights.api import block_matmul, pack_blocks, quantize_blocks, unpack_blocks
+from gelato_kernels.block_weights.records import BlockWeights
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
 from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
@@ -19,16 +21,20 @@ from gelato_kernels.verification.api import accept, match, sample_residual, spec
 from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
 __all__ = [
+    "BlockWeights",
     "ResidualSample",
     "Support",
     "TokenStats",
     "Verification",
     "VerifyUniforms",
     "accept",
+    "block_matmul",
     "entropy",
     "gumbel_argmax",
     "gumbel_noise",
     "match",
+    "pack_blocks",
+    "quantize_blocks",
     "quantize_rows",
     "quantized_matmul",
     "sample",
@@ -37,6 +43,7 @@ __all__ = [
     "top_k_logits",
     "top_p_logits",
     "unembed_entropy",
+    "unpack_blocks",
     "uniforms",
     "window_attention",
 ]

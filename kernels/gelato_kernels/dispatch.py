@@ -21,6 +21,7 @@ class Backend(NamedTuple):
     platforms: tuple[str, ...] = ()  # names of jax's platforms ("cpu", "cuda", "rocm", "tpu"); empty: all of them
     refuses: Callable[..., str | None] | None = None  # called with the op's arrays; why it cannot serve them, or None
     named_only: bool = False  # never chosen, only asked for: interpreters, and twins of another backend
+    lacks: Callable[[], str | None] | None = None  # what this machine lacks for it, or None; asked when traced for it
     narrow: bool = False  # takes bfloat16 and float16 as they are; others get float32
 
 
@@ -49,6 +50,9 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
         if implementation not in named:
             raise ValueError(f"{op}: no implementation {implementation!r}, there are {sorted(named)}")
         backend = named[implementation]
+        lacking = backend.lacks() if backend.lacks else None
+        if lacking is not None:
+            raise ValueError(f"{op}: implementation {implementation!r} is not available: {lacking}")
         reason = backend.refuses(*arrays) if backend.refuses else None
         if reason is not None:
             raise ValueError(f"{op}: implementation {implementation!r} cannot serve these inputs: {reason}")
@@ -59,8 +63,11 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
     present = _platforms()
     special: dict[str, Callable[..., Any]] = {}
     for backend in able[:everywhere]:
-        for platform in present.intersection(backend.platforms):
-            special.setdefault(platform, _run(backend))
+        served = present.intersection(backend.platforms).difference(special)
+        if not served or (backend.lacks and backend.lacks() is not None):
+            continue
+        for platform in served:
+            special[platform] = _run(backend)
     if not special:
         return _run(able[everywhere])(*arrays)
     return lax.platform_dependent(*arrays, default=_run(able[everywhere]), **special)
@@ -69,7 +76,12 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
 def runnable(backends: Sequence[Backend]) -> list[str]:
     """Names of the backends that run in this process, interpreters among them."""
     present = _platforms()
-    return [backend.name for backend in backends if not backend.platforms or present.intersection(backend.platforms)]
+    return [
+        backend.name
+        for backend in backends
+        if (not backend.platforms or present.intersection(backend.platforms))
+        and (backend.lacks is None or backend.lacks() is None)
+    ]
 
 
 def _platforms() -> set[str]:

@@ -1,0 +1,41 @@
+"""Between a matrix [out, in] and the panels and groups of `BlockWeights`."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gelato_kernels.block_weights.records import GROUP, PANEL, BlockWeights
+
+
+def to_panels(numbers: Array, bits: int) -> Array:
+    """Pack whole numbers [out, in] of 4 or 8 bits."""
+    numbers = jnp.pad(numbers, ((0, -numbers.shape[0] % PANEL), (0, -numbers.shape[1] % GROUP)))
+    panels, groups = numbers.shape[0] // PANEL, numbers.shape[1] // GROUP
+    if bits == 8:
+        pairs = numbers.reshape(panels, PANEL, groups, GROUP // 2, 2).transpose(0, 2, 3, 1, 4)
+        return pairs.astype(jnp.int8).reshape(panels, groups, PANEL * GROUP)
+    # Input 8 * part + 4 * byte + 2 * high + odd: its half of a byte is `high`, its byte `byte` of the 16 bits of `odd`.
+    parts = numbers.astype(jnp.uint8).reshape(panels, PANEL, groups, 4, 2, 2, 2).transpose(0, 2, 3, 1, 6, 4, 5)
+    return (parts[..., 0] | (parts[..., 1] << 4)).reshape(panels, groups, PANEL * GROUP // 2)
+
+
+def from_panels(weights: BlockWeights) -> Array:
+    """The whole numbers [panels * 16, groups * 32], uint8 or int8, that `to_panels` packed."""
+    panels, groups, _ = weights.packed.shape
+    if weights.format == "q8":
+        parts = weights.packed.reshape(panels, groups, GROUP // 2, PANEL, 2).transpose(0, 3, 1, 2, 4)
+    else:
+        packed = weights.packed
+        halves = jnp.stack([packed & 15, packed >> 4], axis=-1)
+        parts = halves.reshape(panels, groups, 4, PANEL, 2, 2, 2).transpose(0, 3, 1, 2, 5, 6, 4)
+    return parts.reshape(panels * PANEL, groups * GROUP)
+
+
+def group_numbers(numbers: Array) -> Array:
+    """Scales or minimums [out, groups] as float16 [panels, groups, 16]."""
+    numbers = jnp.pad(numbers.astype(jnp.float16), ((0, -numbers.shape[0] % PANEL), (0, 0)))
+    return numbers.reshape(-1, PANEL, numbers.shape[1]).swapaxes(1, 2)
+
+
+def of_outputs(numbers: Array) -> Array:
+    """Scales or minimums [panels, groups, 16] as float32 [panels * 16, groups]."""
+    return numbers.astype(jnp.float32).swapaxes(1, 2).reshape(-1, numbers.shape[1])

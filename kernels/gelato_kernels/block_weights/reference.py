@@ -1,0 +1,58 @@
+"""`block_matmul` in plain jnp: the same rounding of rows as the compiled kernel, sums in whatever order XLA takes."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gelato_kernels.block_weights import layout
+from gelato_kernels.block_weights.records import GROUP, Around, BlockWeights
+
+LARGEST_DIGIT = 16_383
+"""Of a rounded row: 15 bits with the sign. The compiled kernel has the same."""
+SMALLEST_ROW = 1e-30
+"""A row whose numbers all lie below counts as zeros, since the inverse of its step would overflow; likewise."""
+
+
+def unpack_blocks(weights: BlockWeights) -> Array:
+    """The float32 matrix [out, in]."""
+    panels, groups, _ = weights.packed.shape
+    numbers = layout.from_panels(weights).astype(jnp.float32).reshape(-1, groups, GROUP)
+    matrix = numbers * layout.of_outputs(weights.scales)[..., None]
+    if weights.minimums is not None:
+        matrix = matrix + layout.of_outputs(weights.minimums)[..., None]
+    return matrix.reshape(-1, groups * GROUP)[: weights.shape[0], : weights.shape[1]]
+
+
+def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
+    """Product [..., out] of x [..., in], or of what stands ahead of it, with what stands behind."""
+    digits, step = _digits(_ahead(x, around))
+    # Weights do not change in a decoding loop: XLA would widen them all ahead of it, and read four bytes each.
+    weights, digits = lax.optimization_barrier((weights, digits))
+    out = jnp.matmul(digits, unpack_blocks(weights).T, precision="highest") * step
+    if around.bias is not None:
+        out = out + around.bias
+    if around.residual is not None:
+        out = out + around.residual
+    if around.rows is not None:
+        out = jnp.where((jnp.arange(out.shape[-2]) < around.rows)[:, None], out, 0.0)
+    return out
+
+
+def _ahead(x: Array, around: Around) -> Array:
+    if around.gated:
+        gate, up = jnp.split(x, 2, axis=-1)
+        return jax.nn.silu(gate) * up
+    if around.norm is not None:
+        mean = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return x * lax.rsqrt(mean + around.epsilon) * around.norm
+    return x
+
+
+def _digits(x: Array) -> tuple[Array, Array]:
+    """Whole numbers [..., in] in float32, and what 1 of them stands for [..., 1]; nan where a row is not finite."""
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0)
+    finite = jnp.isfinite(largest)
+    none = ~finite | (largest < SMALLEST_ROW)
+    digits = jnp.round(x * jnp.where(none, 0.0, LARGEST_DIGIT / largest))
+    step = jnp.where(finite, jnp.where(none, 0.0, largest / LARGEST_DIGIT), jnp.nan)
+    return jnp.where(none, 0.0, digits), step

@@ -1,0 +1,82 @@
+// What the handlers hand to the kernels: plain pointers and sizes, so that only handlers.cc knows XLA.
+#pragma once
+
+#include <cstdint>
+
+namespace gelato {
+
+constexpr int kLanes = 16;  // Outputs of a panel: each has a lane, so that no sum of a product is horizontal.
+constexpr int kGroup = 32;  // Inputs that share a scale.
+constexpr int kPairs = kGroup / 2;
+constexpr int kLargestDigit = 16383;  // Of a rounded row: 15 bits with the sign.
+
+// out = epilogue(prologue(x) times weights), of the rows that count.
+struct Product {
+  const float* x;           // [batch * window, in], or [.., 2 * in] if gated
+  const uint8_t* packed;    // [panels, groups, 256 (4 bits) or 512 (8 bits)]
+  const uint16_t* scale;    // float16 [panels, groups, 16]
+  const uint16_t* minimum;  // The same; null is 8 bits.
+  const float* norm;        // [in] or null
+  const float* bias;        // [outputs] or null
+  const float* residual;    // [batch * window, outputs] or null
+  float* out;               // [batch * window, outputs]
+  int64_t in, outputs, groups, panels;
+  int64_t window, valid;    // Rows of a window, and how many of them count.
+  int64_t rows, tiles;      // All rows that count, and the tiles that they are multiplied in.
+  float epsilon;
+  bool gated;
+  // Scratch.
+  float* prepared;   // [rows, groups * 32]
+  int32_t* digits;   // Of tile t, behind those of the rows ahead of it: [groups * 16 pairs, rows of the tile]
+  float* sums;       // Likewise: [groups, rows of the tile], each the sum of a group's digits
+  float* steps;      // [rows] what a digit of 1 stands for
+
+  int64_t position(int64_t row) const { return row / valid * window + row % valid; }
+};
+
+struct Tile {
+  int64_t first;
+  int count;
+};
+
+// Rows are split evenly: tiles of 5 and 4 spend less than tiles of 6 and 3.
+inline Tile tile_of(const Product& p, int64_t index) {
+  const int64_t base = p.rows / p.tiles, extra = p.rows % p.tiles;
+  return {index * base + (index < extra ? index : extra), static_cast<int>(base + (index < extra))};
+}
+
+struct Attention {
+  const float* query;  // [batch, window, heads, size], scaled
+  const void* key;     // [batch, kv_heads, slots, size], float32, or bfloat16 if narrow
+  const void* value;
+  const int32_t* lengths;    // [batch]
+  const float* fresh_key;    // [batch, kv_heads, window, size]
+  const float* fresh_value;
+  float* out;  // [batch, window, heads, size]
+  int64_t batch, window, heads, kv_heads, slots, size;
+  int64_t queries, tiles;  // Queries of a tile, and tiles of a key head.
+  bool narrow;
+};
+
+// One set of instructions.
+struct Kernels {
+  const char* name;
+  int most_rows;     // Of a tile of a product.
+  int most_queries;  // Of a tile of attention.
+  void (*prepare)(const Product&, int64_t tile);
+  void (*multiply)(const Product&, int64_t first_panel, int64_t last_panel);
+  void (*attend)(const Attention&, int64_t unit);
+};
+
+// Null where this build, or this processor's family, has no such kernels.
+const Kernels* generic_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+// The best that this processor runs; GELATO_NATIVE_ISA asks for a lesser one.
+const Kernels& kernels();
+
+// Memory of this thread, aligned to 64 bytes, that its next call may return again; null if there is none.
+float* scratch(int64_t floats);
+
+}  // namespace gelato

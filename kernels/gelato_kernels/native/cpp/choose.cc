@@ -1,0 +1,84 @@
+// Which kernels this processor gets, asked at run time: the library may have been compiled on another machine.
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+#include "arguments.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace gelato {
+namespace {
+
+#if defined(__x86_64__)
+struct Leaf { unsigned a = 0, b = 0, c = 0, d = 0; };
+
+Leaf leaf(unsigned number) {
+  Leaf r;
+  __get_cpuid_count(number, 0, &r.a, &r.b, &r.c, &r.d);
+  return r;
+}
+
+bool has(unsigned bits, std::initializer_list<int> wanted) {
+  for (int bit : wanted)
+    if (!(bits >> bit & 1u)) return false;
+  return true;
+}
+
+// Registers that the system saves: bits 1, 2 for AVX, 5 to 7 for AVX-512 (Intel's manual, volume 1, section 13.3).
+unsigned saved() {
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+bool avx2() {
+  return has(leaf(1).c, {12 /* FMA */, 27 /* OSXSAVE */, 28 /* AVX */, 29 /* F16C */}) && has(saved(), {1, 2}) &&
+         has(leaf(7).b, {5});
+}
+
+bool avx512() {
+  return avx2() && has(saved(), {5, 6, 7}) && has(leaf(7).b, {16 /* F */, 17 /* DQ */, 30 /* BW */, 31 /* VL */}) &&
+         has(leaf(7).c, {11 /* VNNI */});
+}
+#else
+bool avx2() { return false; }
+bool avx512() { return false; }
+#endif
+
+const Kernels& choose() {
+  const char* asked = std::getenv("GELATO_NATIVE_ISA");
+  const bool narrow = asked && !std::strcmp(asked, "generic"), middle = narrow || (asked && !std::strcmp(asked, "avx2"));
+  if (!middle && avx512() && avx512_kernels()) return *avx512_kernels();
+  if (!narrow && avx2() && avx2_kernels()) return *avx2_kernels();
+  return *generic_kernels();
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+float* scratch(int64_t floats) {
+  struct Memory {
+    void* start = nullptr;
+    int64_t floats = 0;
+    ~Memory() { std::free(start); }
+  };
+  thread_local Memory memory;
+  constexpr int64_t kAlignment = 64;
+  if (floats > memory.floats) {
+    std::free(memory.start);
+    const int64_t size = floats + floats / 2;
+    memory.start = std::malloc(size * sizeof(float) + kAlignment);
+    memory.floats = memory.start ? size : 0;
+    if (!memory.start) return nullptr;
+  }
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.start) + kAlignment - 1) / kAlignment * kAlignment);
+}
+
+}  // namespace gelato

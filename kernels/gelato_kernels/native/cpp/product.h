@@ -1,0 +1,173 @@
+// Products of a few rows with block weights, and of many rows a few at a time.
+//
+// A row is rounded to 15-bit digits with one step. Its sums with a group of 32 weights are whole numbers, and exact; the
+// groups of a row are then added in float32, first to last, whatever stands in the other rows of its tile. So a row's
+// result is the same bits alone and in any window.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "mathematics.h"
+
+namespace gelato {
+namespace {
+
+constexpr float kSmallestRow = 1e-30f;  // A row whose numbers are all below counts as zeros: 1 / its step overflows.
+
+// x of one row, or what the prologue makes of it, zeros behind it.
+inline void prologue(const Product& p, const float* x, float* y) {
+  const int64_t padded = p.groups * kGroup;
+  if (p.gated) {
+    for (int64_t k = 0; k < p.in; k += kLanes) {
+      const Floats a = load_some(x + k, p.in - k), b = load_some(x + p.in + k, p.in - k);
+      store(y + k, mul(div(a, add(set(1.0f), exp(sub(set(0.0f), a)))), b));
+    }
+  } else if (p.norm) {
+    Floats squares = set(0.0f);
+    for (int64_t k = 0; k < p.in; k += kLanes) {
+      const Floats a = load_some(x + k, p.in - k);
+      squares = madd(a, a, squares);
+    }
+    const Floats factor = set(1.0f / std::sqrt(sum(squares) / static_cast<float>(p.in) + p.epsilon));
+    for (int64_t k = 0; k < p.in; k += kLanes) {
+      const Floats scale = load_some(p.norm + k, p.in - k);
+      store(y + k, mul(mul(load_some(x + k, p.in - k), factor), scale));
+    }
+  } else {
+    std::memcpy(y, x, p.in * sizeof(float));
+  }
+  if (p.in < padded) std::memset(y + p.in, 0, (padded - p.in) * sizeof(float));
+}
+
+inline float largest_magnitude(const float* y, int64_t n) {
+  Ints bits = no_ints();  // Of magnitudes: these are ordered as whole numbers, and nan is the largest.
+  for (int64_t k = 0; k < n; k += kLanes) bits = max(bits, magnitude(load(y + k)));
+  int32_t lanes[kLanes], most = 0;
+  store(lanes, bits);
+  for (int i = 0; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
+  float value;
+  std::memcpy(&value, &most, sizeof value);
+  return value;
+}
+
+void prepare(const Product& p, int64_t index) {
+  const Tile tile = tile_of(p, index);
+  const int64_t padded = p.groups * kGroup, stride = p.in * (p.gated ? 2 : 1);
+  for (int r = 0; r < tile.count; ++r) {
+    const int64_t row = tile.first + r;
+    float* y = p.prepared + row * padded;
+    prologue(p, p.x + p.position(row) * stride, y);
+    const float largest = largest_magnitude(y, padded);
+    const bool finite = largest <= std::numeric_limits<float>::max(), none = !finite || largest < kSmallestRow;
+    p.steps[row] = !finite ? std::numeric_limits<float>::quiet_NaN() : none ? 0.0f : largest / kLargestDigit;
+    const Floats inverse = set(none ? 0.0f : kLargestDigit / largest);
+    int32_t* digits = p.digits + tile.first * p.groups * kPairs + r;
+    float* sums = p.sums + tile.first * p.groups + r;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      int16_t group[kGroup] = {};
+      if (!none)
+        for (int k = 0; k < kGroup; k += kLanes) store_digits(group + k, mul(load(y + g * kGroup + k), inverse));
+      int32_t total = 0;
+      for (int k = 0; k < kGroup; ++k) total += group[k];
+      sums[g * tile.count] = static_cast<float>(total);
+      int32_t pairs[kPairs];
+      std::memcpy(pairs, group, sizeof group);
+      for (int k = 0; k < kPairs; ++k) digits[(g * kPairs + k) * tile.count] = pairs[k];
+    }
+  }
+}
+
+// Four weights of every output lie in 16 bits of a 32-bit lane, the even inputs in its low half.
+template <int N, int P, int R>
+inline void add_nibbles(Ints (&dots)[P][R], const Pairs (&packed)[P], const int32_t* digits) {
+  Pairs w[P];
+  GELATO_UNROLL for (int p = 0; p < P; ++p) w[p] = nibble<N>(packed[p]);
+  GELATO_UNROLL for (int r = 0; r < R; ++r) {
+    const Pair x = pair(digits + N * R + r);
+    GELATO_UNROLL for (int p = 0; p < P; ++p) dots[p][r] = dot(dots[p][r], w[p], x);
+  }
+}
+
+template <bool Q4, int P, int R>
+void multiply_tile(const Product& a, int64_t panel, Tile tile) {
+  constexpr int kBytes = Q4 ? kLanes * kGroup / 2 : kLanes * kGroup;
+  const int32_t* all_digits = a.digits + tile.first * a.groups * kPairs;
+  const float* all_sums = a.sums + tile.first * a.groups;
+  Floats total[P][R];
+  GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = set(0.0f);
+  for (int64_t step = 0; step < a.groups; ++step) {
+#ifdef GELATO_MUTANT_ORDER  // What the tests of equality must catch: sums that know how many rows there are.
+    const int64_t g = R > 1 ? a.groups - 1 - step : step;
+#else
+    const int64_t g = step;
+#endif
+    const int32_t* digits = all_digits + g * kPairs * R;
+    Ints dots[P][R];
+    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_ints();
+    if constexpr (Q4) {
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        Pairs packed[P];
+        GELATO_UNROLL for (int p = 0; p < P; ++p)
+          packed[p] = load_pairs(a.packed + ((panel + p) * a.groups + g) * kBytes + quarter * 4 * kLanes);
+        add_nibbles<0>(dots, packed, digits + quarter * 4 * R);
+        add_nibbles<1>(dots, packed, digits + quarter * 4 * R);
+        add_nibbles<2>(dots, packed, digits + quarter * 4 * R);
+        add_nibbles<3>(dots, packed, digits + quarter * 4 * R);
+      }
+    } else {
+      for (int k = 0; k < kPairs; ++k) {
+        Pairs w[P];
+        GELATO_UNROLL for (int p = 0; p < P; ++p)
+          w[p] = widen(a.packed + ((panel + p) * a.groups + g) * kBytes + k * 2 * kLanes);
+        GELATO_UNROLL for (int r = 0; r < R; ++r) {
+          const Pair x = pair(digits + k * R + r);
+          GELATO_UNROLL for (int p = 0; p < P; ++p) dots[p][r] = dot(dots[p][r], w[p], x);
+        }
+      }
+    }
+    GELATO_UNROLL for (int p = 0; p < P; ++p) {
+      const int64_t at = ((panel + p) * a.groups + g) * kLanes;
+      const Floats scale = halves(a.scale + at);
+      GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(scale, to_floats(dots[p][r]), total[p][r]);
+      if constexpr (Q4) {
+        const Floats minimum = halves(a.minimum + at);
+        GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(minimum, set(all_sums[g * R + r]), total[p][r]);
+      }
+    }
+  }
+  GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) {
+    const int64_t output = (panel + p) * kLanes, left = a.outputs - output;
+    const int64_t at = a.position(tile.first + r) * a.outputs + output;
+    Floats y = mul(total[p][r], set(a.steps[tile.first + r]));
+    if (a.bias) y = add(y, load_some(a.bias + output, left));
+    if (a.residual) y = add(y, load_some(a.residual + at, left));
+    store_some(a.out + at, left, y);
+  }
+}
+
+template <bool Q4, int P, int R = kMostRows>
+inline void multiply_rows(const Product& a, int64_t panel, Tile tile) {
+  if constexpr (R > 0) {
+    if (tile.count == R) return multiply_tile<Q4, P, R>(a, panel, tile);
+    multiply_rows<Q4, P, R - 1>(a, panel, tile);
+  }
+}
+
+template <bool Q4>
+void multiply_panels(const Product& a, int64_t panel, int64_t last) {
+  // A few panels stay in the first cache while all rows pass by.
+  for (; panel + kPanels <= last; panel += kPanels)
+    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<Q4, kPanels>(a, panel, tile_of(a, t));
+  for (; panel < last; ++panel)
+    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<Q4, 1>(a, panel, tile_of(a, t));
+}
+
+void multiply(const Product& a, int64_t first_panel, int64_t last_panel) {
+  if (a.minimum) return multiply_panels<true>(a, first_panel, last_panel);
+  multiply_panels<false>(a, first_panel, last_panel);
+}
+
+}  // namespace
+}  // namespace gelato

@@ -1,0 +1,73 @@
+// One job from its arguments: scratch memory, tiles, parts. Apart from the handlers, so that a test runs it without XLA.
+#pragma once
+
+#include <cstring>
+
+#include "arguments.h"
+#include "team.h"
+
+namespace gelato {
+
+constexpr int64_t kParts = 8;            // Of a job on two threads: few enough to be cheap, enough to even out.
+constexpr int64_t kWorthSharing = 65536; // Bytes of weights, or products of attention, below which the caller is alone.
+
+inline int64_t parts_for(int64_t units, int64_t threads) {
+  const int64_t wanted = threads > 2 ? kParts / 2 * threads : kParts;
+  const int64_t most = wanted < Team::kMostParts ? wanted : Team::kMostParts;
+  return units < most ? units : most;
+}
+
+// Splits 0 .. units - 1 into parts and calls body(first, last) for each.
+template <class Body, class Schedule>
+void share(int64_t units, bool alone, int64_t threads, const Schedule& schedule, const Body& body) {
+  struct Context { const Body& body; int64_t units, parts; } context{body, units, alone ? 1 : parts_for(units, threads)};
+  const auto task = +[](void* data, int64_t part) {
+    const Context& c = *static_cast<const Context*>(data);
+    c.body(part * c.units / c.parts, (part + 1) * c.units / c.parts);
+  };
+  Team::run(context.parts, threads, task, &context, schedule);
+}
+
+// False where there is no memory.
+template <class Schedule>
+bool run(Product p, int64_t batch, int64_t threads, const Schedule& schedule) {
+  const Kernels& k = kernels();
+  p.rows = batch * p.valid;
+  p.tiles = (p.rows + k.most_rows - 1) / k.most_rows;
+  for (int64_t b = 0; b < batch; ++b)
+    std::memset(p.out + (b * p.window + p.valid) * p.outputs, 0, (p.window - p.valid) * p.outputs * sizeof(float));
+  if (!p.rows || !p.outputs) return true;
+  const int64_t padded = p.groups * kGroup;
+  p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 1));
+  if (!p.prepared) return false;
+  p.digits = reinterpret_cast<int32_t*>(p.prepared + p.rows * padded);
+  p.sums = reinterpret_cast<float*>(p.digits + p.rows * p.groups * kPairs);
+  p.steps = p.sums + p.rows * p.groups;
+  share(p.tiles, p.rows * padded < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) k.prepare(p, tile);
+  });
+  // In steps of two panels, which share broadcasts where the kernels hold two.
+  const int64_t bytes = p.panels * kLanes * padded / (p.minimum ? 2 : 1);
+  share((p.panels + 1) / 2, bytes * p.rows < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+    k.multiply(p, 2 * first, 2 * last < p.panels ? 2 * last : p.panels);
+  });
+  return true;
+}
+
+template <class Schedule>
+void run(Attention a, int64_t threads, const Schedule& schedule) {
+  const Kernels& k = kernels();
+  const int64_t queries = a.heads / a.kv_heads * a.window, all = a.batch * a.kv_heads;
+  // Full tiles read a key once for all their queries, but leave threads idle where there are few.
+  a.queries = queries < k.most_queries ? queries : k.most_queries;
+  while (a.queries > 1 && all * ((queries + a.queries - 1) / a.queries) < 2 * threads) a.queries = (a.queries + 1) / 2;
+  a.tiles = (queries + a.queries - 1) / a.queries;
+  int64_t longest = 0;
+  for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
+  const int64_t products = a.batch * a.heads * a.window * (longest + a.window) * a.size;
+  share(all * a.tiles, products < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+    for (int64_t unit = first; unit < last; ++unit) k.attend(a, unit);
+  });
+}
+
+}  // namespace gelato

@@ -1,0 +1,76 @@
+// Vectors of 16 of AVX-512, with its VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include "arguments.h"
+
+namespace gelato {
+namespace {
+
+constexpr int kMostRows = 6;  // Two panels of 6 rows keep 24 sums; with the weights they fill the 32 registers.
+constexpr int kPanels = 2;
+constexpr int kKeys = 16;
+constexpr int kValueVectors = 4;
+
+using Floats = __m512;
+using Ints = __m512i;
+using Pairs = __m512i;
+using Pair = __m512i;
+
+inline Floats set(float x) { return _mm512_set1_ps(x); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+inline Floats add(Floats x, Floats y) { return _mm512_add_ps(x, y); }
+inline Floats sub(Floats x, Floats y) { return _mm512_sub_ps(x, y); }
+inline Floats mul(Floats x, Floats y) { return _mm512_mul_ps(x, y); }
+inline Floats div(Floats x, Floats y) { return _mm512_div_ps(x, y); }
+inline Floats max(Floats x, Floats y) { return _mm512_max_ps(x, y); }
+inline Floats min(Floats x, Floats y) { return _mm512_min_ps(x, y); }
+inline Floats madd(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
+inline Floats rint(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Floats times_power(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+
+inline Floats first(Floats x, int64_t n, float other) {
+  const __mmask16 lanes = n >= 16 ? 0xFFFF : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1);
+  return _mm512_mask_blend_ps(lanes, _mm512_set1_ps(other), x);
+}
+
+inline __m256i thirty_two(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline Floats halves(const uint16_t* p) { return _mm512_cvtph_ps(thirty_two(p)); }
+inline Floats bfloats(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(thirty_two(p)), 16));
+}
+
+inline Ints no_ints() { return _mm512_setzero_si512(); }
+inline Ints magnitude(Floats x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)); }
+inline Ints max(Ints x, Ints y) { return _mm512_max_epi32(x, y); }
+inline void store(int32_t* p, Ints x) { _mm512_storeu_si512(p, x); }
+inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+inline void store_digits(int16_t* p, Floats x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+}
+
+inline Pair pair(const int32_t* p) { return _mm512_set1_epi32(*p); }
+inline Ints dot(Ints sum, Pairs w, Pair x) { return _mm512_dpwssd_epi32(sum, w, x); }
+inline Pairs load_pairs(const uint8_t* p) { return _mm512_loadu_si512(p); }
+template <int N>
+inline Pairs nibble(Pairs x) {
+  if (N == 3) return _mm512_srli_epi16(x, 12);
+  return _mm512_and_si512(N == 0 ? x : _mm512_srli_epi16(x, 4 * N), _mm512_set1_epi16(15));
+}
+inline Pairs widen(const uint8_t* p) { return _mm512_cvtepi8_epi16(thirty_two(p)); }
+
+inline __m256 sum_lanes(const __m256* s) {
+  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(s[4], s[5]), _mm256_hadd_ps(s[6], s[7]));
+  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+inline Floats reduce(const Floats* x) {
+  __m256 s[16];
+  for (int i = 0; i < 16; ++i) s[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(sum_lanes(s)), sum_lanes(s + 8), 1);
+}
+
+}  // namespace
+}  // namespace gelato

@@ -1,0 +1,50 @@
+"""The compiled library of this process: loaded once, when it is first asked for, and its handlers registered with XLA."""
+
+import ctypes
+import functools
+import os
+import threading
+
+import jax
+
+VARIABLE = "GELATO_NATIVE"
+"""Environment variable: `0` leaves the library out. `GELATO_NATIVE_ISA` is read by the library itself."""
+HANDLERS = ("gelato_block_matmul", "gelato_window_attention")
+
+_lock = threading.Lock()
+
+
+def available() -> bool:
+    """Whether this machine has the compiled kernels; compiles them if it must."""
+    return reason() is None
+
+
+def reason() -> str | None:
+    """Why there are no compiled kernels here, in one line; None where there are."""
+    with _lock:
+        return _load()[1]
+
+
+def instructions() -> str | None:
+    """The set that the kernels use, `generic`, `avx2` or `avx512`; None where there are no kernels."""
+    with _lock:
+        return _load()[0]
+
+
+@functools.cache
+def _load() -> tuple[str | None, str | None]:
+    """Instructions, and why there are none."""
+    if os.environ.get(VARIABLE) == "0":
+        return None, f"{VARIABLE}=0"
+    from gelato_kernels.native import build
+
+    try:
+        library = ctypes.CDLL(str(build.library()))
+        for name in HANDLERS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    except build.BuildError as error:
+        return None, str(error)
+    except (OSError, AttributeError) as error:  # of another system, or for another jax
+        return None, f"the compiled library does not load: {str(error).splitlines()[0]}"
+    library.gelato_isa.restype = ctypes.c_char_p
+    return library.gelato_isa().decode(), None
