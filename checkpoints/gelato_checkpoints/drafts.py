@@ -22,7 +22,7 @@ from gelato_checkpoints.load import Checkpoint
 from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DraftModel, make_draft
-from gelato_jax.models import Model, parameter_outlines
+from gelato_jax.models import Model, parameter_outlines, quantize
 from gelato_jax.types import STREAK_PLACES, Calibration, Calibrations, RepeatLaws, RepeatOdds
 
 _EMBEDDING = "embed.embedding"
@@ -112,7 +112,7 @@ def load_draft(
     """Load a draft onto the default device, its input embedding the target's own array.
 
     8-bit weights stay 8-bit, with everything else of such a draft in float32; a draft of floats becomes
-    float32 on a CPU and bfloat16 elsewhere, as its target does.
+    float32 on a CPU and bfloat16 elsewhere. For a target in blocks its weights are brought to blocks of 8 bits.
 
     Args:
         folder: written by `save_draft`.
@@ -141,8 +141,20 @@ def load_draft(
         _check_vocabulary(folder, arrays.get(_VOCABULARY), target.config.valid_outputs)
     params = {path: place(array, wanted[path].dtype) for path, array in arrays.items()}
     vocabulary = params.pop(_VOCABULARY, None)
-    model = Model(config=config, params={**params, _EMBEDDING: target_model.params[_EMBEDDING]})
-    return make_draft(model, calibration, vocabulary, repeats)
+    model = Model(config=config, params=params)
+    if target_model.config.has_blocks:
+        model = _in_blocks(model, outline)
+    shared = {path: array for path, array in target_model.params.items() if path.startswith("embed.")}
+    return make_draft(dataclasses.replace(model, params={**model.params, **shared}), calibration, vocabulary, repeats)
+
+
+def _in_blocks(model: Model, outline: bool) -> Model:
+    """A draft without its embedding, in the blocks that a target's products read; 8-bit weights stay what they are."""
+    if not outline:
+        return quantize(model, "q8")
+    config = dataclasses.replace(model.config, weight_format="q8")
+    wanted = parameter_outlines(config)
+    return Model(config=config, params={path: wanted[path] for path in wanted if not path.startswith("embed.")})
 
 
 def shipped_drafts() -> dict[str, Path]:

@@ -11,6 +11,7 @@ from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.tokenizer import Tokenizer
+from gelato_checkpoints.weights import FLOATS, Weights, in_blocks, settle
 from gelato_jax.config import ModelConfig
 
 
@@ -24,6 +25,7 @@ class Checkpoint:
         parameters: parameter path -> array, as `gelato_jax.models.parameter_shapes` lists them.
         tokenizer: its tokenizer.
         provenance: where the parameters come from.
+        dtype: that its float weights are to have in memory, `float32` or `bfloat16`.
     """
 
     path: Path
@@ -31,32 +33,47 @@ class Checkpoint:
     parameters: Mapping[str, np.ndarray] = field(repr=False)
     tokenizer: Tokenizer
     provenance: Mapping[str, Any]
+    dtype: str
 
 
-def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progress = silent) -> Checkpoint:
+def load_checkpoint(
+    name: str | Path, *, weights: Weights = "auto", outline: bool = False, progress: Progress = silent
+) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 
     Args:
         name: a catalog name, `hf:OWNER/NAME`, a checkpoint folder, a Hugging Face folder or a .gguf file.
+        weights: how they are kept in memory, see `gelato_checkpoints.weights`.
         outline: leave the weights on the disk; parameters are `jax.ShapeDtypeStruct`, enough to compile for.
         progress: told of download, conversion and loading.
 
     Raises:
         CheckpointError: one line with the fix.
     """
-    from gelato_checkpoints.catalog import resolve
+    from gelato_checkpoints.catalog import cache_directory, resolve
 
     folder = resolve(name, progress=progress)
     if store.is_draft(folder):
         raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")
     store.check_complete(folder)
+    chosen = settle(weights, folder)
+    if chosen not in FLOATS:
+        folder = in_blocks(folder, chosen, cache_directory() / "weights", progress)
+        store.check_complete(folder)
     config = store.read_config(folder)
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
     _check_ids(folder, config, tokenizer)
     parameters = _outlines(config) if outline else store.read_parameters(folder, progress)
     _check_shapes(folder, config, parameters)
     provenance = read_json(folder / "provenance.json")
-    return Checkpoint(path=folder, config=config, parameters=parameters, tokenizer=tokenizer, provenance=provenance)
+    return Checkpoint(
+        path=folder,
+        config=config,
+        parameters=parameters,
+        tokenizer=tokenizer,
+        provenance=provenance,
+        dtype=chosen if chosen in FLOATS else "float32",
+    )
 
 
 def _outlines(config: ModelConfig) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.catalog import DEFAULT_MODEL
 from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
-from gelato_checkpoints.placing import place, weight_dtype
+from gelato_checkpoints.weights import Weights
+from gelato_checkpoints.placing import place
 from gelato_jax.decoding import DraftModel, Pair, first_layers, make_draft
 from gelato_jax.models import Model, parameter_outlines
 
@@ -19,14 +20,14 @@ _LAYERS = "layers:"
 
 
 def load_model(checkpoint: Checkpoint) -> Model:
-    """Put a checkpoint's weights on the default device: bfloat16 on an accelerator, float32 on a CPU.
+    """Put a checkpoint's weights on the default device, floats in the checkpoint's `dtype`.
 
-    A model with 8-bit weights keeps them, and float32 for the rest.
+    A model with weights of few bits keeps them, and float32 for the rest.
     """
     config = checkpoint.config
-    kept = parameter_outlines(config) if config.weight_format == "int8" else {}
+    kept = parameter_outlines(config) if config.weight_format != "float" else {}
     params = {
-        path: place(array, kept[path].dtype if kept else weight_dtype())
+        path: place(array, kept[path].dtype if kept else checkpoint.dtype)
         for path, array in checkpoint.parameters.items()
     }
     return Model(config=config, params=params)
@@ -36,6 +37,7 @@ def load_pair(
     target: str | Path = DEFAULT_MODEL,
     draft: str | Path | None = None,
     *,
+    weights: Weights = "auto",
     outline: bool = False,
     progress: Progress = silent,
 ) -> Pair:
@@ -46,6 +48,7 @@ def load_pair(
         draft: a folder of `save_draft`, any model of the target's vocabulary named as the target is, or `layers:K`
             for the target's first K layers; None is the trained draft that ships for the target, or its first
             `FALLBACK_LAYERS` layers where there is none.
+        weights: how they are kept in memory, see `gelato_checkpoints.weights`; a trained draft follows its target.
         outline: leave the weights on the disk; such a pair can be compiled for (`gelato_jax.prepare`), not run.
         progress: told of download, conversion and loading, with `untrained` of a fallback, and with `shorter` of a
             draft whose context is shorter than the target's.
@@ -57,7 +60,7 @@ def load_pair(
     Raises:
         CheckpointError: a name is unknown, a step failed, or draft and target do not belong together.
     """
-    checkpoint = load_checkpoint(target, outline=outline, progress=progress)
+    checkpoint = load_checkpoint(target, weights=weights, outline=outline, progress=progress)
     model = load_model(checkpoint)
     choice = shipped_draft(checkpoint) if draft is None else draft
     if choice is None:
@@ -69,7 +72,9 @@ def load_pair(
     elif store.is_draft(folder := Path(choice).expanduser()):
         draft_model = load_draft(folder, checkpoint, model, outline=outline, progress=progress)
     else:
-        draft_model = _other_model(checkpoint, load_checkpoint(choice, outline=outline, progress=progress))
+        draft_model = _other_model(
+            checkpoint, load_checkpoint(choice, weights=weights, outline=outline, progress=progress)
+        )
     positions = draft_model.model.config.max_positions
     if positions < model.config.max_positions and not outline:
         progress("shorter", positions, model.config.max_positions)

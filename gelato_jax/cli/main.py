@@ -17,6 +17,7 @@ from gelato_jax.cli.bench import Bench
 from gelato_jax.cli.codes import BROKEN_PIPE, INTERRUPTED, MISTAKE
 from gelato_jax.cli.convert import Convert
 from gelato_jax.cli.eval_draft import EvalDraft
+from gelato_jax.cli.eval_weights import EvalWeights
 from gelato_jax.cli.experiment import Experiment
 from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bench": Bench,
     "train-draft": TrainDraft,
     "eval-draft": EvalDraft,
+    "eval-weights": EvalWeights,
     "experiment": Experiment,
     "record": Record,
 }

@@ -2,7 +2,7 @@
 
 from gelato_jax.models.cache import Cache, KeyValue, allocate, write
 from gelato_jax.models.decoder import Decoder, Model, parameter_outlines, parameter_shapes, random_model
-from gelato_jax.models.quantize import quantize
+from gelato_jax.models.quantize import quantize, restore_blocks
 from gelato_jax.models.work import exit_work
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "parameter_shapes",
     "quantize",
     "random_model",
+    "restore_blocks",
     "write",
 ]

@@ -23,7 +23,8 @@ def quantize(model: Model, weight_format: WeightFormat = "int8") -> Model:
     Weights that were read from a GGUF file in blocks come back as they are there: a group's range gives its scale.
 
     Args:
-        model: `weight_format` `float`; for `q8` also `int8`, whose whole numbers are kept.
+        model: `weight_format` `float`; for `q8` also `int8`, whose whole numbers are kept. A matrix that it lacks, as
+            a stored draft lacks its embedding, is left out.
         weight_format: `int8` (the head must be no embedding), `q8` or `q4`.
 
     Returns:
@@ -40,23 +41,23 @@ def quantize(model: Model, weight_format: WeightFormat = "int8") -> Model:
     paths = parameter_shapes(config)
     params = {path: array for path, array in model.params.items() if path in paths}
     for path in paths:
-        if path.endswith(SCALE):
-            name = path.removesuffix(SCALE)
+        name = path.removesuffix(SCALE)
+        if name != path and name in model.params:
             params |= _kept(name, model.params[name], model.params.get(path), config)
     return Model(config=config, params=params)
 
 
-def lossless_format(model: Model) -> WeightFormat | None:
-    """The fewest bits in which the layers' matrices of a float model stay as they are, `q4` or `q8`; None: neither."""
+def restore_blocks(model: Model) -> Model:
+    """A float model in the blocks that its layers were read from: `q4` where that loses nothing, else `q8`.
+
+    Of GGUF's types that is Q4_1 and Q8_0 bit for bit; others are rounded to 8 bits.
+    """
     kernels = [array.T for path, array in model.params.items() if path.endswith("kernel") and path != "head.kernel"]
-    for kind in ("q4", "q8"):
-        if all(_is_lossless(kernel, kind) for kernel in kernels):
-            return kind
-    return None
+    return quantize(model, "q4" if all(map(_is_four_bit, kernels)) else "q8")
 
 
-def _is_lossless(rows: Array, kind: WeightFormat) -> bool:
-    return bool(jnp.array_equal(gelato_kernels.unpack_blocks(gelato_kernels.quantize_blocks(rows, kind)), rows))
+def _is_four_bit(rows: Array) -> bool:
+    return bool(jnp.array_equal(gelato_kernels.unpack_blocks(gelato_kernels.quantize_blocks(rows, "q4")), rows))
 
 
 def _kept(name: str, matrix: Array, scale: Array | None, config: ModelConfig) -> dict[str, Array]:

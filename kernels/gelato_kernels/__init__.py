@@ -8,7 +8,7 @@ no op offers a gradient.
 """
 
 from gelato_kernels.attention.api import window_attention
-from gelato_kernels.block_weights.api import block_matmul, pack_blocks, quantize_blocks, unpack_blocks
+from gelato_kernels.block_weights.api import block_matmul, pack_blocks, quantize_blocks, unpack_blocks, unpack_rows
 from gelato_kernels.block_weights.records import BlockWeights
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
@@ -45,5 +45,6 @@ __all__ = [
     "unembed_entropy",
     "unpack_blocks",
     "uniforms",
+    "unpack_rows",
     "window_attention",
 ]

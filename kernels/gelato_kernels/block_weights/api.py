@@ -99,6 +99,24 @@ def unpack_blocks(weights: BlockWeights) -> Array:
     return reference.unpack_blocks(weights)
 
 
+def unpack_rows(weights: BlockWeights, rows: ArrayLike) -> Array:
+    """Some outputs' weights, `unpack_blocks(weights)[rows]`: an embedding that is looked up where it is packed.
+
+    Args:
+        weights: of `pack_blocks` or `quantize_blocks`.
+        rows: [...] integer; clipped to 0 and out - 1.
+
+    Returns:
+        [..., in] float32.
+
+    Raises:
+        ValueError: rows are no integers.
+        NotImplementedError: if differentiated.
+    """
+    rows = expect("unpack_rows", "rows", rows, "integer", None, "[...]")
+    return reference.unpack_rows(weights, jnp.clip(rows, 0, weights.shape[0] - 1))
+
+
 def block_matmul(
     x: ArrayLike,
     weights: BlockWeights,

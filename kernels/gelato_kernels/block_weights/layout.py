@@ -30,6 +30,17 @@ def from_panels(weights: BlockWeights) -> Array:
     return parts.reshape(panels * PANEL, groups * GROUP)
 
 
+def lane_numbers(weights: BlockWeights, panel: Array, lane: Array) -> Array:
+    """The whole numbers [..., groups, 32] of outputs `16 * panel + lane` [...]; as `from_panels`."""
+    panels, groups, _ = weights.packed.shape
+    if weights.format == "q8":
+        pairs = weights.packed.reshape(panels, groups, GROUP // 2, PANEL, 2)
+        return pairs[panel, :, :, lane].reshape(*panel.shape, groups, GROUP)
+    parts = weights.packed.reshape(panels, groups, 4, PANEL, 2, 2)[panel, :, :, lane]  # [..., groups, 4, odd, byte]
+    numbers = jnp.stack([parts & 15, parts >> 4], axis=-1)  # [..., groups, 4, odd, byte, high]
+    return jnp.moveaxis(numbers, -3, -1).reshape(*panel.shape, groups, GROUP)
+
+
 def group_numbers(numbers: Array) -> Array:
     """Scales or minimums [out, groups] as float16 [panels, groups, 16]."""
     numbers = jnp.pad(numbers.astype(jnp.float16), ((0, -numbers.shape[0] % PANEL), (0, 0)))

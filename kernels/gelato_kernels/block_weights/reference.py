@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_kernels.block_weights import layout
-from gelato_kernels.block_weights.records import GROUP, Around, BlockWeights
+from gelato_kernels.block_weights.records import GROUP, PANEL, Around, BlockWeights
 
 LARGEST_DIGIT = 16_383
 """Of a rounded row: 15 bits with the sign. The compiled kernel has the same."""
@@ -21,6 +21,16 @@ def unpack_blocks(weights: BlockWeights) -> Array:
     if weights.minimums is not None:
         matrix = matrix + layout.of_outputs(weights.minimums)[..., None]
     return matrix.reshape(-1, groups * GROUP)[: weights.shape[0], : weights.shape[1]]
+
+
+def unpack_rows(weights: BlockWeights, rows: Array) -> Array:
+    """Rows [..., in] float32 of the matrix."""
+    panel, lane = rows // PANEL, rows % PANEL
+    numbers = layout.lane_numbers(weights, panel, lane).astype(jnp.float32)
+    matrix = numbers * weights.scales[panel, :, lane].astype(jnp.float32)[..., None]
+    if weights.minimums is not None:
+        matrix = matrix + weights.minimums[panel, :, lane].astype(jnp.float32)[..., None]
+    return matrix.reshape(*rows.shape, -1)[..., : weights.shape[1]]
 
 
 def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:

@@ -1,0 +1,95 @@
+"""How a checkpoint's weights are kept in memory: in floats as they were converted, or in blocks of few bits.
+
+Blocks are made once, beside the models that were fetched, and read from there afterwards.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from gelato_checkpoints import store
+from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.fields import read_json
+
+Weights = Literal["auto", "float32", "bfloat16", "q8", "q4", "source"]
+"""`q8`, `q4`: 8 or 4 bits and a scale for every 32 inputs. `source`: the blocks of the GGUF file that was converted,
+bit for bit where these are Q4_1 or Q8_0, else `q8`. `auto`: `source` for such a file on a CPU that has the compiled
+kernels, else float32 on a CPU and bfloat16 on an accelerator."""
+
+FLOATS = ("float32", "bfloat16")
+
+
+def settle(weights: Weights, folder: Path) -> Weights:
+    """What `auto` means for a checkpoint on this machine; other choices stay.
+
+    Args:
+        weights: as asked for.
+        folder: the checkpoint.
+    """
+    if weights != "auto":
+        return weights
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    from gelato_kernels import native
+
+    return "source" if _has_blocks(folder) and native.available() else "float32"
+
+
+def _has_blocks(folder: Path) -> bool:
+    """Whether a float checkpoint was converted from a quantised file."""
+    types = read_json(folder / "provenance.json").get("source_types", [])
+    return any(str(kind).startswith("Q") for kind in types) and store.read_config(folder).weight_format == "float"
+
+
+def in_blocks(folder: Path, weights: Weights, cache: Path, progress: Progress = silent) -> Path:
+    """A checkpoint with its weights in blocks: made if it is not there.
+
+    Args:
+        folder: the checkpoint in floats.
+        weights: `q8`, `q4` or `source`.
+        cache: folder that keeps what is made.
+        progress: told of reading, `pack` (one step) and writing.
+
+    Returns:
+        The folder of the other checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint's weights are not floats, or a step failed.
+    """
+    config = store.read_config(folder)
+    if config.weight_format != "float":
+        raise CheckpointError(
+            f"{folder}: its weights are {config.weight_format!r} already; leave --weights out, or name a checkpoint in floats"
+        )
+    destination = cache / f"{folder.resolve().name}-{weights}-{_digest(folder)}"
+    if not destination.is_dir():
+        with store.exclusive(destination.with_name(f".{destination.name}.packing")):
+            if not destination.is_dir():
+                _pack(folder, weights, destination, progress)
+    return destination
+
+
+def _digest(folder: Path) -> str:
+    """Changes when the checkpoint does."""
+    facts = (folder / "provenance.json").read_bytes() + str(folder.resolve()).encode()
+    return hashlib.sha256(facts).hexdigest()[:12]
+
+
+def _pack(folder: Path, weights: Weights, destination: Path, progress: Progress) -> None:
+    from gelato_jax.models import Model, quantize, restore_blocks
+
+    parameters = store.read_parameters(folder, progress)
+    progress("pack", 0, 0)
+    model = Model(config=store.read_config(folder), params={path: jax.numpy.asarray(a) for path, a in parameters.items()})
+    packed = restore_blocks(model) if weights == "source" else quantize(model, weights)
+    store.save_checkpoint(
+        destination,
+        config=packed.config,
+        parameters={path: np.asarray(array) for path, array in packed.params.items()},
+        tokenizer=store.read_tokenizer_spec(folder),
+        provenance={**read_json(folder / "provenance.json"), "weights": packed.config.weight_format},
+        progress=progress,
+    )
