@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_kernels.attention import limits, reference, xla
+from gelato_kernels import native as compiled
+from gelato_kernels.attention import limits, native, reference, xla
 from gelato_kernels.checks import expect
 from gelato_kernels.dispatch import Backend, dispatch
 from gelato_kernels.targets import pallas_backends
@@ -13,6 +14,14 @@ from gelato_kernels.warpgroups import mosaic_backends
 BACKENDS = (
     *pallas_backends("gelato_kernels.attention.pallas", "window_attention", limits.refuses),
     *mosaic_backends("gelato_kernels.attention.mosaic", "window_attention", limits.refuses_mosaic),
+    Backend(
+        "native",
+        native.window_attention,
+        platforms=("cpu",),
+        refuses=limits.refuses_native,
+        lacks=compiled.reason,
+        narrow=True,
+    ),
     Backend("cpu", xla.window_attention_cpu, platforms=("cpu",), narrow=True),
     Backend("xla", xla.window_attention, narrow=True),
     Backend("reference", reference.window_attention),
@@ -41,22 +50,25 @@ def window_attention(
     layout, between which and the kernel's XLA copies the whole cache at every call.
 
     Sums and exponentials are float32. Products take queries in the keys' dtype and weights in the
-    values'; those of float32 have the precision that `jax.default_matmul_precision` names.
+    values'; those of float32 have the precision that `jax.default_matmul_precision` names. (`native` keeps queries and
+    weights in float32, and rounds new keys and values to the cache's dtype, as they will be read from it.)
 
     Args:
         query: [B, T, N, H] finite floating; N is a multiple of K.
         cache_key: [B, K, S, H] floating.
         cache_value: [B, K, S, H] floating. Slots from `lengths` on have weight zero and may hold anything finite, as
-            text that was taken back leaves it; nan in dead values is hidden by the Pallas kernels alone.
+            text that was taken back leaves it; nan in dead values is hidden by the Pallas and native kernels alone.
         lengths: [B] integer, slots of each row that are attended to; clipped to 0 and S.
         window_key: [B, K, T, H] finite floating.
         window_value: [B, K, T, H] finite floating.
         scale: of the scores; None is H**-0.5.
         implementation: `pallas_tpu` and `pallas_triton` (what a TPU and a GPU get for N / K * T of up to 128, caches
-            in float32 or bfloat16 and, on a GPU, H of up to 128; dead blocks of the cache are skipped), `cpu` (what a
-            CPU gets; reads the shortest of a few prefixes that holds every row), `xla` (all else; reads the whole
-            cache), `reference` or None; `pallas_tpu_interpret` and `pallas_triton_interpret` run the kernels as XLA
-            code.
+            in float32 or bfloat16 and, on a GPU, H of up to 128; dead blocks of the cache are skipped), `native` (what
+            a CPU gets where there is a C++ compiler, for caches in float32 or bfloat16; reads valid slots alone, and a
+            token's result has the same bits whichever window it is in, and whether the text behind it is cached or
+            new), `cpu` (other CPUs and caches; reads the shortest of a few prefixes that holds every row), `xla` (all
+            else; reads the whole cache), `reference` or None; `pallas_tpu_interpret` and `pallas_triton_interpret`
+            run the kernels as XLA code.
 
     Returns:
         [B, T, N, H] float32.

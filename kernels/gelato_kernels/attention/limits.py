@@ -43,3 +43,11 @@ def refuses_mosaic(query: Array, cache_key: Array, *others: Array) -> str | None
     if slots * size < THREADS:
         return f"a cache of {slots} slots is shorter than a vector"
     return None
+
+
+def refuses_native(query: Array, cache_key: Array, cache_value: Array, *others: Array) -> str | None:
+    """What `Backend.refuses` is for the compiled kernel."""
+    del query, others
+    if cache_key.dtype != cache_value.dtype or cache_key.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"caches are {cache_key.dtype} and {cache_value.dtype}, float32 or bfloat16 are served"
+    return None

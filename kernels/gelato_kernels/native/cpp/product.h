@@ -104,6 +104,9 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
     const int64_t g = step;
 #endif
     const int32_t* digits = all_digits + g * kPairs * R;
+    // The panels behind these are asked for while these are multiplied: a core's own prefetching stops at a page's end.
+    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int line = 0; line < kBytes; line += 64)
+      __builtin_prefetch(a.packed + ((panel + P + p) * a.groups + g) * kBytes + line, 0, 2);
     Ints dots[P][R];
     GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_ints();
     if constexpr (Q4) {
@@ -130,9 +133,11 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
     GELATO_UNROLL for (int p = 0; p < P; ++p) {
       const int64_t at = ((panel + p) * a.groups + g) * kLanes;
       const Floats scale = halves(a.scale + at);
+      __builtin_prefetch(a.scale + at + P * a.groups * kLanes, 0, 2);
       GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(scale, to_floats(dots[p][r]), total[p][r]);
       if constexpr (Q4) {
         const Floats minimum = halves(a.minimum + at);
+        __builtin_prefetch(a.minimum + at + P * a.groups * kLanes, 0, 2);
         GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(minimum, set(all_sums[g * R + r]), total[p][r]);
       }
     }
