@@ -10,6 +10,7 @@ import numpy as np
 from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.fields import read_json
+from gelato_checkpoints.placing import weight_dtype
 from gelato_checkpoints.tokenizer import Tokenizer
 from gelato_checkpoints.weights import FLOATS, Weights, in_blocks, settle
 from gelato_jax.config import ModelConfig
@@ -25,7 +26,7 @@ class Checkpoint:
         parameters: parameter path -> array, as `gelato_jax.models.parameter_shapes` lists them.
         tokenizer: its tokenizer.
         provenance: where the parameters come from.
-        dtype: that its float weights are to have in memory, `float32` or `bfloat16`.
+        dtype: that float weights are to have in memory.
     """
 
     path: Path
@@ -33,11 +34,11 @@ class Checkpoint:
     parameters: Mapping[str, np.ndarray] = field(repr=False)
     tokenizer: Tokenizer
     provenance: Mapping[str, Any]
-    dtype: str
+    dtype: Any
 
 
 def load_checkpoint(
-    name: str | Path, *, weights: Weights = "auto", outline: bool = False, progress: Progress = silent
+    name: str | Path, *, weights: Weights = "float", outline: bool = False, progress: Progress = silent
 ) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 
@@ -72,7 +73,7 @@ def load_checkpoint(
         parameters=parameters,
         tokenizer=tokenizer,
         provenance=provenance,
-        dtype=chosen if chosen in FLOATS else "float32",
+        dtype=FLOATS.get(chosen) or weight_dtype(),
     )
 
 

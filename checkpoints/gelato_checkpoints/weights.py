@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gelato_checkpoints import store
 from gelato_checkpoints.base import CheckpointError, Progress, silent
 from gelato_checkpoints.fields import read_json
+from gelato_kernels import native
 
-Weights = Literal["auto", "float32", "bfloat16", "q8", "q4", "source"]
-"""`q8`, `q4`: 8 or 4 bits and a scale for every 32 inputs. `source`: the blocks of the GGUF file that was converted,
-bit for bit where these are Q4_1 or Q8_0, else `q8`. `auto`: `source` for such a file on a CPU that has the compiled
-kernels, else float32 on a CPU and bfloat16 on an accelerator."""
+Weights = Literal["auto", "float", "float32", "bfloat16", "q8", "q4", "source"]
+"""`float`: float32 on a CPU, bfloat16 on an accelerator. `q8`, `q4`: 8 or 4 bits and a scale for every 32 inputs.
+`source`: the blocks of the GGUF file that was converted, bit for bit where these are Q4_1 or Q8_0, else `q8`. `auto`:
+`source` for such a file on a CPU that has the compiled kernels, else `float`."""
 
-FLOATS = ("float32", "bfloat16")
+FLOATS = {"float": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""Choices that leave a checkpoint as it is stored, and the type in memory; None: the device's own."""
 
 
 def settle(weights: Weights, folder: Path) -> Weights:
@@ -31,11 +34,8 @@ def settle(weights: Weights, folder: Path) -> Weights:
     """
     if weights != "auto":
         return weights
-    if jax.default_backend() != "cpu":
-        return "bfloat16"
-    from gelato_kernels import native
-
-    return "source" if _has_blocks(folder) and native.available() else "float32"
+    is_served = jax.default_backend() == "cpu" and _has_blocks(folder) and native.available()
+    return "source" if is_served else "float"
 
 
 def _has_blocks(folder: Path) -> bool:
@@ -83,7 +83,8 @@ def _pack(folder: Path, weights: Weights, destination: Path, progress: Progress)
 
     parameters = store.read_parameters(folder, progress)
     progress("pack", 0, 0)
-    model = Model(config=store.read_config(folder), params={path: jax.numpy.asarray(a) for path, a in parameters.items()})
+    floats = {path: jnp.asarray(array, jnp.float32) for path, array in parameters.items()}
+    model = Model(config=store.read_config(folder), params=floats)
     packed = restore_blocks(model) if weights == "source" else quantize(model, weights)
     store.save_checkpoint(
         destination,

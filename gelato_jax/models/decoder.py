@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
 
     def unembed(self, x: Array, exit_index: int = -1) -> Array:
         """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit."""
-        return self.head_logits(self.exit_norm(exit_index)(x))
+        return self._logits(x, self.exit_norm(exit_index))
 
     def exit_norm(self, exit_index: int) -> RMSNorm:
         """The norm ahead of the head at an exit; -1 is the deepest."""
@@ -121,7 +121,10 @@ class Decoder(nnx.Module):
 
         Padding rows of the head, ids that the tokenizer does not have, are left out.
         """
-        logits: Array = self.embed.unembed(normed) if self.head is None else self.head(normed)
+        return self._logits(normed, None)
+
+    def _logits(self, x: Array, norm: RMSNorm | None) -> Array:
+        logits: Array = self.embed.unembed(x, norm=norm) if self.head is None else self.head(x, norm=norm)
         return logits[..., : self.config.valid_outputs]
 
     def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:

@@ -6,6 +6,7 @@ accumulates in float32.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +90,9 @@ class Linear(nnx.Module):
             residual: `[..., out]`, added last.
         """
         if self.blocks is not None:
-            return gelato_kernels.block_matmul(
-                x,
-                _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks),
-                norm=None if norm is None else (norm.scale[...], norm.eps),
-                gated=gated,
-                bias=None if self.bias is None else self.bias[...],
-                residual=residual,
-            )
+            weights = _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks)
+            bias = None if self.bias is None else self.bias[...]
+            return _block_matmul(x, weights, norm, gated=gated, bias=bias, residual=residual)
         if norm is not None:
             x = norm(x)
         if gated:
@@ -116,11 +112,11 @@ class Head(nnx.Module):
         self.kernel, self.kernel_scale, _ = _kept(kernel, kernel, _head_format(config))
         self.blocks = (_head_format(config), shape) if config.has_blocks else None
 
-    def __call__(self, x: Array) -> Array:
-        """Map `x [..., D]` float32 to logits `[..., U]` float32."""
+    def __call__(self, x: Array, *, norm: RMSNorm | None = None) -> Array:
+        """Map `x [..., D]` float32, or its norm, to logits `[..., U]` float32."""
         if self.blocks is not None:
-            return gelato_kernels.block_matmul(x, _blocks(self.kernel, self.kernel_scale, None, *self.blocks))
-        return _product(x, self.kernel, self.kernel_scale, 1)
+            return _block_matmul(x, _blocks(self.kernel, self.kernel_scale, None, *self.blocks), norm)
+        return _product(x if norm is None else norm(x), self.kernel, self.kernel_scale, 1)
 
 
 class Embedding(nnx.Module):
@@ -138,11 +134,11 @@ class Embedding(nnx.Module):
             return gelato_kernels.unpack_rows(self._table(), tokens)
         return jnp.take(self.embedding[...], tokens, axis=0).astype(jnp.float32)
 
-    def unembed(self, x: Array) -> Array:
-        """Map `x [..., D]` float32 to logits `[..., V]` float32."""
+    def unembed(self, x: Array, *, norm: RMSNorm | None = None) -> Array:
+        """Map `x [..., D]` float32, or its norm, to logits `[..., V]` float32."""
         if self.blocks is not None:
-            return gelato_kernels.block_matmul(x, self._table())
-        return product(x, self.embedding[...], 1)
+            return _block_matmul(x, self._table(), norm)
+        return product(x if norm is None else norm(x), self.embedding[...], 1)
 
     def _table(self) -> gelato_kernels.BlockWeights:
         assert self.blocks is not None
@@ -177,6 +173,12 @@ def _blocks(
         format=kind,
         shape=shape,
     )
+
+
+def _block_matmul(x: Array, weights: gelato_kernels.BlockWeights, norm: RMSNorm | None, **around: Any) -> Array:
+    """The norm in the same call: XLA's sums of a row differ with the rows beside it."""
+    ahead = None if norm is None else (norm.scale[...], norm.eps)
+    return gelato_kernels.block_matmul(x, weights, norm=ahead, **around)
 
 
 def _product(x: Array, kernel: nnx.Param, scale: nnx.Param | None, axis: int) -> Array:

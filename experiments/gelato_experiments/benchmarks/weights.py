@@ -57,9 +57,7 @@ def _read(model: Model, tokens: Array) -> tuple[Array, Array]:
     return -jnp.take_along_axis(scores, tokens[0, 1:, None], axis=1).mean(), scores.argmax(axis=1)
 
 
-def _figures(
-    losses: dict[str, list[float]], same: dict[str, list[float]], name: str, model: Model
-) -> dict[str, float]:
+def _figures(losses: dict[str, list[float]], same: dict[str, list[float]], name: str, model: Model) -> dict[str, float]:
     changes = np.array(losses[name]) - np.array(losses["float32"])
     error = changes.std(ddof=1) / len(changes) ** 0.5 if len(changes) > 1 else float("nan")
     return {

@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: after --help, or arguments that are not understood.
     """
     parser = Parser(prog=f"python -m {PROG}", description="Time chains of products with block weights beside float32.")
-    parser.add_argument("--quick", action="store_true", help="a short chain, few rounds: whether it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short chain, few rounds: whether it works, not how fast"
+    )
     options = parser.parse_args(arguments)
     return guarded(PROG, lambda: _bench(options))
 
