@@ -29,6 +29,8 @@ def plan(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int
         support=session.averages.support,
         pending=row.pending,
         lag=row.lag,
+        unread=row.unread,
+        remaining=row.remaining,
     )
     return controller.plan(session.controller, cost_table)
 

@@ -45,7 +45,7 @@ def prefill(
     session = fresh_sessions(job, tokens.shape[0]) if session is None else session
     rows = jax.vmap(partial(open_row, terms=job.terms))(session, keys.link_keys(row_keys))
     see = partial(read_prompt, terms=job.terms, max_draft_length=shapes.max_draft_length)
-    rows, reads = jax.vmap(see)(rows, prompt_length)
+    rows, reads = jax.vmap(see)(rows, prompt_length, limit - prompt_length)
     edge, first, fault = _open_edge(job, tokens, prompt_length, row_keys, shapes)
     device = _open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
     return DecodeState(device=device, edge=edge, row=rows)

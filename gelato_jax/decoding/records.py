@@ -262,6 +262,8 @@ class RowState:
     round: Array  # [] int32 the row's own round counter
     pending: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
     lag: Array  # [] int32 committed tokens that the draft has not seen, but for the last
+    unread: Array  # [] bool the prompt is among them: nothing of this request has been drafted
+    remaining: Array  # [] int32 tokens that the request may still bring
     link: LinkState
     session: Session
     totals: Totals

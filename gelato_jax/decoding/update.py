@@ -30,6 +30,8 @@ def update(
         round=row.round + seen.active,
         pending=committed.pending,
         lag=_lag(row, seen),
+        unread=row.unread & (seen.drafted == 0),
+        remaining=row.remaining - seen.tokens,
         link=terms.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
@@ -61,6 +63,8 @@ def open_row(session: Session, link_key: Array, *, terms: Terms) -> RowState:
         round=jnp.ones((), jnp.int32),  # the first token takes the uniforms of round 0
         pending=jnp.zeros((), jnp.int32),
         lag=jnp.zeros((), jnp.int32),
+        unread=jnp.zeros((), jnp.bool_),
+        remaining=jnp.zeros((), jnp.int32),
         link=terms.system.link.init(link_key),
         session=session,
         totals=Totals.zero(terms.work.shape[0]),
@@ -68,13 +72,20 @@ def open_row(session: Session, link_key: Array, *, terms: Terms) -> RowState:
 
 
 def read_prompt(
-    row: RowState, prompt_tokens: Array, *, terms: Terms, max_draft_length: int, believed: Terms | None = None
+    row: RowState,
+    prompt_tokens: Array,
+    new_tokens: Array,
+    *,
+    terms: Terms,
+    max_draft_length: int,
+    believed: Terms | None = None,
 ) -> tuple[RowState, Array]:
     """The row behind a prompt: its seconds and joules enter the queue, as those of rounds do.
 
     Args:
         row: before the prompt.
         prompt_tokens: [] int32.
+        new_tokens: [] int32 that may follow it, its first token included.
         terms: rules, and the world as it is.
         max_draft_length: G.
         believed: the world as the device believes it to be; as it is if not given.
@@ -84,11 +95,12 @@ def read_prompt(
         later on, the prompt is among the tokens that it catches up with.
     """
     channel = terms.system.link.observe(row.link)
-    row = dataclasses.replace(row, lag=prompt_tokens)
+    unread = jnp.ones((), jnp.bool_)
+    row = dataclasses.replace(row, lag=prompt_tokens, unread=unread, remaining=new_tokens - 1)
     planned = drafts_at_once(row, channel, terms=believed or terms, max_draft_length=max_draft_length)
     seen = observe_prompt(channel, prompt_tokens, planned, terms=terms)
     session = dataclasses.replace(row.session, controller=terms.policy.controller.charge(row.session.controller, seen))
     link = terms.system.link.advance(row.link, seen.time_s)
     lag = jnp.where(planned, 0, prompt_tokens)
     totals = row.totals.add_prompt(seen)
-    return dataclasses.replace(row, lag=lag, link=link, session=session, totals=totals), planned
+    return dataclasses.replace(row, lag=lag, unread=~planned, link=link, session=session, totals=totals), planned

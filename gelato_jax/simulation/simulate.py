@@ -340,7 +340,14 @@ def _next_request(
     new, device = life.device.done, life.device
     prompt = rollouts.prompt_tokens[text]
     row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
-    row, reads = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
+    row, reads = read_prompt(
+        row,
+        prompt,
+        rollouts.limit[text] + 1,
+        terms=actual,
+        believed=believed,
+        max_draft_length=sizes.max_draft_length,
+    )
     begun = _Lifetime(
         device=DeviceState(
             key=device.key,

@@ -95,6 +95,18 @@ def test_a_device_that_never_drafts_feeds_nothing_but_still_waits(system, channe
     )
 
 
+@pytest.mark.parametrize("remaining", [40, 3, 0])
+def test_a_draft_that_has_not_read_its_prompt_shares_it_among_the_tokens_to_come(system, channel, remaining):
+    cost_table = _cost_table(system, channel, payloads.seeded(), unread=True, lag=100, remaining=remaining)
+    expected = []
+    for g in range(G + 1):
+        tokens = sum(0.6**i for i in range(g + 1))
+        fed = 0.6**g + 100 * min(tokens / max(remaining, 1), 1.0) if g else 0.0
+        expected.append(_round(0.7 * g, fed, HEADER + 10 * g + 10, HEADER + 10, g + 1, 1))
+    np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(cost_table.catch_up_s, 100 * DEVICE["prefill_s"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("scheme", [payloads.full(), payloads.top_k(9), payloads.seeded()])
 def test_marginal_cost_is_the_slope_of_the_outlook(system, channel, scheme):
     cost_table = _cost_table(system, channel, scheme, catch_up=0.0)
