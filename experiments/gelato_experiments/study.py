@@ -1,6 +1,6 @@
 """What a study is: settings in, a flat table out; claims and a figure are made from the table alone.
 
-A study is one file in `studies/` with a `STUDY`, and one line in `studies/registry.py`.
+A study is one folder in `studies/` with a `STUDY`, and one line in `studies/registry.py`.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gelato_experiments.studies import draft_shapes
+from gelato_experiments.studies.draft_shapes import study as draft_shapes
 from gelato_jax import system
 
 

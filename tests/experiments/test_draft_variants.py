@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gelato_experiments.studies import draft_shapes, draft_variants
+from gelato_experiments.studies.draft_shapes import study as draft_shapes
+from gelato_experiments.studies.draft_variants import study as draft_variants
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.ids import read_ids, write_ids
 

@@ -12,8 +12,10 @@ from gelato_experiments.inputs import SHIPPED, recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
 from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.played import lookup
-from gelato_experiments.studies import frontier
+from gelato_experiments.studies.frontier.claims import claims as claims_of
+from gelato_experiments.studies.frontier.played import lookup
+from gelato_experiments.studies.frontier.settings import Settings
+from gelato_experiments.studies.frontier.study import run
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Estimator, default_calibration
@@ -140,7 +142,7 @@ def test_a_looked_up_policy_is_drawn_from():
 def test_frontier_on_a_small_world(texts, tmp_path):
     file = tmp_path / "texts.npz"
     simulation.save(file, texts)
-    settings = frontier.Settings(
+    settings = Settings(
         recording=str(file),
         links=("5mhz-500m-60ms",),
         caps_w=(0.3, 0.6, 3.0),
@@ -153,7 +155,7 @@ def test_frontier_on_a_small_world(texts, tmp_path):
         entropy_classes=3,
     )
     told = []
-    rows = frontier.run(settings, lambda name, done, total: told.append((done, total)))
+    rows = run(settings, lambda name, done, total: told.append((done, total)))
     assert all(done <= total for done, total in told)
     assert [row["cap_w"] for row in rows if row["kind"] == "infeasible"] == [0.3]
 
@@ -168,13 +170,13 @@ def test_frontier_on_a_small_world(texts, tmp_path):
         assert rate("model", "entropy-stopping", cap) >= rate("model", "round-level", cap) * 0.999
         assert rate("model", "ratio_priced", cap) <= rate("model", "entropy-stopping", cap) * 1.03
     assert rate("method", "ratio", 3.0) > rate("method", "target-only", 3.0)
-    claims = frontier.claims(settings, rows)
+    claims = claims_of(settings, rows)
     assert claims[-1].holds
     assert {claim.holds for claim in claims} <= {True, False, None}
     # A world where a method that keeps the cap is better must say so.
     better = [
         dict(row, tokens_per_s=99.0) if row["method"] == "static" and row["kind"] == "method" else row for row in rows
     ]
-    (beaten,) = [claim for claim in frontier.claims(settings, better) if claim.claim.startswith("no method")]
+    (beaten,) = [claim for claim in claims_of(settings, better) if claim.claim.startswith("no method")]
     assert beaten.holds is False
     assert "static" in beaten.measured

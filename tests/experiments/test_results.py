@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gelato_experiments.runner import read_rows
 from gelato_experiments.studies import registry
+from gelato_experiments.tables import read_rows
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "studies-quick"
 MEASURED = ("tokens_per_s", "energy_per_token_j", "gap_tokens_per_s")
