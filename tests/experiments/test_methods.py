@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelato_experiments.inputs import SHIPPED, recording
+from gelato_experiments.inputs import SHIPPED, read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
 from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.oracles import EntropyModel
@@ -92,7 +92,7 @@ def test_intervals_of_equal_shares_are_points():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recordings_say_how_they_were_made(name):
-    shipped = recording(name)
+    shipped = read_recording(name)
     assert shipped.temperature == (1.0 if name.endswith("sampled") else 0.0)
     assert shipped.about["pair"] == "smollm2-135m"
     tuning, judging = shipped.halves()

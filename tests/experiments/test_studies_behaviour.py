@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gelato_experiments import figures, tables
-from gelato_experiments.inputs import recording as load
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.studies import calibration, delay, depth, registry, workloads
 from gelato_experiments.studies.calibration import fits
@@ -180,7 +180,7 @@ def test_a_true_calibration_has_no_error(files, concluded):
 
 
 def test_a_constant_calibration_is_wrong_by_the_spread_of_acceptance(files):
-    recorded = load(files["exits"])
+    recorded = read_recording(files["exits"])
     drawn = fits.tokens(recorded, 0, later=False)
     mean = np.full(len(drawn.text), drawn.outcome.mean())
     error, low, high, bins = calibration.study.calibration_error(mean, drawn, 50, 0)
@@ -192,7 +192,7 @@ def test_a_constant_calibration_is_wrong_by_the_spread_of_acceptance(files):
 
 
 def test_refitting_finds_the_model(files):
-    fitted = fits.refitted(load(files["exits"]))
+    fitted = fits.refitted(read_recording(files["exits"]))
     assert np.asarray(fitted.scale) == pytest.approx(1.0, abs=1e-3)
     assert np.asarray(fitted.decay) == pytest.approx(0.35, abs=1e-3)
 

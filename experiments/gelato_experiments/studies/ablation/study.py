@@ -87,7 +87,7 @@ class Settings:
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge every combination with every payload; depth exits other than the last under `candidates` alone."""
-    halves = alike([inputs.recording(name) for name in settings.texts])
+    halves = alike([inputs.read_recording(name) for name in settings.texts])
     total = len(settings.texts) * len(settings.payloads)
     rows: list[Row] = []
     for number, (text, (tuning, judging)) in enumerate(zip(settings.texts, halves, strict=True)):

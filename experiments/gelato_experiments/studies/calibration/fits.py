@@ -25,15 +25,15 @@ class Tokens(NamedTuple):
     weight: np.ndarray
 
 
-def tokens(recorded: Recording, exit: int, *, later: bool) -> Tokens:
+def tokens(recording: Recording, exit: int, *, later: bool) -> Tokens:
     """First draft tokens of every position, or the later ones weighted by the chance that one reaches them.
 
     Args:
-        recorded: of a pair.
+        recording: of a pair.
         exit: index.
         later: which.
     """
-    rollouts = recorded.rollouts
+    rollouts = recording.rollouts
     inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
     text, _ = np.nonzero(inside)
     entropy = np.asarray(rollouts.entropy[inside][:, exit], np.float64)
@@ -45,9 +45,9 @@ def tokens(recorded: Recording, exit: int, *, later: bool) -> Tokens:
     return Tokens(text, entropy[:, 1:].reshape(-1), chance[:, 1:].reshape(-1), reached.reshape(-1))
 
 
-def pairs(recorded: Recording, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pairs(recording: Recording, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class of a first token, acceptance of the second, and chance that the first is accepted, at the deepest exit."""
-    rollouts = recorded.rollouts
+    rollouts = recording.rollouts
     inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
     entropy, chance = rollouts.entropy[inside][:, -1], np.asarray(rollouts.chance[inside][:, -1], np.float64)
     return class_of(np.asarray(calibration.class_edges), np.asarray(entropy[:, 0])), chance[:, 1], chance[:, 0]
@@ -63,10 +63,10 @@ def constant_calibration(calibration: Calibration) -> Calibration:
     return dataclasses.replace(calibration, decay=np.zeros_like(np.asarray(calibration.decay)), **same)
 
 
-def refitted(recorded: Recording) -> Calibration:
+def refitted(recording: Recording) -> Calibration:
     """The calibration fitted to a recording's own first and second draft tokens; depth and places stay as they are."""
-    old = recorded.calibration
-    drawn = [tokens(recorded, exit, later=False) for exit in range(len(recorded.work))]
+    old = recording.calibration
+    drawn = [tokens(recording, exit, later=False) for exit in range(len(recording.work))]
     fits = [fit_curve(part.entropy, part.outcome) for part in drawn]
     edges, count = np.asarray(old.class_edges), len(old.next_acceptance)
     classes = []
@@ -74,7 +74,7 @@ def refitted(recorded: Recording) -> Calibration:
         members = class_of(edges, part.entropy)
         means = class_means(members, part.outcome, count=count)
         classes.append(non_increasing(means, np.bincount(members, minlength=count) + 1.0))
-    here, behind, chance = pairs(recorded, old)
+    here, behind, chance = pairs(recording, old)
     fields: dict[str, Any] = {
         "scale": [scale for scale, _ in fits],
         "decay": [decay for _, decay in fits],
@@ -85,14 +85,14 @@ def refitted(recorded: Recording) -> Calibration:
     return dataclasses.replace(old, **{name: np.asarray(value, np.float32) for name, value in fields.items()})
 
 
-def calibrations(recorded: Recording) -> dict[str, Calibration]:
+def calibrations(recording: Recording) -> dict[str, Calibration]:
     """By name, all of as many classes: one program serves them."""
-    shipped = recorded.calibration
+    shipped = recording.calibration
     made = {
         "shipped": shipped,
         UNSCALED: shipped,
-        "refitted": refitted(recorded),
-        "reported": control.default_calibration(len(recorded.work)),
+        "refitted": refitted(recording),
+        "reported": control.default_calibration(len(recording.work)),
         "constant": constant_calibration(shipped),
     }
     classes = max(len(calibration.next_acceptance) for calibration in made.values())

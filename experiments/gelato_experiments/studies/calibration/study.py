@@ -11,7 +11,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Method, Rules, Scenario, Share
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, measure
 from gelato_experiments.studies.calibration.fits import KINDS, UNSCALED, Tokens, calibrations, pairs, tokens
@@ -68,12 +68,12 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """
     rows: list[Row] = []
     for number, name in enumerate(settings.recordings):
-        recorded = recording(name)
-        facts = {"recording": name, "law": "sampled" if recorded.temperature > 0 else "greedy"}
+        recording = read_recording(name)
+        facts = {"recording": name, "law": "sampled" if recording.temperature > 0 else "greedy"}
         progress("calibration", 2 * number, 2 * len(settings.recordings))
-        found = [*_errors(recorded, settings), *_next(recorded), *_levels(recorded)]
+        found = [*_errors(recording, settings), *_next(recording), *_levels(recording)]
         progress("worth", 2 * number + 1, 2 * len(settings.recordings))
-        rows += [{**facts, **row} for row in [*found, *_worth(recorded, settings)]]
+        rows += [{**facts, **row} for row in [*found, *_worth(recording, settings)]]
     return rows
 
 
@@ -115,12 +115,12 @@ def calibration_error(
     return float(np.abs(gaps.sum(axis=0)).sum() / total.sum()), float(low), float(high), bins
 
 
-def _errors(recorded: Recording, settings: Settings) -> list[Row]:
+def _errors(recording: Recording, settings: Settings) -> list[Row]:
     rows: list[Row] = []
-    for exit in range(len(recorded.work)):
+    for exit in range(len(recording.work)):
         for which in ("first", "later"):
-            drawn = tokens(recorded, exit, later=which == "later")
-            every = predictions(recorded.calibration, np.repeat(drawn.entropy[:, None], len(recorded.work), axis=1))
+            drawn = tokens(recording, exit, later=which == "later")
+            every = predictions(recording.calibration, np.repeat(drawn.entropy[:, None], len(recording.work), axis=1))
             for fit, predicted in every.items():
                 ece, low, high, bins = calibration_error(predicted[:, exit], drawn, settings.resamples, settings.seed)
                 facts = {"exit": exit, "tokens": which, "fit": fit}
@@ -133,10 +133,10 @@ def _errors(recorded: Recording, settings: Settings) -> list[Row]:
     return rows
 
 
-def _next(recorded: Recording) -> list[Row]:
+def _next(recording: Recording) -> list[Row]:
     """What the table expects of the token behind an accepted one, by class of that one's entropy, and what came."""
-    classes, values, weights = pairs(recorded, recorded.calibration)
-    table = np.asarray(recorded.calibration.next_acceptance)
+    classes, values, weights = pairs(recording, recording.calibration)
+    table = np.asarray(recording.calibration.next_acceptance)
     mass = np.bincount(classes, weights, len(table))
     observed = np.bincount(classes, weights * values, len(table)) / np.maximum(mass, 1e-9)
     return [
@@ -145,16 +145,16 @@ def _next(recorded: Recording) -> list[Row]:
     ]
 
 
-def _levels(recorded: Recording) -> list[Row]:
+def _levels(recording: Recording) -> list[Row]:
     """Error and Brier score of the deepest exit's curve as it is, and scaled to what is known of its text so far.
 
     `relative` is the level that exits read: outcomes as a share of what was predicted of the same tokens.
     `rate over mean` compares the outcomes with the calibration's mean over all text instead.
     """
-    drawn = tokens(recorded, len(recorded.work) - 1, later=False)
-    columns = np.repeat(drawn.entropy[:, None], len(recorded.work), axis=1)
-    shape = predictions(recorded.calibration, columns)["curve"][:, -1]
-    mean, rules = float(recorded.calibration.mean_acceptance), control.Estimator.create()
+    drawn = tokens(recording, len(recording.work) - 1, later=False)
+    columns = np.repeat(drawn.entropy[:, None], len(recording.work), axis=1)
+    shape = predictions(recording.calibration, columns)["curve"][:, -1]
+    mean, rules = float(recording.calibration.mean_acceptance), control.Estimator.create()
     keep, strong, weak = (float(part) for part in (rules.discount, rules.level_strength, rules.prior_strength))
     wins, said, count = (_before(drawn.text, part, keep) for part in (drawn.outcome, shape, np.ones(len(shape))))
     scales = {
@@ -197,7 +197,7 @@ def _method(kind: str) -> Method:
     return dataclasses.replace(method, build=build)
 
 
-def _worth(recorded: Recording, settings: Settings) -> list[Row]:
+def _worth(recording: Recording, settings: Settings) -> list[Row]:
     """`ratio_priced` with each calibration, V chosen on half of the texts, judged on the others."""
     world = system.preset(settings.device, settings.link, settings.edge)
     scenario = Scenario(
@@ -206,7 +206,7 @@ def _worth(recorded: Recording, settings: Settings) -> list[Row]:
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
     cases = [(kind, cap) for cap in settings.caps_w for kind in KINDS]
     measured = []
-    for half in recorded.halves():
+    for half in recording.halves():
         known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in calibrations(half).items()}
         terms = [
             scenario.terms(known[kind], _method(kind), cap, {"penalty_weight": weight})

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share
 from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure
 from gelato_experiments.study import Progress, Row
@@ -78,14 +78,14 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         their `_half` of the interval, and the rates of the first two; and of `kind` fit, one for each edge and chooser:
         `slope` (tokens by e-fold of delay), its `_half`, `r2`, and `critical_s`.
     """
-    recorded = recording(settings.recording)
+    recording = read_recording(settings.recording)
     worlds = {place: _scenario(settings, *place) for place in itertools.product(settings.edges, settings.rtts_s)}
     progress("fixed lengths", 0, 3)
-    grid = _fixed(recorded, worlds, settings)
+    grid = _fixed(recording, worlds, settings)
     progress("ratio", 1, 3)
-    budgets, rates = _ratio(recorded, worlds, settings)
+    budgets, rates = _ratio(recording, worlds, settings)
     progress("choosing", 2, 3)
-    iid = _iid(grid, first_acceptance(recorded))
+    iid = _iid(grid, first_acceptance(recording))
     rows: list[Row] = []
     for (e, edge), (c, cap) in itertools.product(enumerate(settings.edges), enumerate(settings.caps_w)):
         chosen = {"static": _best(grid, e, cap), "ratio": budgets[e, :, c], "iid": iid[e]}
@@ -105,14 +105,14 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             rows += [
                 {"kind": "fit", "edge": edge, "chooser": who, **fit(settings.rtts_s, chosen[who])} for who in _CHOOSERS
             ]
-    rows.append({"kind": "model", "acceptance": first_acceptance(recorded)})
+    rows.append({"kind": "model", "acceptance": first_acceptance(recording)})
     return rows
 
 
-def first_acceptance(recorded: Recording) -> float:
+def first_acceptance(recording: Recording) -> float:
     """Mean acceptance of a round's first draft token at the deepest exit: nothing before it can hide it."""
-    inside = np.arange(recorded.rollouts.chance.shape[1]) < recorded.rollouts.positions[:, None]
-    return float(recorded.rollouts.chance[inside][:, -1, 0].mean())
+    inside = np.arange(recording.rollouts.chance.shape[1]) < recording.rollouts.positions[:, None]
+    return float(recording.rollouts.chance[inside][:, -1, 0].mean())
 
 
 def _scenario(settings: Settings, edge: str, rtt_s: float) -> Scenario:
@@ -127,14 +127,14 @@ def _effort(settings: Settings) -> Share:
     return Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
 
 
-def _fixed(recorded: Recording, worlds: dict[tuple[str, float], Scenario], settings: Settings) -> _Grid:
-    size = recorded.max_draft_length
+def _fixed(recording: Recording, worlds: dict[tuple[str, float], Scenario], settings: Settings) -> _Grid:
+    size = recording.max_draft_length
     terms = [
-        world.terms(recorded, METHODS["static"], math.inf, {"draft_length": length})
+        world.terms(recording, METHODS["static"], math.inf, {"draft_length": length})
         for world in worlds.values()
         for length in range(size + 1)
     ]
-    found = measure(recorded, terms, _effort(settings))
+    found = measure(recording, terms, _effort(settings))
     shape = (len(settings.edges), len(settings.rtts_s), size + 1, -1)
     # Tokens a round are accepted drafts and one more, but for a text's last round.
     tokens = 1.0 + found.acceptance * found.draft_length
@@ -142,14 +142,14 @@ def _fixed(recorded: Recording, worlds: dict[tuple[str, float], Scenario], setti
 
 
 def _ratio(
-    recorded: Recording, worlds: dict[tuple[str, float], Scenario], settings: Settings
+    recording: Recording, worlds: dict[tuple[str, float], Scenario], settings: Settings
 ) -> tuple[np.ndarray, Measured]:
     """Mean budgets of `ratio` once settled, `[E, D, caps, shares]`, and its rates of the same shape."""
     effort, method = _effort(settings), METHODS["ratio"]
     weight = {"penalty_weight": settings.penalty_weight}
-    terms = [world.terms(recorded, method, cap, weight) for world in worlds.values() for cap in settings.caps_w]
+    terms = [world.terms(recording, method, cap, weight) for world in worlds.values() for cap in settings.caps_w]
     found = simulation.simulate(
-        recorded,
+        recording,
         terms,
         devices=effort.devices,
         rounds=effort.rounds,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import Rules, Share
 from gelato_experiments.methods.base import LENGTHS
 from gelato_experiments.methods.compare import mean_and_half
@@ -104,7 +104,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         Rows of `kind` point (`length_rule`, `depth`, `value`, what was measured, `chosen`: a vertex of its curve) and
         of `kind` saving (`length_rule`, `depth`, `tokens_per_s`, `saved`, `saved_half`).
     """
-    tuning, judging = recording(settings.recording).halves()
+    tuning, judging = read_recording(settings.recording).halves()
     rows: list[Row] = []
     for number, length_rule in enumerate(BY_TOKEN):
         progress("measuring", number, len(BY_TOKEN))
@@ -127,9 +127,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     return rows
 
 
-def _members(length_rule: str, recorded: Recording, settings: Settings) -> list[Mapping[str, Any]]:
+def _members(length_rule: str, recording: Recording, settings: Settings) -> list[Mapping[str, Any]]:
     """Combinations of a depth rule with lengths or caps."""
-    exits = range(len(recorded.work))
+    exits = range(len(recording.work))
     depths = [("fixed", float(exit)) for exit in exits] + [("entropy", nats) for nats in settings.thresholds_nats]
     depths += [("priced", 0.0)] if "priced" in BY_TOKEN[length_rule] else []
     levels = settings.lengths if length_rule == "static" else settings.caps_w
@@ -139,7 +139,7 @@ def _members(length_rule: str, recorded: Recording, settings: Settings) -> list[
     ]
 
 
-def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -> Terms:
+def _terms(recording: Recording, member: Mapping[str, Any], settings: Settings) -> Terms:
     level, static = member["level"], member["length_rule"] == "static"
     ratio = control.ratio(power_budget_w=math.inf if static else level, penalty_weight=settings.penalty_weight)
     rules = Rules(
@@ -149,12 +149,14 @@ def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -
     )
     world = system.preset(settings.device, settings.link, settings.edge)
     policy = rules.policy(payloads.candidates(32))
-    return simulation.make_terms(recorded, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size))
+    return simulation.make_terms(
+        recording, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
+    )
 
 
-def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:
+def _points(recording: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:
     found = simulation.simulate(
-        recorded,
+        recording,
         terms,
         devices=settings.devices,
         rounds=settings.rounds,

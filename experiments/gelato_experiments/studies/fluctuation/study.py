@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Method, Scenario
 from gelato_experiments.methods.base import Setting
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half
@@ -75,7 +75,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         calm world (`of_calm`) and of a fixed length's that is tuned anew in that world (`of_retuned`). `queue_w` is
         what the queue holds at the end, spread over the run: by so much may one that began empty exceed the cap.
     """
-    tuning, judging = recording(settings.recording).halves()
+    tuning, judging = read_recording(settings.recording).halves()
     jobs = [("candidates", name, WORLDS) for name in settings.methods]
     bumpy = tuple(world for world in WORLDS if world.kind in ("calm", "link"))
     jobs += [("quantized", name, bumpy) for name in settings.heavy_methods]
@@ -105,9 +105,9 @@ def _scenario(settings: Settings, payload: str) -> Scenario:
     )
 
 
-def _tune(recorded: Recording, method: Method, scenario: Scenario, settings: Settings) -> Setting:
+def _tune(recording: Recording, method: Method, scenario: Scenario, settings: Settings) -> Setting:
     """The setting of most tokens per second that keeps the cap in the calm world, or that of least power."""
-    found = _judge(recorded, method, scenario, WORLDS[:1], method.grid, settings)[WORLDS[0].name]
+    found = _judge(recording, method, scenario, WORLDS[:1], method.grid, settings)[WORLDS[0].name]
     power = np.array([one.power.mean() for one in found])
     keeps = power <= settings.cap_w * (1 + CAP_TOLERANCE)
     rate = np.where(keeps, [one.rate.mean() for one in found], -np.inf)
@@ -123,7 +123,7 @@ def _best(found: Sequence[_Found], cap_w: float) -> _Found:
 
 
 def _judge(
-    recorded: Recording,
+    recording: Recording,
     method: Method,
     scenario: Scenario,
     worlds: Sequence[World],
@@ -137,10 +137,10 @@ def _judge(
         points = [(world, setting) for world in members for setting in tried]
         points *= 1 + (len(points) == 1)  # one setting alone would be another program
         actual = [
-            world.actual(calm(scenario.terms(recorded, method, settings.cap_w, setting))) for world, setting in points
+            world.actual(calm(scenario.terms(recording, method, settings.cap_w, setting))) for world, setting in points
         ]
         result = simulation.simulate(
-            recorded,
+            recording,
             actual,
             believed=[world.believed(terms) for (world, _), terms in zip(points, actual, strict=True)],
             environment=still() if environment is None else environment(),

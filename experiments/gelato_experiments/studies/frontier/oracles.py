@@ -117,8 +117,8 @@ def _inner(bins: int) -> np.ndarray:
     return np.arange(1, bins) / bins
 
 
-def _met(recorded: Recording, terms: Terms, settings: Settings) -> bounds.Rounds:
-    return bounds.met_rounds(recorded, terms, devices=settings.devices, rounds=settings.rounds, seed=settings.seed + 1)
+def _met(recording: Recording, terms: Terms, settings: Settings) -> bounds.Rounds:
+    return bounds.met_rounds(recording, terms, devices=settings.devices, rounds=settings.rounds, seed=settings.seed + 1)
 
 
 def _row(kind: str, link: str, method: str, cap: float, **figures_of: Any) -> Row:
@@ -138,13 +138,13 @@ def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settin
     return _Solved(round_level.solve(*states, power_cap_w=cap), edges, marks)
 
 
-def _informed(recorded: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
+def _informed(recording: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
     """States of the rate and the text's own mean accepted length: what knowing it is worth."""
-    counts = np.bincount(met.text, minlength=len(recorded.categories))
+    counts = np.bincount(met.text, minlength=len(recording.categories))
     means = np.bincount(met.text, met.standing, minlength=len(counts)) / np.maximum(counts, 1)
     edges, marks = bounds.quantile_edges(met.uplink_bps, bins), np.unique(np.quantile(means[met.text], _inner(bins)))
     state = bounds.bin_of(edges, met.uplink_bps) * (len(marks) + 1) + bounds.bin_of(marks, means[met.text])
-    return bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, recorded.max_draft_length)
+    return bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, recording.max_draft_length)
 
 
 def equal_power_rate(row: Row, price: float) -> float:
@@ -153,11 +153,11 @@ def equal_power_rate(row: Row, price: float) -> float:
     return rate + price * (row["cap_w"] - power) if price > 0 else rate
 
 
-def fit_model(recorded: Recording, edges: np.ndarray) -> EntropyModel:
+def fit_model(recording: Recording, edges: np.ndarray) -> EntropyModel:
     """The Markov model of a recording's deepest exit, its classes' acceptance made to descend strictly."""
-    positions = recorded.rollouts.positions
-    inside = np.arange(recorded.rollouts.entropy.shape[1]) < positions[:, None]
-    model = fit(recorded.rollouts.entropy[inside][:, -1], recorded.rollouts.chance[inside][:, -1], edges)
+    positions = recording.rollouts.positions
+    inside = np.arange(recording.rollouts.entropy.shape[1]) < positions[:, None]
+    model = fit(recording.rollouts.entropy[inside][:, -1], recording.rollouts.chance[inside][:, -1], edges)
     # Classes of like acceptance keep their order: by a thousandth each.
     falling = np.minimum.accumulate(np.clip(model.acceptance, 0.02, 0.999))
     falling = falling - 1e-3 * np.arange(len(falling)) / len(falling)

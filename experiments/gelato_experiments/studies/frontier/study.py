@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, compare
 from gelato_experiments.studies.frontier.oracles import model_rows, oracle_rows
 from gelato_experiments.studies.frontier.settings import Settings
@@ -19,7 +19,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         Rows of `kind` method, device, infeasible; free: ours where catching up costs nothing, as for the oracles;
         oracle; model. See `_method_rows`, `oracle_rows` and `model_rows`.
     """
-    tuning, judging = recording(settings.recording).halves()
+    tuning, judging = read_recording(settings.recording).halves()
     rows: list[Row] = []
     done, total = 0, len(settings.links) * (len(settings.methods) + 2)
     for link in settings.links:

@@ -116,7 +116,7 @@ class Settings:
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge all methods on recorded texts under both conditions, and on pairs of other acceptance."""
-    sampled, greedy = inputs.recording(settings.sampled), inputs.recording(settings.greedy)
+    sampled, greedy = inputs.read_recording(settings.sampled), inputs.read_recording(settings.greedy)
     pairs = [pair_of(sampled, acceptance, settings.seed) for acceptance in settings.acceptances]
     names = ["sampled", "greedy", *(f"pair {acceptance:g}" for acceptance in settings.acceptances)]
     rows: list[Row] = []

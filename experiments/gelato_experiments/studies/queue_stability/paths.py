@@ -17,23 +17,23 @@ SHARES = 8  # of the devices, for intervals
 
 
 def _simulated(
-    recorded: Recording, rules: Sequence[tuple[Controller, int]], settings: Settings, rounds: int, seed: int
+    recording: Recording, rules: Sequence[tuple[Controller, int]], settings: Settings, rounds: int, seed: int
 ) -> Simulation:
     """Controllers on the recorded text, each at its delay."""
     payload = payloads.candidates(32)
     terms = [
         simulation.make_terms(
-            recorded,
+            recording,
             exact_world.lengths_alone(rule, payload),
             settings.world(rtt),
             vocabularies=payloads.Vocabularies.whole(settings.vocab_size),
         )
         for rule, rtt in rules
     ]
-    return simulation.simulate(recorded, terms, devices=settings.devices, rounds=rounds, seed=seed)
+    return simulation.simulate(recording, terms, devices=settings.devices, rounds=rounds, seed=seed)
 
 
-def path_rows(recorded: Recording, settings: Settings) -> list[Row]:
+def path_rows(recording: Recording, settings: Settings) -> list[Row]:
     """T1: on every path, sum(E) less what was allowed is at most the queue; and the queue is small beside sum(E)."""
     pairs = [(cap, weight) for cap in settings.caps_w for weight in settings.weights]
     forms = {
@@ -46,7 +46,7 @@ def path_rows(recorded: Recording, settings: Settings) -> list[Row]:
     for name, members in forms.items():
         for seed in settings.seeds:
             for rounds in settings.lengths:
-                found = _simulated(recorded, [(rule, middle) for rule, _, _ in members], settings, rounds, seed)
+                found = _simulated(recording, [(rule, middle) for rule, _, _ in members], settings, rounds, seed)
                 for number, (rule, budget, weight) in enumerate(members):
                     form = name if name != "gelato" else f"gelato, {_unit(rule)}"
                     facts = {"kind": "path", "rule": form, "budget": budget, "penalty_weight": weight, "seed": seed}
@@ -76,15 +76,15 @@ def worst_path(found: Simulation, number: int, rule: Controller) -> Row:
     }
 
 
-def delay_rows(recorded: Recording, settings: Settings) -> list[Row]:
+def delay_rows(recording: Recording, settings: Settings) -> list[Row]:
     """Mean power of both budgets by delay; joules a round are set to what the cap means at the middle delay."""
     weight, middle = settings.weights[0] / 10, settings.rtts_ms[1]
     size = {"settings": settings, "rounds": settings.delay_rounds, "seed": settings.seeds[0]}
-    pilot = _simulated(recorded, [(in_watts(settings.cap_w, weight), middle)] * 2, **size)
+    pilot = _simulated(recording, [(in_watts(settings.cap_w, weight), middle)] * 2, **size)
     budget = settings.cap_w * float(simulation.total(pilot, "time_s")[0].sum() / pilot.totals.rounds[0].sum())
     rules = {"watts": in_watts(settings.cap_w, weight), "joules a round": in_joules(budget, weight)}
     points = [(name, rtt) for name in rules for rtt in settings.rtts_ms]
-    found = _simulated(recorded, [(rules[name], rtt) for name, rtt in points], **size)
+    found = _simulated(recording, [(rules[name], rtt) for name, rtt in points], **size)
     rows = []
     for number, (name, rtt) in enumerate(points):
         seconds, joules, prompt_s, prompt_j = (

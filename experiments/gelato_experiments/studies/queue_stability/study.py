@@ -4,7 +4,7 @@ Beside the guarantees stand two weaknesses of the form that is reported of the p
 and the best ratio in every round is not the best ratio of the sums.
 """
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.studies.queue_stability.exact import gelato_rows, mutant_rows, ratio_rows
 from gelato_experiments.studies.queue_stability.paths import delay_rows, path_rows
 from gelato_experiments.studies.queue_stability.settings import Settings
@@ -18,11 +18,11 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     Returns:
         Rows of `kind` path (T1), delay, bound (T2) and share.
     """
-    recorded = recording(settings.recording)
+    recording = read_recording(settings.recording)
     progress("long paths", 0, 4)
-    rows = path_rows(recorded, settings)
+    rows = path_rows(recording, settings)
     progress("joules a round against delay", 1, 4)
-    rows += delay_rows(recorded, settings)
+    rows += delay_rows(recording, settings)
     progress("bound of the queue", 2, 4)
     world = exact_world.build(
         settings.world(settings.rtts_ms[1]),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share
 from gelato_experiments.methods.base import LENGTHS, Setting
 from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, measure
@@ -113,7 +113,7 @@ def _scenario(settings: Settings) -> Scenario:
 
 def _workloads(settings: Settings) -> tuple[_Workload, _Workload]:
     """Both workloads, their texts padded and repeated to one shape."""
-    loads = {"short": recording(settings.short), "long": recording(settings.long)}
+    loads = {"short": read_recording(settings.short), "long": read_recording(settings.long)}
     positions = max(load.rollouts.entropy.shape[1] for load in loads.values())
     halves = {name: load.halves() for name, load in loads.items()}
     sizes = [len(tuning.categories) for tuning, _ in halves.values()]
@@ -130,21 +130,21 @@ def _workloads(settings: Settings) -> tuple[_Workload, _Workload]:
     return made("short"), made("long")
 
 
-def _padded(recorded: Recording, positions: int) -> Recording:
+def _padded(recording: Recording, positions: int) -> Recording:
     """Texts with room for more positions, which none of them reaches."""
-    rollouts = recorded.rollouts
+    rollouts = recording.rollouts
     fields = {field.name: getattr(rollouts, field.name) for field in dataclasses.fields(rollouts)}
     more = positions - rollouts.entropy.shape[1]
     wide = {
         name: np.pad(leaf, [(0, 0), (0, more)] + [(0, 0)] * (leaf.ndim - 2)) if leaf.ndim > 1 else leaf
         for name, leaf in fields.items()
     }
-    return dataclasses.replace(recorded, rollouts=dataclasses.replace(rollouts, **wide))
+    return dataclasses.replace(recording, rollouts=dataclasses.replace(rollouts, **wide))
 
 
-def _acceptance(recorded: Recording) -> Row:
+def _acceptance(recording: Recording) -> Row:
     """First draft tokens' acceptance at the deepest exit; its interval is over texts."""
-    rollouts = recorded.rollouts
+    rollouts = recording.rollouts
     inside = np.arange(rollouts.chance.shape[1]) < rollouts.positions[:, None]
     first = np.where(inside, rollouts.chance[:, :, -1, 0], 0.0)
     sums, counts = first.sum(axis=1), inside.sum(axis=1)
@@ -175,16 +175,16 @@ def _prompt(load: _Workload, scenario: Scenario, effort: Share) -> Row:
 
 
 def _judge(
-    recorded: Recording, chosen: dict[tuple[str, float], Setting], cells: dict[tuple[str, float], Cell], effort: Share
+    recording: Recording, chosen: dict[tuple[str, float], Setting], cells: dict[tuple[str, float], Cell], effort: Share
 ) -> list[Row]:
     """Methods as tuned on short texts, on one category; `hindsight`: as a share of its best fixed length's tokens/s."""
     scenario = next(iter(cells.values())).scenario
     fixed = {int(setting.get("draft_length", 0)) for (name, _), setting in chosen.items() if name in _FIXED}
     lengths = sorted(fixed | {length for length in LENGTHS if length <= _LONGEST})
     others = [key for key in cells if key[0] not in _FIXED]
-    terms = [_terms(recorded, scenario, "static", math.inf, {"draft_length": length}) for length in lengths]
-    terms += [_terms(recorded, scenario, *key, chosen[key]) for key in others]
-    found = measure(recorded, terms, effort)
+    terms = [_terms(recording, scenario, "static", math.inf, {"draft_length": length}) for length in lengths]
+    terms += [_terms(recording, scenario, *key, chosen[key]) for key in others]
+    found = measure(recording, terms, effort)
     rate, power = found.tokens_per_s.mean(axis=1)[: len(lengths)], found.power_w.mean(axis=1)[: len(lengths)]
     rows: list[Row] = []
     for key in cells:
@@ -204,11 +204,11 @@ def _judge(
     return rows
 
 
-def _terms(recorded: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Terms:
+def _terms(recording: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Terms:
     """A method's rules, of one structure with all others': one program serves them."""
     method = METHODS[name]
     rules = merged(method.build(cap_w, **setting))
-    return scenario.terms(recorded, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
+    return scenario.terms(recording, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
 
 
 def _with_prompts(rows: list[Row]) -> list[Row]:
