@@ -158,12 +158,12 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _matches(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a run record is there, whole, and of the same study, preset and settings."""
+    """Whether a run.json is there, whole, and of the same study, preset and settings."""
     try:
-        record = read_json(path)
+        facts = read_json(path)
     except ValueError:
         return False
-    return isinstance(record, dict) and all(record.get(key) == value for key, value in wanted.items())
+    return isinstance(facts, dict) and all(facts.get(key) == value for key, value in wanted.items())
 
 
 def _compute(study: Study, preset: Preset, partial: Path, wanted: dict[str, Any], progress: Progress) -> None:

@@ -50,7 +50,7 @@ class Study:
         run: (settings, progress) -> rows; reads no file but recordings, writes none.
         claims: (settings, rows) -> claims.
         draw: (settings, rows) -> figure, every axis with its unit.
-        given: a recording that stands in place of the study's own; see `on`.
+        given: a recording in place of the study's own; see `on`.
     """
 
     name: str

@@ -40,7 +40,7 @@ def scenario():
     return Scenario(system=system.preset(), payload=payloads.candidates(8))
 
 
-def test_a_synthetic_recording_has_the_models_law():
+def test_a_synthetic_recording_has_the_models_distribution():
     texts = synthetic_recording(MODEL, texts=32, positions=256, max_draft_length=4)
     chance = texts.rollouts.chance[:, :, 0]
     survival = np.cumprod(chance, axis=-1).mean(axis=(0, 1))
@@ -102,8 +102,8 @@ def test_shipped_recordings_say_how_they_were_made(name):
     assert np.isfinite(shipped.rollouts.entropy[inside]).all()
     assert ((chance >= 0) & (chance <= 1)).all()
     if shipped.temperature == 0:
-        stands = np.cumprod(chance, axis=-1).sum(axis=-1)
-        np.testing.assert_array_equal(stands, shipped.rollouts.accepted[inside])
+        accepted = np.cumprod(chance, axis=-1).sum(axis=-1)
+        np.testing.assert_array_equal(accepted, shipped.rollouts.accepted[inside])
 
 
 def test_a_looked_up_policy_is_drawn_from():

@@ -1,4 +1,4 @@
-"""The studies of what is true: the law of sampled text, and the simulator against the real loop."""
+"""The studies of what is true: the distribution of sampled text, and the simulator against the real loop."""
 
 import pytest
 

@@ -93,7 +93,7 @@ def solve(
     """The best rate under a cap of a policy that sees the link state, then the entropy classes one by one.
 
     Args:
-        probability: [W] law of the link state, i.i.d. over rounds and seen before the round.
+        probability: [W] distribution of the link state, i.i.d. over rounds and seen before the round.
         model: of the entropies.
         costs: of a round.
         power_cap_w: Pbar, watts; inf for none.

@@ -54,9 +54,9 @@ def make_world(probability: ArrayLike, model: EntropyModel, costs: RoundCosts, m
     """
     if max_points < 2:
         raise ValueError(f"max_points must be 2 or more, got {max_points}")
-    law = distribution("probability", probability, costs.base_s.shape)
+    checked = distribution("probability", probability, costs.base_s.shape)
     survival = _grid(model.acceptance, costs.max_draft_length, max_points)
-    return World(law, model, costs, survival, _interpolation(survival, model.acceptance))
+    return World(checked, model, costs, survival, _interpolation(survival, model.acceptance))
 
 
 def _grid(acceptance: Floats, max_draft_length: int, max_points: int) -> Floats:

@@ -95,8 +95,8 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         for place, payload in enumerate(settings.payloads):
             progress(f"{text}, {payload}", number * len(settings.payloads) + place, total)
             found |= judge(_cells(settings, payload), tuning, judging, settings.effort)
-        law = "greedy" if tuning.temperature == 0 else "sampled"
-        rows += _rows(settings, {"text": text, "law": law}, found, _exit_count(tuning))
+        sampling = "greedy" if tuning.temperature == 0 else "sampled"
+        rows += _rows(settings, {"text": text, "law": sampling}, found, _exit_count(tuning))
     rows.append({"part": "skipped", "axis": "draft sampling", "note": NOT_REPLAYED})
     return rows
 

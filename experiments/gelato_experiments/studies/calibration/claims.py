@@ -15,7 +15,7 @@ LITTLE = 0.01
 
 
 def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
-    """How true it is, law by law, and what it is worth."""
+    """How true it is, recording by recording, and what it is worth."""
     made = []
     for name in settings.recordings:
         own = [row for row in rows if row["recording"] == name]
@@ -30,12 +30,12 @@ def of(rows: list[Row], **wanted: Any) -> list[Row]:
 
 def _true(rows: list[Row]) -> Claim:
     first = of(rows, kind="error", tokens="first")
-    worst, law = max(of(rows, kind="error", tokens="later"), key=lambda row: row["ece"]), rows[0]["law"]
+    worst = max(of(rows, kind="error", tokens="later"), key=lambda row: row["ece"])
     said = "; ".join(
         f"exit {row['exit']} {row['fit']} {row['ece']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for row in first
     )
     return Claim(
-        claim=f"The shipped calibration is true on the recorded texts, {law}",
+        claim=f"The shipped calibration is true on the recorded texts, {rows[0]['law']}",
         required=f"expected calibration error at most {MOST_ERROR:g} on first draft tokens, at every exit, both fits",
         measured=f"{said}, over {first[0]['count']} tokens (95 %, bootstrap over texts); behind accepted tokens "
         f"{worst['ece']:.3f}, {worst['observed']:.3f} accepted where {worst['predicted']:.3f} was predicted",

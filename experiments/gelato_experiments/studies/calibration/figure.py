@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """Reliability and worth, a column for each law."""
+    """Reliability and worth, a column for each recording."""
     figure, axes = figures.new_figure(2, len(settings.recordings), panel_height=3.6)
     for column, name in enumerate(settings.recordings):
         own = [row for row in rows if row["recording"] == name]

@@ -28,7 +28,7 @@ class Settings:
     """What is checked.
 
     Attributes:
-        recordings: of one pair, a law each.
+        recordings: of one pair, a temperature each.
         device: preset; draft costs are those of Qwen2.5-0.5B there.
         link: preset.
         edge: preset.

@@ -28,12 +28,12 @@ _VOCABULARY = 49_152  # of SmolLM2; sets the bits of an id
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One exit of one draft under one law, each figure at the draft length that is best for it."""
+class DraftExit:
+    """One exit of one draft, greedy or sampled, each figure at the draft length that is best for it."""
 
     draft: str
     layers: int
-    law: str
+    law: str  # greedy or sampled: the column's name in tables that were written
     cost: float  # weights read, as a share of a target step
     acceptance: float
     modelled_length: int
@@ -43,39 +43,41 @@ class Row:
     clock_speed_up: float | None  # over the target alone
 
 
-def rows(reports: Mapping[str, Mapping[str, Any]], window_s: Sequence[float] | None = None) -> list[Row]:
+def rows(evaluations: Mapping[str, Mapping[str, Any]], window_s: Sequence[float] | None = None) -> list[DraftExit]:
     """Every exit of every draft.
 
     Args:
-        reports: contents of `eval.json` by a name.
+        evaluations: contents of `eval.json` by a name.
         window_s: seconds of the target's windows of 1, 2, ... tokens; without, nothing is said about the clock.
     """
     return [
-        _row(name, report, law, index, window_s)
-        for name, report in reports.items()
-        for law in ("greedy", "sampled")
-        if law in report
-        for index in range(len(report["exits"]))
+        _row(name, evaluation, decoding, index, window_s)
+        for name, evaluation in evaluations.items()
+        for decoding in ("greedy", "sampled")
+        if decoding in evaluation
+        for index in range(len(evaluation["exits"]))
     ]
 
 
-def _row(name: str, report: Mapping[str, Any], law: str, index: int, window_s: Sequence[float] | None) -> Row:
-    average = report[law]["average"]
+def _row(
+    name: str, evaluation: Mapping[str, Any], decoding: str, index: int, window_s: Sequence[float] | None
+) -> DraftExit:
+    average = evaluation[decoding]["average"]
     tokens = np.array([1.0, *average["tokens_per_round"][index]])  # by draft length, from 0
-    acceptance, cost = average["acceptance"][index], report["cost"]["weights"][index]
+    acceptance, cost = average["acceptance"][index], evaluation["cost"]["weights"][index]
     cost_table = _cost_table(cost, acceptance, len(tokens) - 1)
     rate = tokens / np.asarray(cost_table.time_s)
     best = int(rate.argmax())
     length = speed_up = None
-    if window_s is not None and "measured" in report["cost"]:
+    if window_s is not None and "measured" in evaluation["cost"]:
         # A share of the target's step, since seconds that were taken at different times cannot be compared.
-        drafts_s = report["cost"]["measured"]["share"][index] * window_s[0] * np.arange(len(tokens))
+        drafts_s = evaluation["cost"]["measured"]["share"][index] * window_s[0] * np.arange(len(tokens))
         gain = tokens * window_s[0] / (drafts_s + np.asarray(window_s[: len(tokens)]))
         length, speed_up = int(gain.argmax()), float(gain.max())
-    return Row(
+    return DraftExit(
         draft=name,
-        layers=report["exits"][index],
-        law=law,
+        layers=evaluation["exits"][index],
+        law=decoding,
         cost=cost,
         acceptance=acceptance,
         modelled_length=best,
@@ -112,7 +114,7 @@ def time_windows(target: str, longest: int) -> list[float]:
     return [seconds[min(size for size in sizes if size >= wanted)] for wanted in range(1, longest + 1)]
 
 
-def markdown(table: Sequence[Row]) -> str:
+def markdown(table: Sequence[DraftExit]) -> str:
     """The table, readable."""
     heads = "draft | layers | law | cost | acceptance | modelled tokens/s (length) | J/token | by the clock (length)"
     lines = [f"| {heads} |", "|---" * 8 + "|"]
@@ -129,7 +131,7 @@ def markdown(table: Sequence[Row]) -> str:
 class DraftShapes:
     """Compare drafts by what they would give and cost."""
 
-    reports: tyro.conf.Positional[tuple[str, ...]]
+    evaluations: tyro.conf.Positional[tuple[str, ...]]
     """NAME=FILE of each draft's eval.json."""
     out: Path
     """Folder for table.md, table.csv and frontier.png."""
@@ -140,16 +142,20 @@ class DraftShapes:
         """Write table and figure."""
         from gelato_experiments.draft_figures import frontier
 
-        reports = {name: _read(name, path) for name, _, path in (entry.partition("=") for entry in self.reports)}
-        longest = max(len(report["greedy"]["average"]["tokens_per_round"][0]) for report in reports.values())
-        table = rows(reports, time_windows(self.target, longest + 1))
+        evaluations = {
+            name: _read(name, path) for name, _, path in (entry.partition("=") for entry in self.evaluations)
+        }
+        longest = max(
+            len(evaluation["greedy"]["average"]["tokens_per_round"][0]) for evaluation in evaluations.values()
+        )
+        table = rows(evaluations, time_windows(self.target, longest + 1))
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "table.md").write_text(_heading(self.target) + markdown(table), "utf-8")
         with (self.out / "table.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(asdict(table[0])))
             writer.writeheader()
             writer.writerows(asdict(row) for row in table)
-        frontier(reports, self.out / "frontier.png")
+        frontier(evaluations, self.out / "frontier.png")
         print(markdown(table))
 
 

@@ -84,21 +84,21 @@ class DraftVariants:
             raise SystemExit(f"gelato: --only has {unknown[0]!r}, there are {', '.join(VARIANTS)}")
         for name in names:
             self._train(name)
-            self._measure(name)
-        reports = tuple(f"{name}={self.work / name / 'eval' / 'eval.json'}" for name in names)
-        DraftShapes(reports=reports, out=self.out, target=self.target).run()
+            self._evaluate(name)
+        evaluations = tuple(f"{name}={self.work / name / 'eval' / 'eval.json'}" for name in names)
+        DraftShapes(evaluations=evaluations, out=self.out, target=self.target).run()
         self._draw_scaling(names)
 
     def _draw_scaling(self, names: Sequence[str]) -> None:
         """What more text and more draft are worth: scaling.png and scaling.md."""
         from gelato_experiments.draft_figures import scaling
 
-        reports = {name: _read(self.work / name / "eval" / "eval.json") for name in names}
+        evaluations = {name: _read(self.work / name / "eval" / "eval.json") for name in names}
         recipe = [name for name in names if not VARIANTS[name].options]
-        by_text = {_read(self.work / name / "run.json")["tokens"]: reports[name] for name in recipe}
+        by_text = {_read(self.work / name / "run.json")["tokens"]: evaluations[name] for name in recipe}
         if self.full is not None:
             by_text[_read(self.full / "run.json")["tokens"]] = _read(self.full / "eval_head_alone.json")
-        tenths = {name: report for name, report in reports.items() if VARIANTS[name].every == Variant.every}
+        tenths = {name: evaluation for name, evaluation in evaluations.items() if VARIANTS[name].every == Variant.every}
         if by_text:
             scaling(by_text, tenths, self.out / "scaling.png")
             (self.out / "scaling.md").write_text(scaling_table(by_text), "utf-8")
@@ -118,7 +118,7 @@ class DraftVariants:
         places = {"target": self.target, "corpus": str(corpus), "out": str(folder)}
         _call("train-draft", {**_RECIPE, **common, **variant.options, **places})
 
-    def _measure(self, name: str) -> None:
+    def _evaluate(self, name: str) -> None:
         # The head alone: odds of repeats are fitted to held-out text, of which a share of a corpus has too little.
         out = self.work / name / "eval"
         if not (out / "eval.json").exists():
@@ -138,8 +138,8 @@ def scaling_table(by_text: Mapping[int, Mapping[str, Any]]) -> str:
     """Acceptance of the deepest exit against tokens of text, and what ten times the text adds from row to row."""
     lines = ["| tokens | greedy | temperature 1 | per tenfold text |", "|---|---|---|---|"]
     before: tuple[int, list[float]] | None = None
-    for tokens, report in sorted(by_text.items()):
-        values = [report[law]["average"]["acceptance"][-1] for law in ("greedy", "sampled")]
+    for tokens, evaluation in sorted(by_text.items()):
+        values = [evaluation[decoding]["average"]["acceptance"][-1] for decoding in ("greedy", "sampled")]
         gain = "-"
         if before is not None:
             decades = math.log10(tokens / before[0])

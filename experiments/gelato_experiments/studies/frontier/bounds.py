@@ -2,7 +2,7 @@
 
 A controller sees the channel's rate and its acceptance estimate before a round. Both are binned; in each bin the
 tokens, seconds and joules of every draft length follow from the rounds that a policy met there, for a recording
-says how many of all G drafts would have stood, whatever was sent.
+says how many of all G drafts would have been accepted, whatever was sent.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Rounds(NamedTuple):
     uplink_bps: np.ndarray  # [M]
     estimate: np.ndarray  # [M] the controller's estimate: rejections relative to the calibration's
     text: np.ndarray  # [M] row of the recording
-    standing: np.ndarray  # [M] drafts that would stand, 0..G
+    accepted: np.ndarray  # [M] of G drafts, those that would be, whatever was sent
 
 
 class States(NamedTuple):
@@ -68,7 +68,7 @@ def tabulate(rounds: Rounds, state: np.ndarray, states: int, terms: Terms, max_d
         max_draft_length: G.
     """
     lengths = np.arange(max_draft_length + 1)
-    accepted = np.minimum(rounds.standing[:, None], lengths)
+    accepted = np.minimum(rounds.accepted[:, None], lengths)
     seconds, joules = _costs(rounds, lengths, accepted, terms)
     counts = np.bincount(state, minlength=states)
 
@@ -115,16 +115,16 @@ def round_costs(uplink_bps: np.ndarray, terms: Terms, max_draft_length: int) -> 
     size, lengths = len(uplink_bps), np.arange(max_draft_length + 1)
     nothing = np.zeros(size)
     rounds = Rounds(np.asarray(uplink_bps), nothing, nothing, nothing)
-    stands = _costs(rounds, lengths, np.broadcast_to(lengths, (size, len(lengths))), terms)
-    falls = _costs(rounds, lengths, np.full((size, len(lengths)), -1), terms)
-    seconds, joules = stands
+    accepted = _costs(rounds, lengths, np.broadcast_to(lengths, (size, len(lengths))), terms)
+    rejected = _costs(rounds, lengths, np.full((size, len(lengths)), -1), terms)
+    seconds, joules = accepted
     return RoundCosts(
         base_s=seconds[:, 0],
         base_j=joules[:, 0],
         token_s=np.diff(seconds, axis=1),
         token_j=np.diff(joules, axis=1),
-        reject_s=(falls[0] - seconds)[:, -1],
-        reject_j=(falls[1] - joules)[:, -1],
+        reject_s=(rejected[0] - seconds)[:, -1],
+        reject_j=(rejected[1] - joules)[:, -1],
         full_s=nothing,
         full_j=nothing,
     )

@@ -30,7 +30,7 @@ _PLAYS = 3
 
 
 class _Solved(NamedTuple):
-    """A round-level program over the rounds that a policy met, and the bins that its states stand for."""
+    """A round-level program over the rounds that a policy met, and the bins of its states."""
 
     best: RoundLevelOptimum
     rate_edges: np.ndarray
@@ -57,7 +57,7 @@ def oracle_rows(
         met = _met(judging, terms, settings)
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
         costs = bounds.round_costs(rates, terms, size)
-        lengths = np.bincount(met.standing, minlength=size + 1) / len(met.standing)
+        lengths = np.bincount(met.accepted, minlength=size + 1) / len(met.accepted)
         first[cap], terms_of[cap] = _round_level(met, terms, size, cap, settings), terms
         found = {
             "round-level": first[cap].best,
@@ -141,7 +141,7 @@ def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settin
 def _informed(recording: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
     """States of the rate and the text's own mean accepted length: what knowing it is worth."""
     counts = np.bincount(met.text, minlength=len(recording.categories))
-    means = np.bincount(met.text, met.standing, minlength=len(counts)) / np.maximum(counts, 1)
+    means = np.bincount(met.text, met.accepted, minlength=len(counts)) / np.maximum(counts, 1)
     edges, marks = bounds.quantile_edges(met.uplink_bps, bins), np.unique(np.quantile(means[met.text], _inner(bins)))
     state = bounds.bin_of(edges, met.uplink_bps) * (len(marks) + 1) + bounds.bin_of(marks, means[met.text])
     return bounds.tabulate(met, state, (len(edges) + 1) * (len(marks) + 1), terms, recording.max_draft_length)

@@ -51,11 +51,11 @@ def pair_of(like: Recording, acceptance: float, seed: int) -> Recording:
 
 
 def entropy_model(acceptance: float, classes: int) -> EntropyModel:
-    """Entropy classes of equal mass of an exponential law, whose mean acceptance is as wanted."""
+    """Entropy classes of equal mass of an exponential distribution, whose mean acceptance is as wanted."""
     quantiles = (np.arange(classes) + 0.5) / classes
     mean_entropy = (1.0 / acceptance - 1.0) / REPORTED_DECAY
     chances_at = lambda mean: np.exp(REPORTED_DECAY * mean * np.log1p(-quantiles))  # noqa: E731
-    for _ in range(_STEPS):  # the mean over classes is not quite that of the law: nudge until it is
+    for _ in range(_STEPS):  # the mean over classes is not quite that of the distribution: nudge until it is
         mean_entropy *= np.log(acceptance) / np.log(chances_at(mean_entropy).mean())
     chances = chances_at(mean_entropy)
     initial = np.full(classes, 1.0 / classes)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """Distance to the law beside what sampling alone gives, a line a check."""
+    """Distance to the target's distribution beside what sampling alone gives, a line a check."""
     figure, axes = new_figure(panel_width=7.5, panel_height=0.6 + 0.16 * len(rows))
     axis = axes[0, 0]
     places = np.arange(len(rows))[::-1]

@@ -1,7 +1,7 @@
-"""Losslessness of sampled text (claim T4): its law under every payload, controller and exit, and what would bend it.
+"""Losslessness of sampled text (claim T4): its distribution under every payload, controller and exit; what bends it.
 
-A tiny pair of six tokens, whose law can be enumerated, writes many texts of four; `benchmarks.law` says how the
-joint law of three tokens is checked. Sound decoders must pass, decoders with one mistake each must not.
+A tiny pair of six tokens, whose texts can be enumerated, writes many of four tokens; `benchmarks.law` says how the
+joint distribution of three tokens is checked. Sound decoders must pass, decoders with one mistake each must not.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def _checks(settings: Settings) -> Iterator[tuple[Row, dict[str, Any]]]:
 
 
 def _figures(counts: np.ndarray, totals: Any, joint: np.ndarray) -> Row:
-    """How far the texts are from the law; distances are of tokens 2-4, all of them drawn in rounds."""
+    """How far the texts are from the distribution; distances are of tokens 2-4, all of them drawn in rounds."""
     texts, expected = int(counts.sum()), joint.sum(axis=0)
     drafted = int(totals.drafted.sum())
     return {

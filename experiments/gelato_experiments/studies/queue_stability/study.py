@@ -1,6 +1,6 @@
 """What an energy queue promises on every path: the cap up to the queue itself, and a queue that stays small.
 
-Beside the guarantees stand two weaknesses of the form that is reported of the paper: joules a round are not watts,
+Beside the guarantees are two weaknesses of the form that is reported of the paper: joules a round are not watts,
 and the best ratio in every round is not the best ratio of the sums.
 """
 

@@ -15,8 +15,7 @@ from gelato_experiments.prompts import read_prompts
 from gelato_experiments.study import Progress, Row
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, make_job
-from gelato_jax.simulation import Recording
-from gelato_jax.simulation.rollouts import record
+from gelato_jax.simulation import Recording, rollouts
 
 GREEDY, SAMPLED, DEPTH = "greedy", "sampled", "depth by token"
 _WIDTH_95 = 1.96  # standard errors
@@ -69,20 +68,20 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     progress("loading the pair", 0, 0)
     pair = _pair(settings.pair)
     prompts = _prompts(pair, settings)
-    law = DecodeSettings(
+    cold = DecodeSettings(
         max_draft_length=settings.max_draft_length, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
     rows: list[Row] = []
-    recording = record(pair, prompts, settings=law, categories=[GREEDY] * len(prompts), progress=progress)
+    recording = rollouts.record(pair, prompts, settings=cold, categories=[GREEDY] * len(prompts), progress=progress)
     parts = [(GREEDY, method) for method in settings.methods] + [(DEPTH, "ratio_priced")]
     total = len(parts) + len(settings.sampled_methods)
-    expected = autoregressive(pair, prompts, settings=law)
+    expected = autoregressive(pair, prompts, settings=cold)
     for part, method in parts:
         progress("decoding", len(rows), total)
-        rows.append(_compare(pair, prompts, law, recording, settings, part, method, expected))
+        rows.append(_compare(pair, prompts, cold, recording, settings, part, method, expected))
     many = [prompt for prompt in prompts for _ in range(settings.sampled_runs)]
-    warm = dataclasses.replace(law, temperature=1.0)
-    recording = record(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
+    warm = dataclasses.replace(cold, temperature=1.0)
+    recording = rollouts.record(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
     for method in settings.sampled_methods:
         progress("decoding", len(rows), total)
         rows.append(_compare(pair, many, warm, recording, settings, SAMPLED, method, None))
@@ -134,7 +133,7 @@ def _choices(settings: Settings, method: str, part: str) -> dict[str, Any]:
 def _compare(
     pair: Pair,
     prompts: Sequence[Sequence[int]],
-    law: DecodeSettings,
+    decoding: DecodeSettings,
     recording: Recording,
     settings: Settings,
     part: str,
@@ -143,12 +142,12 @@ def _compare(
 ) -> Row:
     """Decode every prompt, replay every text, and compare."""
     choices = _choices(settings, method, part)
-    decoded = generate(pair, prompts, settings=law, **choices)
+    decoded = generate(pair, prompts, settings=decoding, **choices)
     copies = 1 if expected is not None else _DEVICES_PER_TEXT
     texts = np.repeat(np.arange(len(prompts)), copies)
     replayed = simulation.simulate(
         recording,
-        [make_job(pair, settings=law, **choices).terms],
+        [make_job(pair, settings=decoding, **choices).terms],
         devices=len(texts),
         rounds=settings.max_new_tokens - 1,
         texts=texts.tolist(),
@@ -192,7 +191,7 @@ def _texts(
 
 
 def _sums(totals: Any, texts: int) -> dict[str, np.ndarray]:
-    """Sums by text, in double precision; devices of one text stand together."""
+    """Sums by text, in double precision; devices of one text are neighbours."""
     names = ("rounds", "drafted", "accepted", "tokens", "time_s", "energy_j")
     leaves = {name: getattr(totals, name) for name in names}
     whole = {

@@ -77,20 +77,20 @@ def judge(cells: Mapping[Any, Cell], tuning: Recording, judging: Recording, effo
         effort: how much is simulated, for each setting.
     """
     trials = [(key, setting) for key, cell in cells.items() for setting in cell.method.grid]
-    tuned = _measure(tuning, [(cells[key], setting) for key, setting in trials], effort)
+    tuned = _measure_by_structure(tuning, [(cells[key], setting) for key, setting in trials], effort)
     chosen: dict[Any, Setting] = {}
     for key, cell in cells.items():
         own = [index for index, (other, _) in enumerate(trials) if other == key]
         rate, power = tuned.tokens_per_s[own].mean(axis=1), tuned.power_w[own].mean(axis=1)
         chosen[key] = cell.method.grid[best_setting(rate, power, cell.cap_w)]
-    judged = _measure(judging, [(cell, chosen[key]) for key, cell in cells.items()], effort)
+    judged = _measure_by_structure(judging, [(cell, chosen[key]) for key, cell in cells.items()], effort)
     return {
         key: Judged(chosen[key], cell.cap_w, Measured(*(values[index] for values in judged)))
         for index, (key, cell) in enumerate(cells.items())
     }
 
 
-def _measure(recording: Recording, trials: Sequence[tuple[Cell, Setting]], effort: Share) -> Measured:
+def _measure_by_structure(recording: Recording, trials: Sequence[tuple[Cell, Setting]], effort: Share) -> Measured:
     """Figures `[trials, shares]`, the trials of one structure run together."""
     groups: dict[Any, list[int]] = {}
     terms = []

@@ -32,7 +32,7 @@ class Settings:
 
     Attributes:
         short: recording of short prompts; methods are tuned on half of it.
-        long: recording of long prompts, of the same pair and law.
+        long: recording of long prompts, of the same pair and temperature.
         device: preset; draft costs are those of Qwen2.5-0.5B there.
         link: preset.
         edge: preset.
