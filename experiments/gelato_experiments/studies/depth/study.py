@@ -1,7 +1,7 @@
 """What it saves to choose each token's depth, against the best depth for all: joules at equal tokens per second.
 
 The device is the preset's (Qwen2.5-0.5B's seconds and joules at full depth), the shares of work that exits cost are the
-recorded draft's own: a modelled combination. As `gelato_jax/simulation/replay.py` says, depth by token is approximate:
+recorded draft's own: a modelled combination. As `simulation/recorded.py` says, depth by token is approximate:
 token i at exit e is token i of the rollout that stayed at e all along, and the exit's check sees that exit's entropy.
 """
 
@@ -26,8 +26,6 @@ from gelato_jax.simulation import Recording
 
 BY_TOKEN = {"static": ("entropy",), "ratio_priced": ("entropy", "priced")}
 """Length rule -> depth rules by token; under a static length nothing has a price."""
-
-
 SHARES = Share().shares
 """Of the devices, for intervals."""
 _TARGETS = 9  # speeds at which two curves are compared
