@@ -88,13 +88,13 @@ def _draw_classes(model: EntropyModel, shape: tuple[int, ...], random: np.random
 
 
 def _streak(model: EntropyModel) -> np.ndarray:
-    """Acceptance by place in a round, exactly: the classes of the drafts whose predecessors all stand."""
+    """Acceptance by place in a round, exactly: by the classes of drafts before which all were accepted."""
     acceptance, transition = np.asarray(model.acceptance), np.asarray(model.transition)
-    law, streak = np.asarray(model.initial), np.empty(STREAK_PLACES, np.float32)
+    kinds, streak = np.asarray(model.initial), np.empty(STREAK_PLACES, np.float32)
     for place in range(STREAK_PLACES):
-        streak[place] = law @ acceptance
-        law = (law * acceptance) @ transition
-        law = law / max(law.sum(), 1e-30)
+        streak[place] = kinds @ acceptance
+        kinds = (kinds * acceptance) @ transition
+        kinds = kinds / max(kinds.sum(), 1e-30)
     return streak
 
 

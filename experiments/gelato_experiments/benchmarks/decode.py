@@ -64,11 +64,11 @@ def run(pair: Pair, *, draft_length: int = 4, progress: Callable[[str], None] = 
     bare, step = _autoregressive(pair)
     progress("rounds")
     round_s, draft_s, window_s, over_parts = _rounds(pair, shapes)
-    laws = {"greedy": {}, "temperature": {"temperature": 0.8}, "top_p": {"temperature": 0.8, "top_p": 0.9}}
+    samplings = {"greedy": {}, "temperature": {"temperature": 0.8}, "top_p": {"temperature": 0.8, "top_p": 0.9}}
     shares = {}
-    for name, law in laws.items():
+    for name, sampling in samplings.items():
         progress(f"overhead, {name}")
-        shares[name] = _overhead(pair, shapes, DecodeSettings(max_draft_length=draft_length, **law)) / round_s
+        shares[name] = _overhead(pair, shapes, DecodeSettings(max_draft_length=draft_length, **sampling)) / round_s
     return Result(
         bare_step_s=bare,
         autoregressive_step_s=step[0],

@@ -31,7 +31,7 @@ SHALLOW_WORK = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Timing:
     """One timing."""
 
     draft_length: int
@@ -61,7 +61,7 @@ class Many:
 class Result:
     """All figures."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Timing, ...]
     many: Many
 
 
@@ -145,7 +145,7 @@ def world(max_draft_length: int) -> tuple[Recording, Terms]:
     return recording, simulation.make_terms(recording, policy, system.preset())
 
 
-def _timed(max_draft_length: int, group: Sequence[Any]) -> Row:
+def _timed(max_draft_length: int, group: Sequence[Any]) -> Timing:
     recording, terms = world(max_draft_length)
 
     def simulate(rounds: int, seed: int) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def _timed(max_draft_length: int, group: Sequence[Any]) -> Row:
     first_s, _ = simulate(1, 0)
     took = [simulate(ROUNDS, seed) for seed in range(REPEATS)]
     count = DEVICES * ROUNDS
-    return Row(
+    return Timing(
         draft_length=max_draft_length,
         jax_devices=len(group),
         rounds_per_s=count / min(wall for wall, _ in took),
