@@ -46,7 +46,8 @@ class Scenario:
         )
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
     """How much is simulated: devices, rounds of each, rounds before that do not count, seed, shares for intervals."""
 
     devices: int = 64
@@ -107,7 +108,7 @@ def compare(
     judging: Recording,
     scenario: Scenario,
     caps_w: Sequence[float],
-    effort: Share = Share(),  # noqa: B008
+    effort: Share = Share(),
 ) -> list[Row]:
     """One row for each cap: the setting of most tokens per second that keeps it in tuning, judged on other texts.
 

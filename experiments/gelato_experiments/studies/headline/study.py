@@ -111,7 +111,7 @@ class Settings:
     @property
     def effort(self) -> Share:
         """How much is simulated."""
-        return Share(self.devices, self.rounds, self.seed, self.shares)
+        return Share(devices=self.devices, rounds=self.rounds, seed=self.seed, shares=self.shares)
 
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
