@@ -89,6 +89,20 @@ class Scalar(Payload):
         none = super()._no_drafts(max_draft_length, sizes)
         return {**none, "log_prob": np.zeros((1, max_draft_length), np.float32)}
 
+    def _put_answer(
+        self, writer: BitWriter, downlink: Downlink, row: int, rejected: bool, sizes: Vocabularies
+    ) -> None:
+        if rejected:
+            self._put_rejection(writer, downlink, row, sizes)
+        else:
+            super()._put_answer(writer, downlink, row, rejected, sizes)
+
+    def _take_answer(self, reader: BitReader, rejected: bool, sizes: Vocabularies) -> dict[str, Any]:
+        return self._take_rejection(reader, sizes) if rejected else super()._take_answer(reader, rejected, sizes)
+
+    def _no_answer(self, sizes: Vocabularies) -> dict[str, Any]:
+        return {**super()._no_answer(sizes), **self._no_rejection(sizes)}
+
     def _put_rejection(self, writer: BitWriter, downlink: Downlink, row: int, sizes: Vocabularies) -> None:
         assert downlink.row is not None
         writer.put_floats(np.asarray(downlink.row[row]))

@@ -34,7 +34,6 @@ class DeviceState:
     key: Array  # random key of the device
     text: Array  # [] int32 row of the recording
     position: Array  # [] int32 tokens committed, less the first
-    lag: Array  # [] int32 committed tokens that the draft's cache has not seen
     done: Array  # [] bool
     standing: Array  # [] int32 drafts of the last round that would have stood if all G had been sent
 
@@ -80,7 +79,7 @@ class RecordedDrafter(NamedTuple):
             work=loop.work,
             support=loop.support,
             exits=loop.exits,
-            caught_up=jnp.where(loop.length > 0, state.lag, 0),
+            caught_up=jnp.where(loop.length > 0, row.lag, 0),
             length_exit=loop.length_exit,
         )
         return Drafted(effort=effort, own=loop), Verdict(accepted=loop.accepted, overlap=loop.overlap)
@@ -96,9 +95,7 @@ class RecordedDrafter(NamedTuple):
         rejected = (downlink.accepted < loop.length) & (tokens == downlink.accepted + 1)
         position = state.position + tokens
         done = state.done | (position >= length)
-        # The draft's cache holds what was drafted from; behind a bonus token it lags by one.
-        lag = jnp.where(loop.length > 0, jnp.maximum(tokens - loop.length, 0), state.lag + tokens)
-        after = dataclasses.replace(state, position=position, lag=lag, done=done, standing=loop.standing)
+        after = dataclasses.replace(state, position=position, done=done, standing=loop.standing)
         committed = Committed(
             accepted=jnp.minimum(downlink.accepted, tokens),
             tokens=tokens,

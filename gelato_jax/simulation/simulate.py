@@ -265,7 +265,7 @@ def _lifetime(
     text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
     count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
     begun = _Lifetime(
-        device=DeviceState(key=key, text=text, position=count, lag=count, done=~no, standing=count),
+        device=DeviceState(key=key, text=text, position=count, done=~no, standing=count),
         row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], terms=actual),
         requests=count,
         mode=count,
@@ -340,13 +340,12 @@ def _next_request(
     new, device = life.device.done, life.device
     prompt = rollouts.prompt_tokens[text]
     row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
-    row, reads = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
+    row, _ = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
     begun = _Lifetime(
         device=DeviceState(
             key=device.key,
             text=text,
             position=jnp.zeros((), jnp.int32),
-            lag=jnp.where(reads, 0, prompt),
             done=rollouts.positions[text] < 1,
             standing=device.standing,
         ),

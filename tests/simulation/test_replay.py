@@ -218,8 +218,8 @@ def mutant(sound):
             positions=rollouts.positions + on("ends late"),
             chance=unless("takes another exit", rollouts.chance, rollouts.chance[:, :, ::-1]),
         )
-        device = dataclasses.replace(state.device, lag=unless("forgets the lag", state.device.lag, 0))
-        before = dataclasses.replace(state, device=device)
+        forgetful = dataclasses.replace(state.row, lag=unless("forgets the lag", state.row.lag, 0))
+        before = dataclasses.replace(state, row=forgetful)
         after, seen = sound(before, drafter._replace(rollouts=shown), verifier, terms, size, **others)
         old, new = state.row, after.row
         link = dataclasses.replace(
