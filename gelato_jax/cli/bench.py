@@ -17,7 +17,7 @@ class Bench:
 
     what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
-    against its parts, overhead. lossless: greedy text, or --law. kernels: each op of gelato_kernels against a
+    against its parts, overhead. lossless: greedy text, or --distribution. kernels: each op of gelato_kernels against a
     textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options. simulation: simulated rounds
     a second and memory of a million devices, with --json alone."""
     model: str = "smollm2-135m"
@@ -36,17 +36,19 @@ class Bench:
     """Of the text (speed)."""
     system: str = "local"
     """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
-    law: bool = False
-    """Check the law of sampled text on a tiny pair instead: every payload and controller, 200,000 texts each."""
+    distribution: bool = False
+    """Check how sampled text is distributed on a tiny pair instead: every payload, every controller, 200,000 texts."""
     json: str | None = None
     """Write the figures to this file; - is standard output."""
 
     def run(self) -> int:
-        """Measure; exit code 1 where text or law is not the target's, or a kernel's result not the reference's."""
+        """Measure; exit code 1 where text or its distribution is not the target's, or a kernel's result wrong."""
         from gelato_jax.cli.output import JsonFile
 
-        if self.law and self.what != "lossless":
-            raise GelatoError(f"--law has no effect with bench {self.what}; take bench lossless --law")
+        if self.distribution and self.what != "lossless":
+            raise GelatoError(
+                f"--distribution has no effect with bench {self.what}; take bench lossless --distribution"
+            )
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
         with JsonFile(self.json) as file:
@@ -57,7 +59,7 @@ class Bench:
                 "kernels": _kernels,
                 "simulation": _simulation,
             }
-            run = _law if self.law else parts[self.what]
+            run = _distribution if self.distribution else parts[self.what]
             lines, figures, sound = run(self)
             file.write(figures)
         if self.json != "-":
@@ -93,8 +95,8 @@ def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         f"round                          {result.round_s * 1e3:8.2f} ms",
         f"  over the sum of its parts    {result.round_over_parts:8.3f}",
     ]
-    for law, share in result.overhead_share.items():
-        lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {law}")
+    for distribution, share in result.overhead_share.items():
+        lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {distribution}")
     return lines, dataclasses.asdict(result), True
 
 
@@ -218,7 +220,7 @@ def _measured(pair, settings):
     return measure_local_system(pair, settings.shapes)
 
 
-def _law(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+def _distribution(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import law
 
     del options

@@ -110,14 +110,14 @@ class InputOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """How long the text is and which law it follows."""
+    """How long the text is and which distribution it follows."""
 
     max_new_tokens: Annotated[int, arg(metavar="N"), Range(1)] = 128
     """Tokens generated at most; 1 or more."""
     stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     """End the text before this string."""
     temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
-    """Temperature of the target's law: 0 always takes the likeliest token, 1 is the model's own law."""
+    """Temperature of the target's distribution: 0 always takes the likeliest token, 1 is the model's own."""
     top_p: Annotated[float, arg(metavar="P"), Range(1e-6, 1.0)] = 1.0
     """Sample from the likeliest tokens that together have probability P, in (0, 1]; 1 keeps all."""
     top_k: Annotated[int, arg(metavar="K"), Range(0, 2**31 - 1)] = 0
@@ -128,7 +128,7 @@ class TextOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlOptions:
-    """How much is drafted. Changes speed and energy, never the law of the text."""
+    """How much is drafted. Changes speed and energy, never the distribution of the text."""
 
     controller: ControllerName = "ratio"
     """Sets each round's draft length: ratio is best, gelato the paper's, gelato_estimated that by what was accepted;
@@ -173,17 +173,18 @@ class ControlOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PayloadOptions:
-    """What travels between device and edge. The law of the text stays the same."""
+    """What travels between device and edge. The distribution of the text stays the same."""
 
     payload: Literal["candidates", "full", "top_p", "top_k", "quantized", "scalar", "seeded"] = "candidates"
-    """With a token go: its probability (scalar, candidates), the draft's law (full), part of it, nothing (seeded)."""
+    """With a token go: its probability (scalar, candidates), the draft's whole distribution (full), part of it, nothing
+    (seeded)."""
     payload_top_p: Annotated[
         float | None,
         arg(metavar="P", help_behavior_hint="(default: 0.9)"),
         Range(1e-6, 1.0),
         OnlyWith("payload", {"top_p": 0.9}),
     ] = None
-    """Probability that a top_p payload keeps of the draft's law, in (0, 1]."""
+    """Probability that a top_p payload keeps of the draft's distribution, in (0, 1]."""
     payload_top_k: Annotated[
         int | None,
         arg(metavar="K", help_behavior_hint="(default: 64)"),

@@ -44,7 +44,7 @@ class Record:
     max_draft_length: Annotated[int, arg(metavar="G"), Range(1, 32)] = 12
     """Tokens drafted at every position, 1..32: the most that a replay may draft in a round."""
     temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
-    """Temperature of the texts: 0 always takes the likeliest token, 1 is the model's own law."""
+    """Temperature of the texts: 0 always takes the likeliest token, 1 is the model's own distribution."""
     seed: Annotated[int, arg(metavar="N"), Range(0, 2**31 - 1)] = 0
     """Random numbers of sampled texts and of acceptance."""
     batch_rows: Annotated[int, arg(metavar="N"), Range(1)] = 32

@@ -222,6 +222,8 @@ def _summary(report: dict[str, Any], folder: Path) -> list[str]:
     quantized, hours = report["metrics"]["quantized"], sum(report["seconds"].values()) / 3600
     lines = [f"{report['tokens']} tokens in {report['conversations']} conversations; {hours:.2f} hours in all"]
     for index, depth in enumerate(report["settings"]["exits"]):
-        greedy, sampled = (quantized[law]["overall"]["acceptance"][index] for law in ("greedy", "sampled"))
+        greedy, sampled = (
+            quantized[distribution]["overall"]["acceptance"][index] for distribution in ("greedy", "sampled")
+        )
         lines.append(f"after {depth} layers: greedy agreement {greedy:.3f}, acceptance at temperature 1 {sampled:.3f}")
     return [*lines, "on text of the corpus that was held out, with 8-bit weights", f"gelato generate --draft {folder}"]

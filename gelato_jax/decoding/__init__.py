@@ -3,7 +3,7 @@
 from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, prepare, stream
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
-from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Shapes, Terms, Totals
+from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Setup, Shapes, Totals
 from gelato_jax.decoding.report import report
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "Policy",
     "Sampling",
     "Session",
+    "Setup",
     "Shapes",
     "Stream",
-    "Terms",
     "Tokenizer",
     "Totals",
     "autoregressive",

@@ -229,10 +229,10 @@ def _draft_token(
     )
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
-        stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.terms
+        stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.setup
     )
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
-    stop = stop | fault | jnp.isin(token, job.eos_ids)  # nothing would be kept behind an end of sequence
+    stop = stop | fault | jnp.isin(token, job.eos_ids)  # nothing would be kept after an end of sequence
     return _Loop(
         index=loop.index + 1,
         drafting=sent & ~stop & (loop.index + 1 < limit),
@@ -280,7 +280,7 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
 
     Returns:
         Normed state at each row's exit `[B, 1, D]`, fresh keys and values of all layers, the exit
-        index `[B]` int32, and the last state computed (to order cache writes behind reads).
+        index `[B]` int32, and the last state computed (to order cache writes after reads).
     """
     cache, lengths = loop.draft.cache, loop.draft.cache_length
     config, angles = decoder.config, decoder.angles(lengths, 1)

@@ -35,7 +35,7 @@ class Generation:
             is the last.
         texts: what they say, cut before a stop string.
         ends: why each ends: `eos`, `length` or `stop`; of a stream that was left early, `length`.
-        totals: sums over rounds, leaves `[B]` NumPy; tokens that a round gave behind a stop string are among them.
+        totals: sums over rounds, leaves `[B]` NumPy; tokens that a round gave after a stop string are among them.
         session: what the rows keep for their next request; pass it to the next `generate`.
         final_queue_j: `[B]` energy queue after the last round.
     """
@@ -65,7 +65,7 @@ def generate(
     Args:
         pair: draft, target, tokenizer.
         prompts: texts (chat turns unless `raw`) or token ids, of any lengths.
-        settings: lengths and law.
+        settings: lengths and distribution.
         raw: continue texts as they are, without the chat template.
         session: `Generation.session` of the rows' last request, so that queue and estimates go on.
         stop: strings that end a text, which is cut before them; see `text.TextStream`.

@@ -35,7 +35,7 @@ _POSITION = 128
 
 @partial(jax.jit, static_argnames=("window", "steps"))
 def run_windows(model: Model, *, window: int, steps: int) -> Array:
-    """Run `steps` windows of `window` tokens behind each other, each fed by the last: `[1, window]` int32."""
+    """Run `steps` windows of `window` tokens after one another, each fed by the last: `[1, window]` int32."""
     decoder = model.bind()
     # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
     slots = max(SMALLEST_BUFFER, _POSITION + window * (steps + 1))

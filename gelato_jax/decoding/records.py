@@ -11,7 +11,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.models import Cache, Model
 from gelato_jax.payloads import DraftIds, Payload, Vocabularies
 from gelato_jax.system import LinkState, System
-from gelato_jax.types import Calibration, Calibrations, Compensated, Observation, RepeatLaws, number, record, static
+from gelato_jax.types import Calibration, Calibrations, Compensated, Observation, RepeatOddsSet, number, record, static
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class DraftModel:
     vocabulary: Array | None  # [U] int32 target ids of the head's rows, ascending; None: all of them
     calibration: Calibrations
     work: Array  # [X] weights read up to an exit, as a share of the deepest
-    repeats: RepeatLaws | None = None
+    repeats: RepeatOddsSet | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -99,8 +99,11 @@ class Policy:
 
 
 @record
-class Terms:
-    """What the costs of a round follow from: rules, world, and sizes. A job without its models."""
+class Setup:
+    """Rules and world, as they are or as a device believes them to be: a job without its models.
+
+    All that a round plans and costs follows from it.
+    """
 
     policy: Policy
     system: System
@@ -136,9 +139,9 @@ class Job:
         )
 
     @property
-    def terms(self) -> Terms:
-        """What the costs of its rounds follow from."""
-        return Terms(
+    def setup(self) -> Setup:
+        """Its rules and world."""
+        return Setup(
             policy=self.policy,
             system=self.system,
             calibration=self.calibration,
@@ -318,7 +321,7 @@ class Effort:
     support: Array  # [] support sizes of q summed over them
     exits: Array  # [X] int32 of them by exit
     caught_up: Array  # [] int32 committed tokens fed to the draft's cache first
-    length_exit: Any  # the length exit's state behind them
+    length_exit: Any  # the length exit's state after them
 
 
 @record
@@ -335,7 +338,7 @@ class Committed:
 
     accepted: Array  # [] int32 drafts that entered the text
     tokens: Array  # [] int32 tokens that did: 0 for a finished row
-    rejected: Array  # [] bool a draft was refused, and the token behind the accepted ones entered the text
+    rejected: Array  # [] bool a draft was refused, and the token after the accepted ones entered the text
     asked: Array  # [] bool the device asked for the target's row
     predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     pending: Array  # [] int32 1 where the device drew the last token itself

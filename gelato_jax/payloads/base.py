@@ -48,9 +48,9 @@ class Payload(Protocol):
 
     scheme: ClassVar[Scheme]
     draws_on_device: ClassVar[bool] = False
-    """Whether the device draws the token behind a rejection; its id goes up with the next round."""
+    """Whether the device draws the token after a rejection; its id goes up with the next round."""
     keeps_row: ClassVar[bool] = False
-    """Whether the edge keeps its row behind a rejection, for a device that may ask for it."""
+    """Whether the edge keeps its row after a rejection, for a device that may ask for it."""
 
     def shape(self, log_weights: Array) -> Array:
         """The q that this scheme can carry, cut or rounded *before* a token is drawn: `[..., Q]` log weights."""
@@ -87,7 +87,7 @@ class Payload(Protocol):
             downlink: the edge's answer.
             noise: of the round.
             ids: what q's columns stand for.
-            ask: fetches the target's row `[B, V]` behind the accepted drafts, at the cost of another round trip.
+            ask: fetches the target's row `[B, V]` after the accepted drafts, at the cost of another round trip.
         """
         del proposal, noise, ids, ask
         return Resolution(next_token=downlink.next_token, asked=jnp.zeros_like(downlink.fault))
@@ -210,9 +210,7 @@ class Payload(Protocol):
         del sizes
         return {"tokens": np.zeros((1, max_draft_length), np.int32)}
 
-    def _put_answer(
-        self, writer: BitWriter, downlink: Downlink, row: int, rejected: bool, sizes: Vocabularies
-    ) -> None:
+    def _put_answer(self, writer: BitWriter, downlink: Downlink, row: int, rejected: bool, sizes: Vocabularies) -> None:
         """Write the next token, or what the device draws it from."""
         del rejected
         writer.put(int(downlink.next_token[row]), sizes.id_bits)
@@ -256,7 +254,7 @@ def _take_header(reader: BitReader) -> tuple[int, bool]:
 
 
 def accepted_drafts(uplink: Uplink, log_prob: Array, log_weights: Array, noise: RoundNoise) -> Array:
-    """Leading drafts `[B]` that stand by rejection sampling: x_i with probability min(1, p(x_i) / q(x_i)).
+    """Leading drafts `[B]` that rejection sampling accepts: x_i with probability min(1, p(x_i) / q(x_i)).
 
     Arguments as `Payload.verify`; `log_prob [B, G]` is log q of each draft.
     """

@@ -2,7 +2,7 @@
 
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.recording import Recording, Rollouts, load, save
-from gelato_jax.simulation.simulate import History, Rates, Simulation, make_terms, rates, simulate, stack, total
+from gelato_jax.simulation.simulate import History, Rates, Simulation, make_setup, rates, simulate, stack, total
 
 __all__ = [
     "Environment",
@@ -12,7 +12,7 @@ __all__ = [
     "Rollouts",
     "Simulation",
     "load",
-    "make_terms",
+    "make_setup",
     "rates",
     "save",
     "simulate",

@@ -1,8 +1,8 @@
 """Making a recording: the target writes its own text, and the draft is rolled out at every position of it.
 
 A position is a round that keeps nothing of its drafts. At each fixed exit the draft proposes G tokens, all stops
-off; the target scores each rollout in one window; then one token of the target's own law is committed, whatever was
-accepted. So the text is the target's alone, and every draft length at every position is known.
+off; the target scores each rollout in one window; then one token of the target's own distribution is committed,
+whatever was accepted. So the text is the target's alone, and every draft length at every position is known.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def record(
     Args:
         pair: draft, target, tokenizer.
         prompts: user turns, or token ids.
-        settings: the law of the text, `max_new_tokens` of each, and `max_draft_length`, G.
+        settings: the distribution of the text, `max_new_tokens` of each, and `max_draft_length`, G.
         categories: of each prompt.
         top_p_mass: mass in (0, 1] of the set that `Rollouts.support` counts.
         batch_rows: texts written at once, at most; fewer where prompts are long.
@@ -147,7 +147,7 @@ def roll_out(
 
 @partial(jax.jit, static_argnames="shapes", donate_argnames="state")
 def _advance(state: DecodeState, work: Job, mass: Array, *, shapes: Shapes) -> tuple[DecodeState, dict[str, Array]]:
-    """Roll out behind every row's last token, at every exit, and commit one token of the target's law.
+    """Roll out after every row's last token, at every exit, and commit one token of the target's distribution.
 
     A position is a round with a number of its own, so no uniform serves two positions. Exits are alternatives and
     share the uniforms of drafting and acceptance. `NEXT_TOKEN`, which draws a real round's residual, draws the text.
@@ -159,7 +159,7 @@ def _advance(state: DecodeState, work: Job, mass: Array, *, shapes: Shapes) -> t
     plan = _whole_rollout(state, shapes)
 
     def at_exit(caches: tuple[Cache, Cache], exit: Array) -> tuple[tuple[Cache, Cache], tuple[dict[str, Array], Array]]:
-        # What the exit before left behind the valid slots is overwritten: every exit begins from the same cache,
+        # What the exit before left after the valid slots is overwritten: every exit begins from the same cache,
         # and the deepest one's entry stays.
         draft_cache, target_cache = caches
         policy = dataclasses.replace(work.policy, depth_exit=control.depth_exits.fixed(exit))
@@ -240,7 +240,7 @@ def _look(state: DecodeState, drafted: Draft, weights: Array, work: Job, mass: A
 
 
 def _columns(log_p: Array, proposal: payloads.Proposal, model: DraftModel) -> Array:
-    """The target's log law `[B, G, V]` at the ids that q's columns stand for, `[B, G, Q]`."""
+    """The target's log probabilities `[B, G, V]` at the ids that q's columns stand for, `[B, G, Q]`."""
     if model.vocabulary is None:
         return log_p
     known = log_p[..., model.vocabulary]

@@ -1,6 +1,6 @@
 """Many simulated devices at once: settings by devices, rounds in one compiled loop, devices over whatever jax has.
 
-Settings are a leading axis of the terms' arrays (`stack`): one program serves a sweep. Devices are run in
+Settings are a leading axis of the setup' arrays (`stack`): one program serves a sweep. Devices are run in
 chunks that stay in a processor's caches; chunks are shared out over jax's devices.
 """
 
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gelato_jax import keys
 from gelato_jax.control.base import where_active
-from gelato_jax.decoding.records import DecodeState, Policy, RowState, Terms, Totals
+from gelato_jax.decoding.records import DecodeState, Policy, RowState, Setup, Totals
 from gelato_jax.decoding.round import run_round
 from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
 from gelato_jax.errors import GelatoError
@@ -51,7 +51,7 @@ class History:
 
     seen: Observation
     text: Any  # int32 row of the recording
-    standing: Any  # int32 drafts that would have stood if all G had been sent
+    acceptable: Any  # int32 drafts that would have been accepted if all G had been sent
 
 
 class Rates(NamedTuple):
@@ -62,13 +62,13 @@ class Rates(NamedTuple):
     energy_per_token_j: np.ndarray
 
 
-def make_terms(
+def make_setup(
     recording: Recording,
     policy: Policy,
     system: System,
     *,
     vocabularies: Vocabularies | None = None,
-) -> Terms:
+) -> Setup:
     """Rules and world of a simulated device.
 
     Args:
@@ -85,7 +85,7 @@ def make_terms(
             f"payload seeded with text sampled at temperature {recording.temperature:g}: the recording's acceptance is "
             "that of rejection sampling; take a greedy recording or another payload"
         )
-    return Terms(
+    return Setup(
         policy=policy,
         system=system,
         calibration=jax.tree.map(jnp.asarray, recording.calibration),
@@ -94,7 +94,7 @@ def make_terms(
     )
 
 
-def stack(settings: Sequence[Terms]) -> Terms:
+def stack(settings: Sequence[Setup]) -> Setup:
     """Settings `[S]` of one structure as one record, arrays `[S, ...]`.
 
     Raises:
@@ -104,8 +104,8 @@ def stack(settings: Sequence[Terms]) -> Terms:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
 
 
-def _one_structure(settings: Sequence[Terms]) -> None:
-    structures = {jax.tree.structure(terms) for terms in settings}
+def _one_structure(settings: Sequence[Setup]) -> None:
+    structures = {jax.tree.structure(setup) for setup in settings}
     if len(structures) != 1:
         raise GelatoError(
             f"{len(settings)} settings have {len(structures)} structures; stack those of the same rules only"
@@ -114,14 +114,14 @@ def _one_structure(settings: Sequence[Terms]) -> None:
 
 def simulate(
     recording: Recording,
-    settings: Sequence[Terms],
+    settings: Sequence[Setup],
     *,
     devices: int,
     rounds: int,
     warmup: int = 0,
     seed: int = 0,
     max_draft_length: int | None = None,
-    believed: Sequence[Terms] | None = None,
+    believed: Sequence[Setup] | None = None,
     environment: Environment | None = None,
     texts: Sequence[int] | None = None,
     endless: bool = True,
@@ -182,7 +182,7 @@ def simulate(
     return jax.tree.map(kept, *jax.device_get(parts))
 
 
-def _group(settings: Sequence[Terms], begin: int, size: int) -> Terms:
+def _group(settings: Sequence[Setup], begin: int, size: int) -> Setup:
     """`size` settings from `begin`, the last one repeated."""
     chosen = list(settings[begin : begin + size])
     return stack(chosen + chosen[-1:] * (size - len(chosen)))
@@ -212,8 +212,8 @@ class _Sizes:
 
 @partial(jax.jit, static_argnames=("sizes", "chunk", "mesh"))
 def _run(
-    believed: Terms,
-    actual: Terms,
+    believed: Setup,
+    actual: Setup,
     environment: Environment | None,
     rollouts: Rollouts,
     texts: Array,
@@ -228,12 +228,12 @@ def _run(
     """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
     device_keys = unrolled(keys.row_keys(keys.spread(seed, texts.shape[0])))
 
-    def one(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
+    def one(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
         return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
 
     rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
 
-    def share(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
+    def share(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
         """The devices of one jax device, chunk by chunk."""
         split = lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:])  # noqa: E731
         parts = lax.map(lambda part: rows(believed, actual, *part), (split(key), split(text)))
@@ -251,8 +251,8 @@ def _run(
 
 
 def _lifetime(
-    believed: Terms,
-    actual: Terms,
+    believed: Setup,
+    actual: Setup,
     environment: Environment | None,
     rollouts: Rollouts,
     key: Array,
@@ -265,8 +265,8 @@ def _lifetime(
     text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
     count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
     begun = _Lifetime(
-        device=DeviceState(key=key, text=text, position=count, done=~no, standing=count),
-        row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], terms=actual),
+        device=DeviceState(key=key, text=text, position=count, done=~no, acceptable=count),
+        row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], setup=actual),
         requests=count,
         mode=count,
     )
@@ -285,7 +285,7 @@ def _lifetime(
         after, seen = run_round(
             state, drafter, RecordedVerifier(), world, sizes.max_draft_length, believed=trusted, rows=lambda f: f
         )
-        history = History(seen=seen, text=life.device.text, standing=after.device.standing)
+        history = History(seen=seen, text=life.device.text, acceptable=after.device.acceptable)
         return _Lifetime(device=after.device, row=after.row, requests=life.requests, mode=mode), history
 
     def phase(number: Array, carried: tuple[_Lifetime, Totals]) -> tuple[_Lifetime, Totals]:
@@ -334,20 +334,20 @@ def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
 
 
 def _next_request(
-    life: _Lifetime, text: Array, rollouts: Rollouts, believed: Terms, actual: Terms, sizes: _Sizes
+    life: _Lifetime, text: Array, rollouts: Rollouts, believed: Setup, actual: Setup, sizes: _Sizes
 ) -> _Lifetime:
     """A device that is done reads the prompt of another text."""
     new, device = life.device.done, life.device
     prompt = rollouts.prompt_tokens[text]
     row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
-    row, _ = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
+    row, _ = read_prompt(row, prompt, setup=actual, believed=believed, max_draft_length=sizes.max_draft_length)
     begun = _Lifetime(
         device=DeviceState(
             key=device.key,
             text=text,
             position=jnp.zeros((), jnp.int32),
             done=rollouts.positions[text] < 1,
-            standing=device.standing,
+            acceptable=device.acceptable,
         ),
         row=row,
         requests=life.requests + 1,

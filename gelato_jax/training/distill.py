@@ -76,7 +76,7 @@ def split_trained(params: Params) -> tuple[Params, Params]:
 
 @lru_cache(maxsize=8)  # a step is compiled for the very object
 def make_optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
-    """AdamW behind clipping, warm-up and cosine over `steps` steps."""
+    """AdamW after clipping, warm-up and cosine over `steps` steps."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         settings.learning_rate,

@@ -34,7 +34,7 @@ def record(model: Model, conversations: Sequence[Conversation], frame: Frame) ->
         tokens = np.zeros((_ROWS, -longest % _MULTIPLE + longest), np.int32)
         for row, conversation in enumerate(chosen):
             tokens[row, : len(prefix) + len(conversation.tokens)] = np.concatenate([prefix, conversation.tokens])
-        ids, log_probs = jax.device_get(_look(model, tokens, behind=len(prefix), count=frame.num_recorded))
+        ids, log_probs = jax.device_get(_look(model, tokens, prefix_length=len(prefix), count=frame.num_recorded))
         for conversation, row_ids, row_log_probs in zip(chosen, ids, log_probs, strict=False):
             kept = slice(0, len(conversation.tokens))
             yield dataclasses.replace(
@@ -44,9 +44,9 @@ def record(model: Model, conversations: Sequence[Conversation], frame: Frame) ->
             )
 
 
-@partial(jax.jit, static_argnames=("behind", "count"))
-def _look(model: Model, tokens: Array, *, behind: int, count: int) -> tuple[Array, Array]:
-    """Likeliest ids and their log-probabilities ahead of every token behind the prefix, `[R, T - behind, count]`."""
+@partial(jax.jit, static_argnames=("prefix_length", "count"))
+def _look(model: Model, tokens: Array, *, prefix_length: int, count: int) -> tuple[Array, Array]:
+    """Likeliest ids and their log-probabilities ahead of every token after the prefix of P, `[R, T - P, count]`."""
     decoder = model.bind()
     x, _ = decoder.forward(tokens, None, jnp.zeros((tokens.shape[0],), jnp.int32))
 
@@ -55,7 +55,7 @@ def _look(model: Model, tokens: Array, *, behind: int, count: int) -> tuple[Arra
         values, ids = likeliest(logits, count)
         return ids, values - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-    return lax.map(look, x[:, behind - 1 : -1])
+    return lax.map(look, x[:, prefix_length - 1 : -1])
 
 
 def record_corpus(

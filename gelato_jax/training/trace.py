@@ -31,18 +31,18 @@ _T = TypeVar("_T")
 
 @record
 class Trace:
-    """Draft against target ahead of each of M tokens, at every exit. Laws are those at temperature 1."""
+    """Draft against target ahead of each of M tokens, at every exit. Distributions are those at temperature 1."""
 
     entropy: Array  # [M, X] nats, of the draft's softmax over its own vocabulary
     probe: Array  # [M, X] nats, what an exit's check says of that entropy; the entropy itself where there is no probe
     acceptance: Array  # [M, X] sum of min(p, q) over the target's vocabulary, which is 1 - TV(p, q)
     chance: (
-        Array  # [M, X] min(1, q / p) of the token that follows: the chance that it was drafted, given that it stands
+        Array  # [M, X] min(1, q / p) of the token that follows: the chance that it was drafted, given that it follows
     )
     agreement: Array  # [M, X] bool: draft and target have the same likeliest token
     target_entropy: Array  # [M] nats
     reached: Array  # [M, X] bool: the token got as far as this exit
-    repeat_count: Array  # [M] int32 last tokens that stood in the text before; 0: what follows is without meaning
+    repeat_count: Array  # [M] int32 last tokens that were in the text before; 0: what follows is without meaning
     repeat_odds: Array  # [M, X] log odds under the head of the token that followed them there; nan: the head lacks it
     rival: Array  # [M, X] log-probability of the likeliest other token, among the others
     rival_wins: Array  # [M, X] bool: that one is the target's likeliest
@@ -75,7 +75,7 @@ def draft_states(draft: Model, tokens: Array, leaves: Array) -> Array:
     Args:
         draft: its decoder.
         tokens: the rows.
-        leaves: `[R, T]` int32 exit at which a token leaves. Behind it the state stands still: deeper exits of this
+        leaves: `[R, T]` int32 exit at which a token leaves. After it the state stands still: deeper exits of this
             token mean nothing, and deeper layers see keys and values projected from that state, as they do while
             drafting.
     """
@@ -94,10 +94,10 @@ def _compare(
     repeated: Array,
     repeat_count: Array,
 ) -> Trace:
-    """Compare M positions of texts of one law.
+    """Compare M positions of texts of one distribution.
 
     Args:
-        target: the model whose law counts.
+        target: the model whose distribution counts.
         draft: what is measured.
         temperature: [] of the texts, 0 or 1: says which odds of repeats hold.
         target_state: `[M, D]`.
@@ -162,7 +162,7 @@ def _compare(
 
 
 def _column_ids(draft: DraftModel, repeated: Array) -> Array:
-    """Target ids `[M, Q]` of the columns of a draft's law."""
+    """Target ids `[M, Q]` of the columns of a draft's distribution."""
     size = draft.model.config.valid_outputs
     ids = jnp.arange(size) if draft.vocabulary is None else draft.vocabulary
     ids = jnp.broadcast_to(ids, (repeated.shape[0], size))
@@ -175,7 +175,7 @@ def _longest(draft: DraftModel) -> int:
 
 
 def suggestions(tokens: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """`decoding.repeats.find_repeat` behind every token of a text `[T]`: tokens `[T]` and counts `[T]`, int32."""
+    """`decoding.repeats.find_repeat` after every token of a text `[T]`: tokens `[T]` and counts `[T]`, int32."""
     text = tokens.tolist()
     followers: list[dict[tuple[int, ...], int]] = [{} for _ in range(longest)]
     repeated, counts = np.zeros(len(text), np.int32), np.zeros(len(text), np.int32)
@@ -196,7 +196,7 @@ def trace_rows(
     """Compare a draft with its target at every position of whole rows.
 
     Args:
-        target: the model whose law counts.
+        target: the model whose distribution counts.
         draft: what is measured.
         tokens: `[R, T]` int32 ids of the target.
         leaves: `[R, T]` int32 exit of each token; the deepest if not given. See `draft_states`.

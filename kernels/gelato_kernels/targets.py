@@ -109,6 +109,6 @@ def pallas_backends(
 
 
 def pad_axis(x: jax.Array, axis: int, multiple: int) -> jax.Array:
-    """`x` with zeros behind it, so that an axis is a multiple of a number."""
+    """`x` with zeros after it, so that an axis is a multiple of a number."""
     short = -x.shape[axis] % multiple
     return jax.numpy.pad(x, [(0, short if i == axis else 0) for i in range(x.ndim)]) if short else x

@@ -19,7 +19,7 @@ from gelato_jax.simulation import recording as files
 from gelato_jax.simulation import rollouts
 from gelato_jax.simulation.recording import load, save
 from gelato_jax.simulation.rollouts import record, roll_out
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
 
 G, NEW = 5, 20
@@ -74,7 +74,7 @@ def small(pair, prompts, settings):
 def drafted_entropy(state, work, shapes):
     """What the round that `advance` runs next will draft."""
     channel = jax.vmap(work.system.link.observe)(state.row.link)
-    planned = jax.vmap(partial(decide, terms=work.terms, max_draft_length=shapes.max_draft_length))(state.row, channel)
+    planned = jax.vmap(partial(decide, setup=work.setup, max_draft_length=shapes.max_draft_length))(state.row, channel)
     return draft(state.device, state.row, planned, channel, work, shapes)[0].entropy
 
 
@@ -204,7 +204,7 @@ def test_exits_differ_and_rollouts_are_mixed(greedy):
     assert ((greedy[0].max_probability > 0) & (greedy[0].max_probability < 1)).all()
 
 
-def test_greedy_laws_are_point_masses(greedy):
+def test_greedy_distributions_are_point_masses(greedy):
     recorded = greedy[0]
     assert (recorded.q == 1).all()
     assert set(np.unique(recorded.p)) == {0.0, 1.0}
@@ -218,7 +218,7 @@ def test_sampled_fields_agree(sampled):
     assert ((sampled.overlap >= 0) & (sampled.overlap <= 1)).all()
     assert ((sampled.q > 0) & (sampled.q <= 1)).all()
     np.testing.assert_allclose(sampled.chance, np.minimum(1, sampled.p / sampled.q), rtol=1e-5)
-    assert (sampled.q <= sampled.max_probability * (1 + 1e-5)).all()  # temperature 1: the law is unprocessed
+    assert (sampled.q <= sampled.max_probability * (1 + 1e-5)).all()  # temperature 1: the distribution is unprocessed
     assert ((sampled.support >= 1) & (sampled.support <= 61)).all()
     certain = sampled.max_probability > 0.9 + 1e-5
     assert certain.any()
@@ -228,7 +228,7 @@ def test_sampled_fields_agree(sampled):
 
 
 @pytest.mark.parametrize("field", ["overlap", "chance"])
-def test_drafts_are_accepted_as_often_as_the_laws_overlap(field, sampled):
+def test_drafts_are_accepted_as_often_as_the_distributions_overlap(field, sampled):
     """Draft i + 1, where i stand, is accepted with the recorded probability: sums of differences of a martingale."""
     expected = getattr(sampled, field).astype(np.float64)
     stands = sampled.accepted[..., None] >= np.arange(1, G + 1)
@@ -263,7 +263,7 @@ def test_sampled_text_draws_apart(pair, prompts, settings):
 
 
 def test_no_position_sees_a_uniform_again(pair, prompts, settings):
-    """Nearly uniform laws show the uniforms: were one seen twice, a token would come again and again."""
+    """Nearly uniform distributions show the uniforms: were one seen twice, a token would come again and again."""
     texts = roll_out(pair, prompts, settings=dataclasses.replace(settings, temperature=1e6))[1]
     assert all(len(set(text)) > NEW / 2 for text in texts)  # 20 draws of 61 ids: fewer than 1 in 1e4 texts fail
 
@@ -300,8 +300,8 @@ def test_a_draft_vocabulary_and_its_repeats(pair, settings):
     head = {"head.kernel": pair.draft.model.params["head.kernel"][ids]}
     model = dataclasses.replace(pair.draft.model, config=config, params={**pair.draft.model.params, **head})
     odds = RepeatOdds(slope=jnp.ones((EXITS, 2)), offset=jnp.zeros((EXITS, 2)), unseen=jnp.full(2, 0.6))
-    laws = RepeatLaws(greedy=odds, sampled=odds)
-    cut = dataclasses.replace(pair.draft, model=model, vocabulary=jnp.asarray(ids, jnp.int32), repeats=laws)
+    distributions = RepeatOddsSet(greedy=odds, sampled=odds)
+    cut = dataclasses.replace(pair.draft, model=model, vocabulary=jnp.asarray(ids, jnp.int32), repeats=distributions)
     prompts = np.random.default_rng(1).integers(0, 60, (64, 30)).tolist()
     settings = dataclasses.replace(settings, temperature=1.0, max_new_tokens=12, seed=2)
     recorded = record(

@@ -30,7 +30,7 @@ def batch(corpus):
 
 
 def one_position(p: np.ndarray, kept: int, rows: int) -> Batch:
-    """A batch of a single position with the target's law `p [V]`; the head has the first `rows` ids."""
+    """A batch of a single position with the target's distribution `p [V]`; the head has the first `rows` ids."""
     order = np.argsort(-p, kind="stable")[:kept]
     ones = np.ones((1, 1))
     return Batch(
@@ -43,16 +43,18 @@ def one_position(p: np.ndarray, kept: int, rows: int) -> Batch:
     )
 
 
-laws = st.integers(0, 2**31 - 1).map(lambda seed: np.random.default_rng(seed).dirichlet(np.full(12, 0.7)) * 0.99 + 1e-3)
+distributions = st.integers(0, 2**31 - 1).map(
+    lambda seed: np.random.default_rng(seed).dirichlet(np.full(12, 0.7)) * 0.99 + 1e-3
+)
 
 
-def lumped(law: np.ndarray, order: np.ndarray) -> np.ndarray:
+def lumped(distribution: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The outcomes that are told apart: those named, and the rest."""
-    return np.append(law[order], 1.0 - law[order].sum())
+    return np.append(distribution[order], 1.0 - distribution[order].sum())
 
 
 @settings(max_examples=30, deadline=None)
-@given(laws, laws)
+@given(distributions, distributions)
 def test_scores_are_numpys_where_the_head_has_every_token(p, q):
     p, q = p / p.sum(), q / q.sum()
     scores = score(jnp.log(q)[None, None].astype(jnp.float32), one_position(p, 5, 12))
@@ -65,8 +67,8 @@ def test_scores_are_numpys_where_the_head_has_every_token(p, q):
 
 
 @settings(max_examples=30, deadline=None)
-@given(laws, st.integers(0, 11), st.floats(0.3, 3.0))
-def test_the_divergence_is_zero_iff_the_laws_are_equal(p, moved, by):
+@given(distributions, st.integers(0, 11), st.floats(0.3, 3.0))
+def test_the_divergence_is_zero_iff_the_distributions_are_equal(p, moved, by):
     p = p / p.sum()
     logits = np.log(p)[None, None].astype(np.float32)
     batch = one_position(p, 11, 12)

@@ -130,8 +130,8 @@ def test_ids_alone_make_the_draft_again(killed, bundle, tmp_path):
     assert (report["settings"]["corpus"], report["by"]) == ("corpus.npz", "a test")
     assert "temperatures" not in report["settings"]  # of writing
     np.testing.assert_array_equal(again.draft.vocabulary, saved.draft.vocabulary)
-    for law in ("greedy", "sampled"):
-        ours, theirs = (np.array(s.metrics["quantized"][law]["overall"]["acceptance"]) for s in (again, saved))
+    for distribution in ("greedy", "sampled"):
+        ours, theirs = (np.array(s.metrics["quantized"][distribution]["overall"]["acceptance"]) for s in (again, saved))
         np.testing.assert_allclose(ours, theirs, atol=0.05)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gelato_experiments.methods.base import Method, Setting
 from gelato_experiments.study import Row
 from gelato_jax import simulation
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.simulation import Recording
 from gelato_jax.system import System
@@ -35,10 +35,10 @@ class Scenario:
     payload: Payload | None = None
     vocabularies: Vocabularies | None = None
 
-    def terms(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Terms:
+    def terms(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Setup:
         """A method in this world, under a cap (inf: none)."""
         payload = method.payload() if self.payload is None else self.payload
-        return simulation.make_terms(
+        return simulation.make_setup(
             recording,
             method.build(cap_w, **setting).policy(payload),
             self.system,
@@ -66,7 +66,7 @@ class Measured(NamedTuple):
     acceptance: np.ndarray
 
 
-def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> Measured:
+def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> Measured:
     """Simulate settings. Shares of the devices are independent; the same share meets the same world everywhere."""
     result = simulation.simulate(
         recording, settings, devices=effort.devices, rounds=effort.rounds, warmup=effort.warmup, seed=effort.seed

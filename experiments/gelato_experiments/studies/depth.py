@@ -23,7 +23,7 @@ from gelato_experiments.studies.depth_claims import BY_TOKEN
 from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import DepthExit, depth_exits
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 SHARES = Share().shares
@@ -137,7 +137,7 @@ def _members(length_rule: str, recorded: Recording, settings: Settings) -> list[
     ]
 
 
-def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -> Terms:
+def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -> Setup:
     level, static = member["level"], member["length_rule"] == "static"
     ratio = control.ratio(power_budget_w=math.inf if static else level, penalty_weight=settings.penalty_weight)
     rules = Rules(
@@ -147,10 +147,10 @@ def _terms(recorded: Recording, member: Mapping[str, Any], settings: Settings) -
     )
     world = system.preset(settings.device, settings.link, settings.edge)
     policy = rules.policy(payloads.candidates(32))
-    return simulation.make_terms(recorded, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size))
+    return simulation.make_setup(recorded, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size))
 
 
-def _points(recorded: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:
+def _points(recorded: Recording, terms: Sequence[Setup], settings: Settings) -> list[Point]:
     found = simulation.simulate(
         recorded,
         terms,

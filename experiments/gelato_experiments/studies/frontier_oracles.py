@@ -20,7 +20,7 @@ from gelato_experiments.oracles import (
 from gelato_experiments.played import lookup
 from gelato_experiments.study import Row
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def oracle_rows(
 def _played_rows(
     link: str,
     judging: Recording,
-    terms_of: dict[float, Terms],
+    terms_of: dict[float, Setup],
     solved: dict[float, _Solved],
     settings: "Settings",
 ) -> list[Row]:
@@ -104,7 +104,7 @@ def _played_rows(
     return list(best.values())
 
 
-def _playing(terms: Terms, solved: _Solved, settings: "Settings") -> Terms:
+def _playing(terms: Setup, solved: _Solved, settings: "Settings") -> Setup:
     """The same world under a looked-up policy; bins that fell together are padded, so that all caps share a program."""
     rates, levels = len(solved.rate_edges) + 1, len(solved.level_edges) + 1
     table = solved.best.policy.reshape(rates, levels, -1)
@@ -113,7 +113,7 @@ def _playing(terms: Terms, solved: _Solved, settings: "Settings") -> Terms:
         np.pad(table, ((0, more_rates), (0, more_levels), (0, 0))),
         np.pad(solved.rate_edges, (0, more_rates), constant_values=np.inf),
         np.pad(solved.level_edges, (0, more_levels), constant_values=np.inf),
-        float(terms.calibration.streak_acceptance[0]),
+        float(terms.calibration.conditional_acceptance[0]),
         terms.policy.controller.estimator,
     )
     return dataclasses.replace(terms, policy=dataclasses.replace(terms.policy, controller=controller))
@@ -123,7 +123,7 @@ def _inner(bins: int) -> np.ndarray:
     return np.arange(1, bins) / bins
 
 
-def _met(recorded: Recording, terms: Terms, settings: "Settings") -> bounds.Rounds:
+def _met(recorded: Recording, terms: Setup, settings: "Settings") -> bounds.Rounds:
     return bounds.met_rounds(recorded, terms, devices=settings.devices, rounds=settings.rounds, seed=settings.seed + 1)
 
 
@@ -135,7 +135,7 @@ def _figures(best: Any) -> dict[str, float]:
     return {"tokens_per_s": best.tokens_per_s, "power_w": best.power_w, "price": best.energy_price}
 
 
-def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settings: "Settings") -> _Solved:
+def _round_level(met: bounds.Rounds, terms: Setup, size: int, cap: float, settings: "Settings") -> _Solved:
     """The best policy over what a controller sees, rate and level, and what every length would give there."""
     edges = bounds.quantile_edges(met.uplink_bps, settings.rate_bins)
     marks = bounds.quantile_edges(met.estimate, settings.estimate_bins)
@@ -144,7 +144,7 @@ def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settin
     return _Solved(round_level.solve(*states, power_cap_w=cap), edges, marks)
 
 
-def _informed(recorded: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
+def _informed(recorded: Recording, met: bounds.Rounds, terms: Setup, bins: int = 6) -> bounds.States:
     """States of the rate and the text's own mean accepted length: what knowing it is worth."""
     counts = np.bincount(met.text, minlength=len(recorded.categories))
     means = np.bincount(met.text, met.standing, minlength=len(counts)) / np.maximum(counts, 1)

@@ -131,7 +131,7 @@ def _recorded(
     """Controllers on the recorded text, each at its delay."""
     payload = payloads.candidates(32)
     terms = [
-        simulation.make_terms(
+        simulation.make_setup(
             recorded,
             exact_world.lengths_alone(rule, payload),
             _system(settings, rtt),

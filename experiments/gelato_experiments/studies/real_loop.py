@@ -218,7 +218,7 @@ def _compare(
     texts = np.repeat(np.arange(len(prompts)), copies)
     replayed = simulation.simulate(
         recording,
-        [make_job(pair, settings=law, **choices).terms],
+        [make_job(pair, settings=law, **choices).setup],
         devices=len(texts),
         rounds=settings.max_new_tokens - 1,
         texts=texts.tolist(),

@@ -19,7 +19,7 @@ from gelato_experiments.studies import workloads_claims, workloads_figure
 from gelato_experiments.studies.gains import Cell, figures_of, judge, merged
 from gelato_experiments.study import Progress, Row, Study
 from gelato_jax import payloads, simulation, system
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 _MOST_ROWS = 128  # texts of the common count, at most
@@ -205,7 +205,7 @@ def _judge(
     return rows
 
 
-def _terms(recorded: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Terms:
+def _terms(recorded: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Setup:
     """A method's rules, of one structure with all others': one program serves them."""
     method = METHODS[name]
     rules = merged(method.build(cap_w, **setting))

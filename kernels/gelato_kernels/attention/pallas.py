@@ -172,7 +172,7 @@ def _inside(shape: tuple[int, int], rows: Array | int, columns: int) -> Array:
 
 
 def _load(target: Target, ref: Any, rows: Array | int, columns: int) -> Array:
-    """Numbers of a block, zeros behind its first `rows` and `columns`."""
+    """Numbers of a block, zeros after its first `rows` and `columns`."""
     inside = _inside(ref.shape, rows, columns)
     if target.name == "triton":  # what lies beyond an array would be read
         return triton.load(ref, mask=inside, other=0.0)
