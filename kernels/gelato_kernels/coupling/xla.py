@@ -10,4 +10,4 @@ def gumbel_argmax(logits: Array, noise: Array) -> Array:
     """Token [...] int32 from logits and noise [..., V]."""
     blocks = split(logits + noise, -jnp.inf)
     block_max = jnp.max(blocks, axis=-1)
-    return argmax(blocks, block_max, jnp.max(block_max, axis=-1))
+    return argmax(blocks, block_max, jnp.max(block_max, axis=-1), logits.shape[-1])

@@ -115,11 +115,13 @@ def residual(
     def kernel(x_ref: Any, y_ref: Any, x_max: Any, x_log: Any, y_max: Any, y_log: Any, out: Any) -> None:
         ids = _ids(cut)
 
-        def law(ref: Any, maximum: Any, log_total: Any) -> Array:
+        def probability(ref: Any, maximum: Any, log_total: Any) -> Array:
             x = jnp.maximum(jnp.where(ids < vocab, load(ref, ids, vocab, target).astype(jnp.float32), LOWEST), LOWEST)
             return jnp.exp(x - maximum[...] - log_total[...])
 
-        out[0] = block_sums(jnp.maximum(law(x_ref, x_max, x_log) - law(y_ref, y_max, y_log), 0.0), size, target)
+        out[0] = block_sums(
+            jnp.maximum(probability(x_ref, x_max, x_log) - probability(y_ref, y_max, y_log), 0.0), size, target
+        )
 
     scalars = (*target_scale, *draft_scale)
     masses = target.call(
