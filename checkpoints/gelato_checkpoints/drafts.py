@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, one_line, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, one_line, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.load import Checkpoint
 from gelato_checkpoints.placing import place, weight_dtype
@@ -42,7 +42,7 @@ def save_draft(
     provenance: Mapping[str, Any],
     metrics: Mapping[str, Any],
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Path:
     """Write a draft; other files of the folder stay. An interruption leaves a folder that is no draft.
 
@@ -110,7 +110,7 @@ def load_draft(
     target_model: Model,
     *,
     outline: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> DraftModel:
     """Load a draft onto the default device, its input embedding the target's own array.
 
@@ -242,7 +242,7 @@ def _read_distributions(
         both = {distribution: read(about[name][distribution], exits) for distribution in ("greedy", "sampled")}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: {' '.join(str(error).split())}; {_FIX}") from None
-    shapes = {distribution: [array.shape for array in jax.tree.leaves(record)] for distribution, record in both.items()}
+    shapes = {distribution: [array.shape for array in jax.tree.leaves(one)] for distribution, one in both.items()}
     if shapes["greedy"] != shapes["sampled"]:
         raise CheckpointError(
             f"{path}: {name}: greedy {shapes['greedy']}, sampled {shapes['sampled']}: must agree; {_FIX}"

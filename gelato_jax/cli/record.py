@@ -86,13 +86,13 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
     from gelato_jax.simulation.recording import save
-    from gelato_jax.simulation.rollouts import record
+    from gelato_jax.simulation.rollouts import make_recording
 
     keep_programs()
     with Progress() as progress:
         pair = gelato_checkpoints.load_pair(options.model, options.draft, progress=progress.stage)
         chosen = _chosen(options, pair, prompts)
-        recording = record(
+        recording = make_recording(
             pair,
             [ids for _, ids in chosen],
             settings=DecodeSettings(

@@ -150,7 +150,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.progress import Progress
     from gelato_jax.training.corpus import openings
-    from gelato_jax.training.recipe import Target, train_draft
+    from gelato_jax.training.recipe import Teacher, train_draft
 
     folder = values["out"].expanduser()
     keep_programs()
@@ -158,7 +158,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
         checkpoint = load_checkpoint(values["target"], progress=progress.stage)
         tokenizer = checkpoint.tokenizer
         frame = tokenizer.chat_frame()
-        target = Target(
+        target = Teacher(
             name=values["target"],
             model=load_model(checkpoint),
             prefix=frame.prefix,
@@ -193,8 +193,8 @@ def _recipe(values: dict[str, Any], num_layers: int):
     from gelato_jax.training.recipe import Recipe
     from gelato_jax.training.warm_start import default_shape
 
-    def filled(record: type) -> Any:
-        return record(**{field.name: values[field.name] for field in dataclasses.fields(record)})
+    def filled(settings: type) -> Any:
+        return settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)})
 
     shape = default_shape(num_layers, values["vocabulary"])
     if values["layers"] is not None:

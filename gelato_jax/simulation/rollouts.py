@@ -37,7 +37,7 @@ STAGE = "recording"
 """What the progress of a recording is told under; its unit is a token of text."""
 
 
-def record(
+def make_recording(
     pair: Pair,
     prompts: Sequence[str] | Sequence[Sequence[int]],
     *,
@@ -112,8 +112,8 @@ def roll_out(
     Args:
         pair: draft and target.
         prompts: token ids of each row.
-        settings: see `record`.
-        top_p_mass: see `record`.
+        settings: see `make_recording`.
+        top_p_mass: see `make_recording`.
         progress: told, before each position, how many are through.
 
     Returns:

@@ -229,7 +229,7 @@ def reliability(calibration: Calibration, traces: Sequence[Trace], distribution:
     return report
 
 
-def split(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_prompts(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Prompts that a fit sees, and those that it does not: a half each, drawn."""
     order = np.random.default_rng(seed).permutation(prompts)
     return np.sort(order[: (prompts + 1) // 2]), np.sort(order[(prompts + 1) // 2 :])

@@ -162,7 +162,7 @@ def loss(
 
 
 @partial(jax.jit, static_argnames=("dtype",))
-def measure(trained: Params, fixed: Params, batch: Batch, model: Model, *, dtype: DTypeLike) -> dict[str, Array]:
+def batch_sums(trained: Params, fixed: Params, batch: Batch, model: Model, *, dtype: DTypeLike) -> dict[str, Array]:
     """Weighted sums over a batch, every token at the deepest exit: to be added up, then divided by the weights."""
     decoder = _bind(model, trained, fixed, dtype)
     deepest = len(decoder.config.exits) - 1

@@ -34,12 +34,12 @@ def weight_shares(target: Model, draft: DraftModel) -> dict[str, list[float]]:
     }
 
 
-def _read(model: Model, measure: str) -> int:
+def _read(model: Model, size: str) -> int:
     """Weights that a token reads which passes every exit, checks included."""
     head, rows_only = ("embed.", ()) if model.config.tied_head else ("head.", ("embed.",))
-    sizes = {path: getattr(array, measure) for path, array in model.params.items() if not path.startswith(rows_only)}
+    sizes = {path: getattr(array, size) for path, array in model.params.items() if not path.startswith(rows_only)}
     checks = 0 if model.config.exit_probes else len(model.config.exits) - 1
-    return sum(sizes.values()) + checks * sum(size for path, size in sizes.items() if path.startswith(head))
+    return sum(sizes.values()) + checks * sum(count for path, count in sizes.items() if path.startswith(head))
 
 
 @partial(jax.jit, static_argnames="exit_index")

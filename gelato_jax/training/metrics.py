@@ -18,7 +18,7 @@ from gelato_jax.training.calibrate import (
     joined,
     outcomes,
     reliability,
-    split,
+    split_prompts,
 )
 from gelato_jax.training.draft_cost import weight_shares
 from gelato_jax.training.trace import Answer, Trace, trace_answers
@@ -111,7 +111,7 @@ def measure(
     table = {name: _sum_up(traces, rounds, members, distribution) for name, members in parts.items()}
     averaged = ("acceptance", "tokens_per_round")
     average = {key: np.mean([row[key] for row in table.values()], axis=0).tolist() for key in averaged}
-    fitted, held_out = split(len(traces), seed)
+    fitted, held_out = split_prompts(len(traces), seed)
     calibration = fit_calibration([traces[index] for index in fitted], distribution)
 
     def check(checked: Calibration | None, members: Sequence[int]) -> dict[str, Any] | None:

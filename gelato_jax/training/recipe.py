@@ -32,9 +32,9 @@ from gelato_jax.training.distill import TrainSettings
 from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes
-from gelato_jax.training.recording import record_corpus
 from gelato_jax.training.repeat_fit import fit_repeats
 from gelato_jax.training.run import SAVE_EVERY_S, read_log, train
+from gelato_jax.training.soft_labels import label_corpus
 from gelato_jax.training.trace import Answer, Trace, answer_states, trace_answers
 from gelato_jax.training.warm_start import DraftShape, check_shape, frequent_ids, warm_start
 from gelato_jax.training.writing import Frame
@@ -65,7 +65,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
+class Teacher:
     """A target as training sees it.
 
     Attributes:
@@ -97,7 +97,7 @@ Save = Callable[[DraftModel, dict[str, Any], dict[str, Any]], None]
 
 
 def train_draft(
-    target: Target,
+    target: Teacher,
     recipe: Recipe,
     folder: Path,
     *,
@@ -144,7 +144,7 @@ def train_draft(
     with clock.phase("corpus") as progress:
         conversations = _corpus(target, frame, recipe, work / "corpus", corpus, progress)
         write_ids(folder / "corpus.npz", conversations)
-    held_out, taught = split(conversations)
+    held_out, taught = split_conversations(conversations)
     vocabulary = frequent_ids(taught, recipe.shape.vocabulary, target.ends)
     with clock.phase("train") as progress:
         model = _train(target, recipe, taught, held_out, vocabulary, work, progress, save_every_s)
@@ -169,7 +169,7 @@ def train_draft(
     return result
 
 
-def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+def split_conversations(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations that are held out, and those that are learned from."""
     held_out = list(conversations[::HELD_OUT_EVERY])[:_HELD_OUT]
     chosen = set(range(0, len(conversations), HELD_OUT_EVERY))
@@ -177,7 +177,7 @@ def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], li
 
 
 def _corpus(
-    target: Target,
+    target: Teacher,
     frame: Frame,
     recipe: Recipe,
     folder: Path,
@@ -193,11 +193,11 @@ def _corpus(
         write_corpus(model, frame, folder, recipe.corpus, target.openings, progress)
     else:
         size = recipe.corpus.shard_tokens
-        record_corpus(model, read_ids(given), frame, folder, shard_tokens=size, progress=progress)
+        label_corpus(model, read_ids(given), frame, folder, shard_tokens=size, progress=progress)
     return list(read_corpus(folder))
 
 
-def _batches(target: Target, recipe: Recipe, conversations: Sequence[Conversation], vocabulary: np.ndarray) -> Batches:
+def _batches(target: Teacher, recipe: Recipe, conversations: Sequence[Conversation], vocabulary: np.ndarray) -> Batches:
     return Batches(
         conversations,
         np.asarray(target.prefix, np.int32),
@@ -209,7 +209,7 @@ def _batches(target: Target, recipe: Recipe, conversations: Sequence[Conversatio
 
 
 def _train(
-    target: Target,
+    target: Teacher,
     recipe: Recipe,
     taught: Sequence[Conversation],
     held_out: Sequence[Conversation],
@@ -240,7 +240,7 @@ _DISTRIBUTIONS: dict[Distribution, float] = {
 
 
 def calibrated(
-    target: Target, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
+    target: Teacher, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
 ) -> tuple[DraftModel, dict[str, Any]]:
     """Fit a draft's odds of repeats and its calibrations to text that it has not learned, and measure it there.
 
@@ -292,7 +292,7 @@ def _of_distribution(distribution: Distribution, traces: Sequence[Trace], answer
     return chosen if len(chosen) >= _FEWEST else list(traces)
 
 
-def _settings(target: Target, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:
+def _settings(target: Teacher, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:
     """All that must stay as it is when a run goes on, by the name of its option, ready for JSON."""
     written = dataclasses.asdict(recipe.corpus)
     if corpus is not None:  # the others are of writing

@@ -27,7 +27,7 @@ def block_size(vocab: int) -> int:
     return NARROW_BLOCK if vocab % WIDE_BLOCK and vocab % NARROW_BLOCK == 0 else WIDE_BLOCK
 
 
-def split(x: Array, fill: float) -> Array:
+def to_blocks(x: Array, fill: float) -> Array:
     """Reshape [..., V] into blocks [..., blocks, size]; a last block that falls short is filled with `fill`."""
     size = block_size(x.shape[-1])
     short = -x.shape[-1] % size

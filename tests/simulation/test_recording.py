@@ -18,7 +18,7 @@ from gelato_jax.decoding.programs import advance, start, unpack
 from gelato_jax.simulation import recording as files
 from gelato_jax.simulation import rollouts
 from gelato_jax.simulation.recording import load, save
-from gelato_jax.simulation.rollouts import record, roll_out
+from gelato_jax.simulation.rollouts import make_recording, roll_out
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
 
@@ -67,7 +67,7 @@ def sampled(pair, prompts, settings):
 
 @pytest.fixture(scope="module")
 def small(pair, prompts, settings):
-    return record(pair, prompts, settings=settings, categories="abab", batch_rows=4)
+    return make_recording(pair, prompts, settings=settings, categories="abab", batch_rows=4)
 
 
 @partial(jax.jit, static_argnames="shapes")
@@ -304,7 +304,7 @@ def test_a_draft_vocabulary_and_its_repeats(pair, settings):
     cut = dataclasses.replace(pair.draft, model=model, vocabulary=jnp.asarray(ids, jnp.int32), repeats=distributions)
     prompts = np.random.default_rng(1).integers(0, 60, (64, 30)).tolist()
     settings = dataclasses.replace(settings, temperature=1.0, max_new_tokens=12, seed=2)
-    recorded = record(
+    recorded = make_recording(
         dataclasses.replace(pair, draft=cut), prompts, settings=settings, categories="a" * 64, batch_rows=64
     )
     assert recorded.draft_vocab_size == len(ids) + 1
@@ -320,7 +320,7 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     """Batches are by length, the result is not; what is kept is not run again."""
     told = []
     asked = {"settings": settings, "categories": "abcd", "batch_rows": 2, "cache": tmp_path / "kept"}
-    first = record(pair, prompts, **asked, progress=lambda *news: told.append(news))
+    first = make_recording(pair, prompts, **asked, progress=lambda *news: told.append(news))
     np.testing.assert_array_equal(first.rollouts.accepted, greedy[0].accepted)
     np.testing.assert_allclose(first.rollouts.entropy, greedy[0].entropy, rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(first.rollouts.prompt_tokens, [1, 16, 5, 23])
@@ -337,17 +337,17 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     other = {**asked, "settings": dataclasses.replace(settings, seed=5)}
     with monkeypatch.context() as patch:
         patch.setattr(rollouts, "start", refuse)
-        again = record(pair, prompts, **asked)
+        again = make_recording(pair, prompts, **asked)
         with pytest.raises(AssertionError, match="kept"):
-            record(pair, prompts, **other)
+            make_recording(pair, prompts, **other)
         with pytest.raises(AssertionError, match="kept"):
-            record(pair, prompts, **asked, top_p_mass=0.5)
+            make_recording(pair, prompts, **asked, top_p_mass=0.5)
     for old, new in zip(jax.tree.leaves(first.rollouts), jax.tree.leaves(again.rollouts), strict=True):
         np.testing.assert_array_equal(old, new)
 
     sorted((tmp_path / "kept").iterdir())[0].unlink()
     told.clear()
-    record(pair, prompts, **asked, progress=lambda *news: told.append(news))
+    make_recording(pair, prompts, **asked, progress=lambda *news: told.append(news))
     assert told[0] == (rollouts.STAGE, total // 2, total)
     assert len(told) > 2
 
@@ -379,4 +379,4 @@ def test_refusals(changes, word, pair, prompts, settings):
     others = {name: value for name, value in changes.items() if name not in names}
     asked = {"prompts": prompts, "categories": "abcd", **others}
     with pytest.raises(ValueError, match=re.escape(word)):
-        record(pair, settings=settings, **asked)
+        make_recording(pair, settings=settings, **asked)

@@ -24,7 +24,7 @@ from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.payloads.candidates import Candidates
 from gelato_jax.simulation import Environment, save
 from gelato_jax.simulation.noise import unrolled
-from gelato_jax.simulation.rollouts import record
+from gelato_jax.simulation.rollouts import make_recording
 from gelato_jax.types import record as record_of_arrays
 from gelato_kernels.attention import xla
 
@@ -98,7 +98,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def greedy(pair, prompts, settings):
-    return record(pair, prompts, settings=settings, categories="abcabc")
+    return make_recording(pair, prompts, settings=settings, categories="abcabc")
 
 
 def rules(controller="static", length_exit="none", exit=EXITS - 1, among=(tuple(CONTROLLERS), tuple(LENGTH_EXITS))):
@@ -485,7 +485,7 @@ def many(prompts):
 @pytest.fixture(scope="module")
 def sampled(pair, many, settings):
     settings = dataclasses.replace(settings, temperature=1.0)
-    return record(pair, many, settings=settings, categories="a" * len(many), batch_rows=len(many))
+    return make_recording(pair, many, settings=settings, categories="a" * len(many), batch_rows=len(many))
 
 
 def test_sampled_and_seeded_is_refused(sampled, world):

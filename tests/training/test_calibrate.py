@@ -201,7 +201,7 @@ def test_a_place_that_no_draft_reached_has_the_mean():
 
 @given(st.integers(0, 30), st.integers(0, 9))
 def test_a_split_is_a_partition(prompts, seed):
-    fitted, held_out = calibrate.split(prompts, seed)
+    fitted, held_out = calibrate.split_prompts(prompts, seed)
     assert sorted([*fitted, *held_out]) == list(range(prompts))
     assert 0 <= len(fitted) - len(held_out) <= 1
 

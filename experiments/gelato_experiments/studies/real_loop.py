@@ -17,7 +17,7 @@ from gelato_experiments.study import Claim, Progress, Row, Study
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, make_job
 from gelato_jax.simulation import Recording
-from gelato_jax.simulation.rollouts import record
+from gelato_jax.simulation.rollouts import make_recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         max_draft_length=settings.max_draft_length, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
     rows: list[Row] = []
-    recording = record(pair, prompts, settings=law, categories=[GREEDY] * len(prompts), progress=progress)
+    recording = make_recording(pair, prompts, settings=law, categories=[GREEDY] * len(prompts), progress=progress)
     parts = [(GREEDY, method) for method in settings.methods] + [(DEPTH, "ratio_priced")]
     total = len(parts) + len(settings.sampled_methods)
     expected = autoregressive(pair, prompts, settings=law)
@@ -82,7 +82,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         rows.append(_compare(pair, prompts, law, recording, settings, part, method, expected))
     many = [prompt for prompt in prompts for _ in range(settings.sampled_runs)]
     warm = dataclasses.replace(law, temperature=1.0)
-    recording = record(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
+    recording = make_recording(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
     for method in settings.sampled_methods:
         progress("decoding", len(rows), total)
         rows.append(_compare(pair, many, warm, recording, settings, SAMPLED, method, None))

@@ -6,8 +6,8 @@ from jax.typing import ArrayLike
 
 from gelato_kernels.attention import limits, reference, xla
 from gelato_kernels.checks import expect
+from gelato_kernels.compilers import pallas_backends
 from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.targets import pallas_backends
 from gelato_kernels.warpgroups import mosaic_backends
 
 BACKENDS = (

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelato_kernels.blocks import Scale, argmax, residual_weights, split
+from gelato_kernels.blocks import Scale, argmax, residual_weights, to_blocks
 from gelato_kernels.sweeps.records import Statistics, Sweeps
 
 LOWEST_EXPONENT = -200.0
@@ -13,7 +13,7 @@ LOWEST_EXPONENT = -200.0
 
 def statistics(logits: Array, temperature: Array | None) -> Statistics:
     """See `Sweeps`."""
-    blocks = split(logits, -jnp.inf)
+    blocks = to_blocks(logits, -jnp.inf)
     block_max = jnp.max(blocks, axis=-1)
     maximum = jnp.max(block_max, axis=-1)
     below = blocks - maximum[..., None, None]
@@ -30,7 +30,7 @@ def residual(target: Array, draft: Array, target_scale: Scale, draft_scale: Scal
     """See `Sweeps`."""
 
     def sweep() -> Array:
-        x, y = split(target, -jnp.inf), split(draft, -jnp.inf)
+        x, y = to_blocks(target, -jnp.inf), to_blocks(draft, -jnp.inf)
         return _sums(residual_weights(x, y, target_scale, draft_scale))
 
     # Drafts that are accepted whole leave nothing to look for; asking costs a CPU nothing.

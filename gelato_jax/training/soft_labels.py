@@ -19,7 +19,7 @@ _ROWS = 16  # of a forward pass
 _MULTIPLE = 64  # lengths of rows are multiples of this: each is compiled once
 
 
-def record(model: Model, conversations: Sequence[Conversation], frame: Frame) -> Iterator[Conversation]:
+def label(model: Model, conversations: Sequence[Conversation], frame: Frame) -> Iterator[Conversation]:
     """Fill in `top_ids` and `top_log_probs`, in the order given, by a teacher-forced pass of the target.
 
     Args:
@@ -58,7 +58,7 @@ def _look(model: Model, tokens: Array, *, prefix_length: int, count: int) -> tup
     return lax.map(look, x[:, prefix_length - 1 : -1])
 
 
-def record_corpus(
+def label_corpus(
     model: Model,
     conversations: Sequence[Conversation],
     frame: Frame,
@@ -81,7 +81,7 @@ def record_corpus(
     total = sum(len(c.tokens) for c in conversations)
     there = [len(c.tokens) for c in read_corpus(folder)]
     done, number = sum(there), len(shard_paths(folder))
-    recorded = record(model, conversations[len(there) :], frame)
+    recorded = label(model, conversations[len(there) :], frame)
     progress(done, total)
     waiting: list[Conversation] = []
     while some := list(islice(recorded, _ROWS)):

@@ -17,7 +17,7 @@ PLATFORMS = {"tpu": ("tpu",), "triton": ("cuda",)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Compiler:
     """A compiler of Pallas kernels.
 
     Attributes:
@@ -83,28 +83,28 @@ class Target:
 def pallas_backends(
     module: str,
     function: str,
-    refuses: Callable[[Target], Callable[..., str | None] | None] = lambda target: None,
+    refuses: Callable[[Compiler], Callable[..., str | None] | None] = lambda compiler: None,
     leading: tuple[Any, ...] = (),
 ) -> tuple[Backend, ...]:
     """Backends `pallas_tpu`, `pallas_triton` and, only by name, their interpreters.
 
     Args:
         module: imported when a backend first runs.
-        function: of the module; called with the op's arrays and `target=`.
-        refuses: for a target, what `Backend.refuses` is to be.
+        function: of the module; called with the op's arrays and `compiler=`.
+        refuses: for a compiler, what `Backend.refuses` is to be.
         leading: arguments ahead of the arrays.
     """
 
-    def backend(target: Target) -> Backend:
+    def backend(compiler: Compiler) -> Backend:
         def run(*arrays: Any) -> Any:
-            return getattr(importlib.import_module(module), function)(*leading, *arrays, target=target)
+            return getattr(importlib.import_module(module), function)(*leading, *arrays, compiler=compiler)
 
-        name = f"pallas_{target.name}{'_interpret' if target.interpret else ''}"
-        platforms = () if target.interpret else PLATFORMS[target.name]
-        return Backend(name, run, platforms, refuses(target), named_only=target.interpret, narrow=True)
+        name = f"pallas_{compiler.name}{'_interpret' if compiler.interpret else ''}"
+        platforms = () if compiler.interpret else PLATFORMS[compiler.name]
+        return Backend(name, run, platforms, refuses(compiler), named_only=compiler.interpret, narrow=True)
 
     return tuple(
-        backend(Target(name=name, interpret=interpret)) for interpret in (False, True) for name in ("tpu", "triton")
+        backend(Compiler(name=name, interpret=interpret)) for interpret in (False, True) for name in ("tpu", "triton")
     )
 
 
