@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,26 +102,21 @@ def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
 
 
 def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
-    from rich.console import Console
-    from rich.progress import track
-
     from gelato_experiments.benchmarks import lossless
     from gelato_experiments.prompts import read_prompts
+    from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
     if options.limit < 1:
         raise GelatoError(f"--limit is {options.limit}, must be at least 1")
     prompts = read_prompts(options.prompts, options.limit)
     settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
-    verdicts = []
-    steps = track(
-        lossless.run(_pair(options), prompts, settings=settings),
-        total=len(prompts),
-        description="decoding",
-        console=Console(stderr=True),
-    )
-    for some in steps:
-        verdicts += some
+    pair, verdicts = _pair(options), []
+    with Progress() as progress:
+        progress.stage("decode", 0, len(prompts))
+        for done, some in enumerate(lossless.run(pair, prompts, settings=settings), start=1):
+            verdicts += some
+            progress.stage("decode", done, len(prompts))
     lines = [f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, greedy, against autoregressive decoding"]
     for name in lossless.controllers():
         outcomes = [verdict.outcome for verdict in verdicts if verdict.controller == name]
@@ -133,11 +129,9 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
 
 
 def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
     from gelato_experiments.benchmarks import speed
     from gelato_experiments.prompts import read_prompts
+    from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
     prompts = read_prompts(options.prompts, options.limit)
@@ -148,15 +142,14 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     world = _modelled(options.system)
     pair = _pair(options)
     world = _measured(pair, settings) if world is None else world
-    with Bars(console=Console(stderr=True)) as bars:
-        task = bars.add_task("decoding", total=len(prompts))
+    with Progress() as progress:
         rows = speed.run(
             pair,
             prompts,
             settings=settings,
             system=world,
             lengths=lengths,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=partial(progress.stage, "decode"),
         )
     figures = [row.figures(rows[0]) for row in rows]
     lines = [

@@ -42,7 +42,8 @@ class Estimator:
     Conditional acceptance rises with a draft's position: after five accepted drafts the next is accepted far more
     often than a round's first (0.87 and 0.53 on recorded greedy text), so alpha^i makes long drafts look worse than
     they are. What is estimated is therefore by what factor the row rejects more than the calibration expected of the
-    same drafts by their positions: chances of rejection in proportion. With a flat calibration it is the discounted Beta over alpha, exactly.
+    same drafts by their positions: chances of rejection in proportion. With a flat calibration it is the discounted
+    Beta over alpha, exactly.
 
     `level` does the same by entropy, for the exits: accepted drafts as a share of what the calibration said of those
     very drafts. A mean over all text would not do to compare with, for drafts that are tested follow accepted ones.

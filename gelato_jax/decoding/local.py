@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import gelato_kernels
 from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
+from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, allocate, write
 from gelato_jax.system import System, local
@@ -53,13 +53,8 @@ def run_windows(model: Model, *, window: int, steps: int) -> Array:
 
 def window_seconds(model: Model, window: int) -> float:
     """Seconds of one window through a model, head and argmax included: the median of a few calls."""
-    run_windows(model, window=window, steps=_STEPS).block_until_ready()
-    times = []
-    for _ in range(_CALLS):
-        start = time.perf_counter()
-        run_windows(model, window=window, steps=_STEPS).block_until_ready()
-        times.append((time.perf_counter() - start) / _STEPS)
-    return statistics.median(times)
+    (seconds,) = alternate(partial(run_windows, model, window=window, steps=_STEPS), calls=_CALLS)
+    return statistics.median(seconds) / _STEPS
 
 
 def measure_local_system(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from jax import Array, lax
 
 import gelato_kernels
 from gelato_jax import control, keys, payloads
-from gelato_jax.decoding import DecodeSettings, Pair, encode_prompts, job, make_job
+from gelato_jax.decoding import DecodeSettings, Pair, encode_prompts, make_job
+from gelato_jax.decoding.batching import PromptBatch, prompt_batches
 from gelato_jax.decoding.commit import append
 from gelato_jax.decoding.draft import Draft
 from gelato_jax.decoding.draft import roll_out as draft
@@ -283,41 +284,22 @@ def _stack(
     return Rollouts(**fields)
 
 
-class _Batch(NamedTuple):
-    """Prompts that are written together; the last is repeated where rows are left."""
-
-    rows: list[int]  # which of all prompts
-    prompts: list[list[int]]
-    seeds: tuple[int, ...]
-
-
-def _batches(ids: Sequence[list[int]], settings: DecodeSettings, batch_rows: int) -> list[_Batch]:
-    """Prompts of like length together; batches are even, for one of few rows would cost as much as the others."""
-    order, seeds = sorted(range(len(ids)), key=lambda index: len(ids[index])), job.seeds_of(settings.seed, len(ids))
+def _batches(ids: Sequence[list[int]], settings: DecodeSettings, batch_rows: int) -> list[PromptBatch]:
+    """Even batches, for one of few rows would cost as much as the others."""
     most = -(-len(ids) // -(-len(ids) // batch_rows))
-    batches: list[_Batch] = []
-    done = 0
-    while done < len(order):
-        # A long prompt needs a longer buffer: fewer rows, so that the caches stay of one size.
-        longest = len(ids[order[min(done + most, len(order)) - 1]]) + settings.max_new_tokens
-        longest += 2 * settings.max_draft_length
-        rows = max(1, most * job.SMALLEST_BUFFER // max(job.SMALLEST_BUFFER, 1 << longest.bit_length()))
-        chosen = order[done : done + rows]
-        filled = chosen + chosen[-1:] * (rows - len(chosen))
-        batches.append(_Batch(chosen, [ids[index] for index in filled], tuple(seeds[index] for index in filled)))
-        done += len(chosen)
-    return batches
+    slots = settings.max_new_tokens + 2 * settings.max_draft_length
+    return prompt_batches(ids, most_rows=most, slots=slots, seed=settings.seed)
 
 
 def _files(
-    pair: Pair, batches: Sequence[_Batch], settings: DecodeSettings, top_p_mass: float, cache: Path | None
+    pair: Pair, batches: Sequence[PromptBatch], settings: DecodeSettings, top_p_mass: float, cache: Path | None
 ) -> list[Path | None]:
     """Where each batch is kept: named by all that it follows from."""
     if cache is None:
         return [None] * len(batches)
     facts = (FORMAT, model_fingerprint(pair.target), _draft_fingerprint(pair.draft), pair.eos_ids, top_p_mass)
 
-    def file(batch: _Batch) -> Path:
+    def file(batch: PromptBatch) -> Path:
         asked = (*facts, dataclasses.replace(settings, seed=batch.seeds), batch.prompts)
         return cache / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:24]}.npz"
 

@@ -66,7 +66,7 @@ class Batches:
         """Tokens of the corpus, prefixes not counted."""
         return sum(len(c.tokens) for c in self._conversations)
 
-    def stream(self, seed: int, skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, seed: int, skip: int = 0) -> Iterator[Batch]:
         """Batches for ever, epoch after epoch, each in an order of its own; the first `skip` are not put together."""
         for epoch in itertools.count():
             for index, members in enumerate(self._epoch(seed, epoch)):

@@ -67,7 +67,7 @@ def train(
     first, saved = int(state.step), time.monotonic()
     log = _Log(folder / "log.jsonl", first)
     looks = {round(steps * (look + 1) / measurements) for look in range(measurements)}
-    stream = batches.stream(settings.seed, skip=first)
+    stream = batches.shuffled(settings.seed, skip=first)
     for step in range(first, steps):
         state, report = train_step(
             state,

@@ -26,7 +26,7 @@ def draft(target):
 @pytest.fixture(scope="module")
 def batch(corpus):
     batches = Batches(corpus[0], np.array([5, 6, 7]), VOCABULARY, tokens_per_batch=512)
-    return jax.tree.map(jnp.asarray, next(batches.stream(seed=0)))
+    return jax.tree.map(jnp.asarray, next(batches.shuffled(seed=0)))
 
 
 def one_position(p: np.ndarray, kept: int, rows: int) -> Batch:
@@ -150,7 +150,7 @@ def test_steps_learn_and_leave_the_embedding_alone(draft, corpus):
     optimizer = distill.make_optimizer(options, 30)
     state = TrainState(jax.tree.map(jnp.copy, trained), optimizer.init(trained), jnp.zeros((), jnp.int32))
     reports = []
-    for some in islice(batches.stream(seed=0), 30):
+    for some in islice(batches.shuffled(seed=0), 30):
         state, report = distill.train_step(
             state, fixed, some, draft, settings=options, optimizer=optimizer, dtype=jnp.dtype("float32")
         )
