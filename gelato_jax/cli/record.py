@@ -85,8 +85,8 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
+    from gelato_jax.simulation.recorder import make_recording
     from gelato_jax.simulation.recording import save
-    from gelato_jax.simulation.rollouts import make_recording
 
     keep_programs()
     with Progress() as progress:

@@ -20,8 +20,9 @@ from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, text_of, unpack
-from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.text import Reason, TextStream, finish_reason, stop_strings
+from gelato_jax.decoding.totals import Totals
 from gelato_jax.errors import GelatoError
 from gelato_jax.types import Observation
 

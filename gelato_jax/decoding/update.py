@@ -7,7 +7,8 @@ from jax import Array
 
 from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.decoding.plan import drafts_at_once
-from gelato_jax.decoding.records import Averages, Committed, Effort, RowState, Session, Setup, Totals
+from gelato_jax.decoding.records import Committed, Effort, RowState, Session, Setup
+from gelato_jax.decoding.totals import Averages, Totals
 from gelato_jax.types import Observation
 
 

@@ -63,6 +63,25 @@ class _Loop:
     exits: Array  # [X] int32
     length_exit: object
 
+    @classmethod
+    def start(cls, drafting: Array, length_exit: object, exits: int) -> "_Loop":
+        """Nothing drafted yet."""
+        one, zero, count = jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)
+        return cls(
+            drafting=drafting,
+            length=count,
+            survival=one,
+            predicted=zero,
+            alive=one,
+            accepted=count,
+            acceptable=count,
+            overlap=zero,
+            work=zero,
+            support=zero,
+            exits=jnp.zeros((exits,), jnp.int32),
+            length_exit=length_exit,
+        )
+
 
 class RecordedDrafter(NamedTuple):
     """Drafts from the rollouts at the device's position."""
@@ -154,21 +173,7 @@ def _roll_out(
     ends = rollouts.ends[state.text, state.position]
     # One uniform a round: P(accepted >= i) is the product of the first i chances.
     uniform = _uniform(state, row, keys.Use.ACCEPT)
-    one, zero, count = jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)
-    loop = _Loop(
-        drafting=limit > 0,
-        length=count,
-        survival=one,
-        predicted=zero,
-        alive=one,
-        accepted=count,
-        acceptable=count,
-        overlap=zero,
-        work=zero,
-        support=zero,
-        exits=jnp.zeros(setup.work.shape, jnp.int32),
-        length_exit=rule.start(row.session.length_exit, plan),
-    )
+    loop = _Loop.start(limit > 0, rule.start(row.session.length_exit, plan), setup.work.shape[0])
 
     def step(loop: _Loop, token) -> tuple[_Loop, None]:
         index, entropies, confidences, chances, overlaps, supports = token

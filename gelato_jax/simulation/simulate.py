@@ -1,10 +1,9 @@
 """Many simulated devices at once: settings by devices, rounds in one compiled loop, devices over whatever jax has.
 
-Settings are a leading axis of the setup' arrays (`stack`): one program serves a sweep. Devices are run in
+Settings are a leading axis of the setup's arrays (`stack`): one program serves a sweep. Devices are run in
 chunks that stay in a processor's caches; chunks are shared out over jax's devices.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,42 +15,19 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from gelato_jax import keys
-from gelato_jax.control.base import where_active
-from gelato_jax.decoding.records import DecodeState, Policy, RowState, Setup, Totals
-from gelato_jax.decoding.round import run_round
-from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
+from gelato_jax.decoding.records import Policy, Setup
 from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.lifetime import Simulation, Sizes, lifetime
 from gelato_jax.simulation.noise import unrolled
-from gelato_jax.simulation.recorded import DeviceState, RecordedDrafter, RecordedVerifier
 from gelato_jax.simulation.recording import Recording, Rollouts
 from gelato_jax.system import System
-from gelato_jax.types import Compensated, Observation, record
 
 CHUNK = 4096
 """Rows (settings x devices) that run together: their arrays stay in a CPU's caches."""
 GROUP = 16
 """Settings of one program; a list of them is filled up to a multiple, so that its length never compiles anew."""
-
-
-@record
-class Simulation:
-    """What a simulation gave: NumPy leaves, settings and devices first `[S, D, ...]`."""
-
-    totals: Totals
-    queue_j: Any  # [S, D] after the last round
-    requests: Any  # [S, D] int32 texts begun
-    history: "History | None"  # leaves [S, D, rounds] where it was asked for
-
-
-@record
-class History:
-    """Every round of a simulation."""
-
-    seen: Observation
-    text: Any  # int32 row of the recording
-    acceptable: Any  # int32 drafts that would have been accepted if all G had been sent
 
 
 class Rates(NamedTuple):
@@ -163,7 +139,7 @@ def simulate(
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
         raise GelatoError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
     _one_structure(settings)
-    sizes = _Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
+    sizes = Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
     mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))
     group = 1 if len(settings) == 1 else GROUP
     chunk = max(1, min(CHUNK // group, -(-devices // mesh.size)))
@@ -201,15 +177,6 @@ def rates(simulation: Simulation) -> Rates:
     return Rates(tokens / seconds, (joules + prompt_j) / (seconds + prompt_s), joules / tokens)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sizes:
-    """The static part of a simulation."""
-
-    max_draft_length: int
-    endless: bool
-    kept_rounds: int | None  # rounds whose history is kept
-
-
 @partial(jax.jit, static_argnames=("sizes", "chunk", "mesh"))
 def _run(
     believed: Setup,
@@ -221,7 +188,7 @@ def _run(
     warmup: Array,
     rounds: Array,
     *,
-    sizes: _Sizes,
+    sizes: Sizes,
     chunk: int,
     mesh: Mesh,
 ) -> Simulation:
@@ -229,7 +196,7 @@ def _run(
     device_keys = unrolled(keys.row_keys(keys.spread(seed, texts.shape[0])))
 
     def one(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
-        return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
+        return lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
 
     rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
 
@@ -248,109 +215,3 @@ def _run(
         check_vma=False,
     )
     return shared(believed, actual, device_keys, texts)
-
-
-def _lifetime(
-    believed: Setup,
-    actual: Setup,
-    environment: Environment | None,
-    rollouts: Rollouts,
-    key: Array,
-    text: Array,
-    warmup: Array,
-    rounds: Array,
-    sizes: _Sizes,
-) -> Simulation:
-    """One device, from its first request to its last round."""
-    text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
-    count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
-    begun = _Lifetime(
-        device=DeviceState(key=key, text=text, position=count, done=~no, acceptable=count),
-        row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], setup=actual),
-        requests=count,
-        mode=count,
-    )
-    life = _next_request(begun, text, rollouts, believed, actual, sizes)
-
-    def step(life: _Lifetime) -> tuple[_Lifetime, History]:
-        trusted, world, mode = believed, actual, life.mode
-        if environment is not None:
-            mode = environment.next_mode(key, life.row.round, mode)
-            trusted, world = environment.believed(believed, mode), environment.actual(actual, mode)
-        if sizes.endless:
-            drawn = _draw_text(key, life.requests, rollouts)
-            life = _next_request(life, drawn, rollouts, trusted, world, sizes)
-        state = DecodeState(device=life.device, edge=None, row=life.row)
-        drafter = RecordedDrafter(rollouts, trusted, sizes.max_draft_length)
-        after, seen = run_round(
-            state, drafter, RecordedVerifier(), world, sizes.max_draft_length, believed=trusted, rows=lambda f: f
-        )
-        history = History(seen=seen, text=life.device.text, acceptable=after.device.acceptable)
-        return _Lifetime(device=after.device, row=after.row, requests=life.requests, mode=mode), history
-
-    def phase(number: Array, carried: tuple[_Lifetime, Totals]) -> tuple[_Lifetime, Totals]:
-        """Warm-up, then what counts: one loop in the program."""
-        life, before = carried
-        before = jax.tree.map(
-            lambda new, old: jnp.where((number > 0) & (warmup > 0), new, old), life.row.totals, before
-        )
-        count = jnp.where(number > 0, 0 if sizes.kept_rounds else rounds, warmup)
-        return lax.fori_loop(0, count, lambda _, life: step(life)[0], life), before
-
-    nothing = jax.tree.map(jnp.zeros_like, life.row.totals)
-    (life, before), history = lax.fori_loop(0, 2, phase, (life, nothing)), None
-    if sizes.kept_rounds is not None:
-        life, history = lax.scan(lambda life, _: step(life), life, length=sizes.kept_rounds)
-    queue = actual.policy.controller.queue(life.row.session.controller)
-    totals = _since(before, life.row.totals)
-    return Simulation(totals=totals, queue_j=queue, requests=life.requests, history=history)
-
-
-@record
-class _Lifetime:
-    """What a simulated device carries."""
-
-    device: DeviceState
-    row: RowState
-    requests: Array  # [] int32 texts begun
-    mode: Array  # [] int32 of the environment
-
-
-def _since(before: Totals, now: Totals) -> Totals:
-    """What came after `before`."""
-
-    def less(now: Any, before: Any) -> Any:
-        if isinstance(now, Compensated):
-            return now.add(-before.high).add(-before.low)
-        return now - before
-
-    return jax.tree.map(less, now, before, is_leaf=lambda node: isinstance(node, Compensated))
-
-
-def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
-    uniform = keys.request_uniform(key, request)
-    count = rollouts.positions.shape[0]
-    return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
-
-
-def _next_request(
-    life: _Lifetime, text: Array, rollouts: Rollouts, believed: Setup, actual: Setup, sizes: _Sizes
-) -> _Lifetime:
-    """A device that is done reads the prompt of another text."""
-    new, device = life.device.done, life.device
-    prompt = rollouts.prompt_tokens[text]
-    row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
-    row, _ = read_prompt(row, prompt, setup=actual, believed=believed, max_draft_length=sizes.max_draft_length)
-    begun = _Lifetime(
-        device=DeviceState(
-            key=device.key,
-            text=text,
-            position=jnp.zeros((), jnp.int32),
-            done=rollouts.positions[text] < 1,
-            acceptable=device.acceptable,
-        ),
-        row=row,
-        requests=life.requests + 1,
-        mode=life.mode,
-    )
-    return where_active(new, begun, life)

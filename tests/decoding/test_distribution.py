@@ -27,8 +27,7 @@ from gelato_experiments.benchmarks.law import (
     z_score,
 )
 from gelato_jax import control, payloads
-from gelato_jax.decoding import draft as drafting
-from gelato_jax.decoding import encode_prompts, job, make_job
+from gelato_jax.decoding import catch_up, encode_prompts, job, make_job
 from gelato_jax.decoding.programs import decode
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
@@ -39,7 +38,7 @@ def tiny_buffers(small_buffers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 8)
         patch.setattr(xla, "SHORTEST_PREFIX", 8)
-        patch.setattr(drafting, "CATCH_UP_WINDOW", 2)
+        patch.setattr(catch_up, "CATCH_UP_WINDOW", 2)
         yield
 
 

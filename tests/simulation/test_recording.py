@@ -15,10 +15,11 @@ from gelato_jax.decoding import encode_prompts, job, make_job
 from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.plan import plan as decide
 from gelato_jax.decoding.programs import advance, start, unpack
+from gelato_jax.simulation import recorder, rollouts
 from gelato_jax.simulation import recording as files
-from gelato_jax.simulation import rollouts
+from gelato_jax.simulation.recorder import make_recording
 from gelato_jax.simulation.recording import load, save
-from gelato_jax.simulation.rollouts import make_recording, roll_out
+from gelato_jax.simulation.rollouts import roll_out
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
 
@@ -325,7 +326,7 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     np.testing.assert_allclose(first.rollouts.entropy, greedy[0].entropy, rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(first.rollouts.prompt_tokens, [1, 16, 5, 23])
     total = 4 * (NEW - 1)
-    assert {(stage, whole) for stage, _, whole in told} == {(rollouts.STAGE, total)}
+    assert {(stage, whole) for stage, _, whole in told} == {(recorder.STAGE, total)}
     counts = [done for _, done, _ in told]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (0, total)
@@ -348,7 +349,7 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     sorted((tmp_path / "kept").iterdir())[0].unlink()
     told.clear()
     make_recording(pair, prompts, **asked, progress=lambda *news: told.append(news))
-    assert told[0] == (rollouts.STAGE, total // 2, total)
+    assert told[0] == (recorder.STAGE, total // 2, total)
     assert len(told) > 2
 
 

@@ -22,9 +22,9 @@ from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.decoding import job, make_job
 from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.payloads.candidates import Candidates
-from gelato_jax.simulation import Environment, save
+from gelato_jax.simulation import Environment, lifetime, save
 from gelato_jax.simulation.noise import unrolled
-from gelato_jax.simulation.rollouts import make_recording
+from gelato_jax.simulation.recorder import make_recording
 from gelato_jax.types import record as record_of_arrays
 from gelato_kernels.attention import xla
 
@@ -242,7 +242,7 @@ def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, g
     some = {"controller": CONTROLLERS["ratio"], "length_exit": LENGTH_EXITS["none"], "system": world}
     sent = [Mutant(count=2, number=jnp.int32(number)) for number in range(len(MUTANTS))]
     info, generation = real(pair, prompts, settings, payload=sent[0], **some)
-    monkeypatch.setattr(running, "run_round", mutant(running.run_round))
+    monkeypatch.setattr(lifetime, "run_round", mutant(lifetime.run_round))
     running._run.clear_cache()
     result = replayed(greedy, [setup_of(pair, settings, payload=payload, **some) for payload in sent], prompts)
     running._run.clear_cache()

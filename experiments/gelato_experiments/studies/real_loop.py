@@ -17,7 +17,7 @@ from gelato_experiments.study import Claim, Progress, Row, Study
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, make_job
 from gelato_jax.simulation import Recording
-from gelato_jax.simulation.rollouts import make_recording
+from gelato_jax.simulation.recorder import make_recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
