@@ -20,7 +20,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Make settings and choices for `gelato_jax.stream`.
 
     Args:
-        values: options by field name, settled.
+        values: options by field name, completed.
 
     Returns:
         `DecodeSettings`, and the choices by name; `system` is None where it must be measured first.

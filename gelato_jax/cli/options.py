@@ -45,7 +45,7 @@ class OnlyWith:
     option: str
     defaults: dict[str, Any]
 
-    def settle(self, option: str, value: Any, chosen: str) -> Any:
+    def complete(self, option: str, value: Any, chosen: str) -> Any:
         """The value in force; refuses one beside a choice that ignores it."""
         if value is None:
             return self.defaults.get(chosen)
@@ -74,7 +74,7 @@ def taken_as(field: str, controller: str) -> str | None:
 class OfController:
     """One of `CONTROLLER_FIELDS`: means something only with those controllers that take it, and has their default."""
 
-    def settle(self, field: str, value: Any, controller: str) -> Any:
+    def complete(self, field: str, value: Any, controller: str) -> Any:
         """The value in force, None where the constructor's own default is no finite number; refuses one ignored."""
         name = taken_as(field, controller)
         if value is not None and name is None:
@@ -249,7 +249,7 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def settle(*groups: Any) -> dict[str, Any]:
+def complete(*groups: Any) -> dict[str, Any]:
     """All options of some groups by field name, checked, with the defaults that depend on other choices.
 
     Raises:
@@ -257,14 +257,14 @@ def settle(*groups: Any) -> dict[str, Any]:
     """
     hints = {name: hint for group in groups for name, hint in get_type_hints(type(group), include_extras=True).items()}
     values = {name: getattr(group, name) for group in groups for name in get_type_hints(type(group))}
-    settled = {}
+    completed = {}
     for name, value in values.items():
         for rule in getattr(hints[name], "__metadata__", ()):
             if isinstance(rule, Range) and value is not None:
                 rule.check(flag(name), value)
             elif isinstance(rule, OnlyWith):
-                value = rule.settle(flag(name), value, values[rule.option])
+                value = rule.complete(flag(name), value, values[rule.option])
             elif isinstance(rule, OfController):
-                value = rule.settle(name, value, values["controller"])
-        settled[name] = value
-    return settled
+                value = rule.complete(name, value, values["controller"])
+        completed[name] = value
+    return completed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from gelato_jax.cli.options import Range, settle
+from gelato_jax.cli.options import Range, complete
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import check_writable
 
@@ -56,7 +56,7 @@ class Record:
         """Record, save, sum up."""
         from gelato_jax.cli.output import JsonFile
 
-        settle(self)
+        complete(self)
         out = _writable(self.out)
         with JsonFile(self.json) as file:
             report = _record(self, out)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg, configure
 
-from gelato_jax.cli.options import Range, flag, settle
+from gelato_jax.cli.options import Range, complete, flag
 from gelato_jax.errors import GelatoError
 
 
@@ -107,7 +107,7 @@ class TrainDraft:
 
     def run(self) -> int:
         """Train, save, sum up."""
-        values = settle(self.job, self.shape, self.corpus, self.train)
+        values = complete(self.job, self.shape, self.corpus, self.train)
         numbers = {name: _numbers(name, values[name]) for name in ("layers", "exits", "temperatures")}
         _refuse_written(values)
         try:

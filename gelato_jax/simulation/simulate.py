@@ -114,7 +114,7 @@ def simulate(
         settings: rules and world, alike but for their numbers.
         devices: D.
         rounds: of each device.
-        warmup: rounds ahead of them that no total counts: queue and estimates settle.
+        warmup: rounds ahead of them that no total counts: queue and estimates find their level.
         seed: of texts, channels and acceptances; the same seed gives the same result whatever runs it.
         max_draft_length: G; the recording's if not given.
         believed: the worlds that the devices believe to be in, one for each setting; the true ones if not given.

@@ -12,7 +12,7 @@ from gelato_jax.decoding.batching import prompt_batches
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
-from gelato_jax.training.trace import Answer, answer_states
+from gelato_jax.training.states import Answer, answer_states
 
 _ROWS = 16  # answers written at once, in the smallest buffer
 _SAMPLED = 64  # numbers of each weight that go into a model's fingerprint

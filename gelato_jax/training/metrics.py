@@ -21,7 +21,8 @@ from gelato_jax.training.calibrate import (
     split_prompts,
 )
 from gelato_jax.training.draft_cost import weight_shares
-from gelato_jax.training.trace import Answer, Trace, trace_answers
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace, trace_answers
 from gelato_jax.types import Calibration
 
 LONGEST_DRAFT = 12

@@ -18,7 +18,6 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.batches import Batches
-from gelato_jax.training.bookkeeping import Clock, device, fingerprint, hold_to, versions
 from gelato_jax.training.calibrate import Distribution, fit_calibration
 from gelato_jax.training.corpus import (
     Conversation,
@@ -32,10 +31,12 @@ from gelato_jax.training.distill import TrainSettings
 from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes
+from gelato_jax.training.provenance import Clock, device, fingerprint, hold_to, versions
 from gelato_jax.training.repeat_fit import fit_repeats
 from gelato_jax.training.run import SAVE_EVERY_S, read_log, train
 from gelato_jax.training.soft_labels import label_corpus
-from gelato_jax.training.trace import Answer, Trace, answer_states, trace_answers
+from gelato_jax.training.states import Answer, answer_states
+from gelato_jax.training.trace import Trace, trace_answers
 from gelato_jax.training.warm_start import DraftShape, check_shape, frequent_ids, warm_start
 from gelato_jax.training.writing import Frame
 from gelato_jax.types import Calibrations, RepeatOddsSet

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gelato_jax.control.calibration import acceptance_at
 from gelato_jax.testing import tiny_pair
 from gelato_jax.training import calibrate, metrics
-from gelato_jax.training.trace import Answer, Trace
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace
 from gelato_jax.types import KNOWN_POSITIONS
 
 FINITE = st.floats(0, 1, width=32)

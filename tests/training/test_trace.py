@@ -16,7 +16,8 @@ from gelato_jax.testing import noisy_copy, tiny_config, tiny_pair
 from gelato_jax.training.answers import model_fingerprint, write_answers
 from gelato_jax.training.metrics import expected_rounds
 from gelato_jax.training.repeat_fit import fit_repeats, logistic
-from gelato_jax.training.trace import Answer, Trace, trace_answers, trace_rows
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace, trace_answers, trace_rows
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
 
 PROMPTS = [("short", "3 1 4"), ("short", "1 5"), ("long", "9 2 6 5 3 5 8"), ("long", "9 7 9 3 2 3 8 4")]
