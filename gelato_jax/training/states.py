@@ -1,4 +1,4 @@
-"""Answers of a target, and a model's states on them: rows of like length go through the layers together, without a cache."""
+"""Answers of a target, and a model's states on them: rows of like length run together, without a cache."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
