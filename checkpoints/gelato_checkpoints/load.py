@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.tokenizer import Tokenizer
 from gelato_jax.config import ModelConfig
@@ -33,7 +33,7 @@ class Checkpoint:
     provenance: Mapping[str, Any]
 
 
-def load_checkpoint(name: str | Path, *, outline: bool = False, progress: Progress = silent) -> Checkpoint:
+def load_checkpoint(name: str | Path, *, outline: bool = False, progress: OnProgress = silent) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 
     Args:

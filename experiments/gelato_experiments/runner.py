@@ -216,7 +216,7 @@ def _circumstances(study: Study, preset: Preset) -> dict[str, Any]:
     import numpy as np
 
     import gelato_jax
-    from gelato_jax.training.bookkeeping import device, versions
+    from gelato_jax.training.provenance import device, versions
 
     own = "" if study.given is None else f" --recording {shlex.quote(study.given)}"
     return {

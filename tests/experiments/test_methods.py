@@ -20,7 +20,7 @@ from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Estimator, default_calibration
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, CostTable
+from gelato_jax.types import KNOWN_POSITIONS, CostTable
 
 MODEL = EntropyModel(
     initial=[0.4, 0.3, 0.3],
@@ -49,7 +49,7 @@ def test_a_synthetic_recording_has_the_models_distribution():
     curve = texts.calibration.scale[0] * np.exp(-texts.calibration.decay[0] * texts.rollouts.entropy)
     np.testing.assert_allclose(curve, texts.rollouts.chance, rtol=1e-4)
     np.testing.assert_allclose(
-        np.cumprod(texts.calibration.streak_acceptance), MODEL.survival(STREAK_PLACES)[1:], rtol=1e-5
+        np.cumprod(texts.calibration.conditional_acceptance), MODEL.survival(KNOWN_POSITIONS)[1:], rtol=1e-5
     )
 
 

@@ -149,7 +149,7 @@ def test_merged_rules_are_the_same_rules():
     one = dataclasses.replace(method, grid=({"penalty_weight": 0.1, "discount": 0.8},))
     cells = {cap: gains.Cell(one, scenario, cap) for cap in (math.inf, 1.0)}
     merged = gains.judge(cells, half, half, effort)
-    plain = measure(half, [scenario.terms(half, one, cap, one.grid[0]) for cap in cells], effort)
+    plain = measure(half, [scenario.setup(half, one, cap, one.grid[0]) for cap in cells], effort)
     for index, cap in enumerate(cells):
         for name in ("tokens_per_s", "power_w"):
             mine = getattr(merged[cap].figures, name)

@@ -19,7 +19,7 @@ def _simulate(controllers):
     documents = recording("long-greedy")
     world = system.preset("orin-nano-15w", "5mhz-500m-60ms", "rtx3090-7b")
     settings = [
-        simulation.make_terms(
+        simulation.make_setup(
             documents,
             Policy(
                 controller=controller,

@@ -73,7 +73,9 @@ def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel
     np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["apart", "streaks"])
+@pytest.mark.parametrize(
+    "survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["independent", "conditional"]
+)
 @pytest.mark.parametrize("count", [0, 3])
 def test_outlook_expects_over_the_verdict(system, channel, count, survival):
     scheme = payloads.candidates(count) if count else payloads.scalar()

@@ -58,7 +58,7 @@ def constant_calibration(calibration: Calibration) -> Calibration:
     mean = np.asarray(calibration.mean_acceptance)
     same = {
         name: np.full_like(np.asarray(getattr(calibration, name)), mean)
-        for name in ("scale", "class_acceptance", "next_acceptance", "deeper_acceptance", "streak_acceptance")
+        for name in ("scale", "class_acceptance", "next_acceptance", "deeper_acceptance", "conditional_acceptance")
     }
     return dataclasses.replace(calibration, decay=np.zeros_like(np.asarray(calibration.decay)), **same)
 

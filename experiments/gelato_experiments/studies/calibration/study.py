@@ -209,7 +209,7 @@ def _worth(recording: Recording, settings: Settings) -> list[Row]:
     for half in recording.halves():
         known = {kind: dataclasses.replace(half, calibration=fit) for kind, fit in calibrations(half).items()}
         terms = [
-            scenario.terms(known[kind], _method(kind), cap, {"penalty_weight": weight})
+            scenario.setup(known[kind], _method(kind), cap, {"penalty_weight": weight})
             for kind, cap in cases
             for weight in settings.weights
         ]

@@ -130,7 +130,7 @@ def _effort(settings: Settings) -> Share:
 def _fixed(recording: Recording, worlds: dict[tuple[str, float], Scenario], settings: Settings) -> _Grid:
     size = recording.max_draft_length
     terms = [
-        world.terms(recording, METHODS["static"], math.inf, {"draft_length": length})
+        world.setup(recording, METHODS["static"], math.inf, {"draft_length": length})
         for world in worlds.values()
         for length in range(size + 1)
     ]
@@ -147,7 +147,7 @@ def _ratio(
     """Mean budgets of `ratio` once settled, `[E, D, caps, shares]`, and its rates of the same shape."""
     effort, method = _effort(settings), METHODS["ratio"]
     weight = {"penalty_weight": settings.penalty_weight}
-    terms = [world.terms(recording, method, cap, weight) for world in worlds.values() for cap in settings.caps_w]
+    terms = [world.setup(recording, method, cap, weight) for world in worlds.values() for cap in settings.caps_w]
     found = simulation.simulate(
         recording,
         terms,

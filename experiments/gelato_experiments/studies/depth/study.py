@@ -21,7 +21,7 @@ from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.study import Progress, Row
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import DepthExit, depth_exits
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 BY_TOKEN = {"static": ("entropy",), "ratio_priced": ("entropy", "priced")}
@@ -137,7 +137,7 @@ def _members(length_rule: str, recording: Recording, settings: Settings) -> list
     ]
 
 
-def _terms(recording: Recording, member: Mapping[str, Any], settings: Settings) -> Terms:
+def _terms(recording: Recording, member: Mapping[str, Any], settings: Settings) -> Setup:
     level, static = member["level"], member["length_rule"] == "static"
     ratio = control.ratio(power_budget_w=math.inf if static else level, penalty_weight=settings.penalty_weight)
     rules = Rules(
@@ -147,12 +147,12 @@ def _terms(recording: Recording, member: Mapping[str, Any], settings: Settings) 
     )
     world = system.preset(settings.device, settings.link, settings.edge)
     policy = rules.policy(payloads.candidates(32))
-    return simulation.make_terms(
+    return simulation.make_setup(
         recording, policy, world, vocabularies=payloads.Vocabularies.whole(settings.vocab_size)
     )
 
 
-def _points(recording: Recording, terms: Sequence[Terms], settings: Settings) -> list[Point]:
+def _points(recording: Recording, terms: Sequence[Setup], settings: Settings) -> list[Point]:
     found = simulation.simulate(
         recording,
         terms,

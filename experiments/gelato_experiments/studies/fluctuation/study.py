@@ -137,7 +137,7 @@ def _judge(
         points = [(world, setting) for world in members for setting in tried]
         points *= 1 + (len(points) == 1)  # one setting alone would be another program
         actual = [
-            world.actual(calm(scenario.terms(recording, method, settings.cap_w, setting))) for world, setting in points
+            world.actual(calm(scenario.setup(recording, method, settings.cap_w, setting))) for world, setting in points
         ]
         result = simulation.simulate(
             recording,

@@ -6,16 +6,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Environment
 
 MODES = 3
 """Of every environment, so that all are one program."""
 
-Change = Callable[[Terms], Terms]
+Change = Callable[[Setup], Setup]
 
 
-def _same(terms: Terms) -> Terms:
+def _same(terms: Setup) -> Setup:
     return terms
 
 
@@ -63,7 +63,7 @@ def _sticky(**factors: list[float]) -> Environment:
 
 
 def _link(**numbers: float) -> Change:
-    def change(terms: Terms) -> Terms:
+    def change(terms: Setup) -> Setup:
         values = {name: jnp.float32(value) for name, value in numbers.items()}
         system = dataclasses.replace(terms.system, link=dataclasses.replace(terms.system.link, **values))
         return dataclasses.replace(terms, system=system)
@@ -78,7 +78,7 @@ calm: Change = _link(fading=0.0)
 def _device(*, seconds: float = 1.0, joules: float = 1.0) -> Change:
     """Another speed and energy of drafting."""
 
-    def change(terms: Terms) -> Terms:
+    def change(terms: Setup) -> Setup:
         device = terms.system.device.scaled(seconds, joules)
         return dataclasses.replace(terms, system=dataclasses.replace(terms.system, device=device))
 
@@ -88,7 +88,7 @@ def _device(*, seconds: float = 1.0, joules: float = 1.0) -> Change:
 def _metered(factor: float) -> Change:
     """Every joule of the world counts as `factor` of one."""
 
-    def change(terms: Terms) -> Terms:
+    def change(terms: Setup) -> Setup:
         terms = _device(joules=factor)(terms)
         device, link = terms.system.device, terms.system.link
         device = dataclasses.replace(device, idle_w=device.idle_w * factor)
@@ -101,17 +101,17 @@ def _metered(factor: float) -> Change:
 def _prior(mean: float) -> Change:
     """An estimate that starts at, and forgets towards, another acceptance."""
 
-    def change(terms: Terms) -> Terms:
+    def change(terms: Setup) -> Setup:
         return _calibrated(
             terms,
             mean_acceptance=jnp.float32(mean),
-            streak_acceptance=jnp.full_like(terms.calibration.streak_acceptance, mean),
+            conditional_acceptance=jnp.full_like(terms.calibration.conditional_acceptance, mean),
         )
 
     return change
 
 
-def _flat(terms: Terms) -> Terms:
+def _flat(terms: Setup) -> Setup:
     """A calibration that sees nothing in the entropy."""
     found = terms.calibration
     return _calibrated(
@@ -122,13 +122,13 @@ def _flat(terms: Terms) -> Terms:
     )
 
 
-def _steep(terms: Terms) -> Terms:
+def _steep(terms: Setup) -> Setup:
     """A calibration that trusts entropy three times too much."""
     found = terms.calibration
     return _calibrated(terms, decay=3.0 * found.decay, next_acceptance=found.next_acceptance**3)
 
 
-def _calibrated(terms: Terms, **tables: jax.Array) -> Terms:
+def _calibrated(terms: Setup, **tables: jax.Array) -> Setup:
     return dataclasses.replace(terms, calibration=dataclasses.replace(terms.calibration, **tables))
 
 

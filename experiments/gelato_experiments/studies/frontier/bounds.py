@@ -12,7 +12,7 @@ import numpy as np
 
 from gelato_experiments.oracles import RoundCosts
 from gelato_jax import simulation
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 from gelato_jax.system import Channel
 
@@ -35,7 +35,7 @@ class States(NamedTuple):
     joules: np.ndarray  # [W, G + 1]
 
 
-def met_rounds(recording: Recording, terms: Terms, *, devices: int, rounds: int, seed: int) -> Rounds:
+def met_rounds(recording: Recording, terms: Setup, *, devices: int, rounds: int, seed: int) -> Rounds:
     """The rounds that devices meet under a policy, all devices in one list."""
     result = simulation.simulate(
         recording, [terms], devices=devices, rounds=rounds, warmup=rounds // 4, seed=seed, history=True
@@ -44,7 +44,7 @@ def met_rounds(recording: Recording, terms: Terms, *, devices: int, rounds: int,
     assert history is not None
     seen = history.seen
     flat = lambda leaf: np.asarray(leaf[0]).reshape(-1)  # noqa: E731
-    return Rounds(*map(flat, (seen.uplink_bps, seen.rejection_level, history.text, history.standing)))
+    return Rounds(*map(flat, (seen.uplink_bps, seen.rejection_level, history.text, history.acceptable)))
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def bin_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, values, side="left")
 
 
-def tabulate(rounds: Rounds, state: np.ndarray, states: int, terms: Terms, max_draft_length: int) -> States:
+def tabulate(rounds: Rounds, state: np.ndarray, states: int, terms: Setup, max_draft_length: int) -> States:
     """Average the rounds of each state, for every draft length.
 
     Args:
@@ -79,7 +79,7 @@ def tabulate(rounds: Rounds, state: np.ndarray, states: int, terms: Terms, max_d
     return States(counts / counts.sum(), mean(accepted + 1.0), mean(seconds), mean(joules))
 
 
-def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Terms) -> tuple[np.ndarray, np.ndarray]:
+def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Setup) -> tuple[np.ndarray, np.ndarray]:
     """Seconds and joules `[M, G + 1]` of every draft length in every round.
 
     A bonus token is caught up with in the next round that drafts; here its own round pays. A round without drafts
@@ -104,7 +104,7 @@ def _costs(rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray, terms: Ter
     return full(cost.time_s), full(cost.energy_j)
 
 
-def round_costs(uplink_bps: np.ndarray, terms: Terms, max_draft_length: int) -> RoundCosts:
+def round_costs(uplink_bps: np.ndarray, terms: Setup, max_draft_length: int) -> RoundCosts:
     """Costs at each rate, as the entropy-stopping and the clairvoyant oracle take them.
 
     Args:

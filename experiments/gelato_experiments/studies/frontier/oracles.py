@@ -22,7 +22,7 @@ from gelato_experiments.studies.frontier.played import lookup
 from gelato_experiments.studies.frontier.settings import Settings
 from gelato_experiments.study import Row
 from gelato_experiments.synthetic import synthetic_recording
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 _PLAYS = 3
@@ -53,7 +53,7 @@ def oracle_rows(
     edges = np.unique(np.quantile(judging.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes)))
     model = fit_model(judging, edges)
     for cap, setting in chosen.items():
-        terms = scenario.terms(judging, METHODS["ratio"], cap, json.loads(setting))
+        terms = scenario.setup(judging, METHODS["ratio"], cap, json.loads(setting))
         met = _met(judging, terms, settings)
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
         costs = bounds.round_costs(rates, terms, size)
@@ -72,7 +72,7 @@ def oracle_rows(
 def _played_rows(
     link: str,
     judging: Recording,
-    terms_of: dict[float, Terms],
+    terms_of: dict[float, Setup],
     solved: dict[float, _Solved],
     settings: Settings,
 ) -> list[Row]:
@@ -98,7 +98,7 @@ def _played_rows(
     return list(best.values())
 
 
-def _playing(terms: Terms, solved: _Solved, settings: Settings) -> Terms:
+def _playing(terms: Setup, solved: _Solved, settings: Settings) -> Setup:
     """The same world under a looked-up policy; bins that fell together are padded, so that all caps share a program."""
     rates, levels = len(solved.rate_edges) + 1, len(solved.level_edges) + 1
     table = solved.best.policy.reshape(rates, levels, -1)
@@ -107,7 +107,7 @@ def _playing(terms: Terms, solved: _Solved, settings: Settings) -> Terms:
         np.pad(table, ((0, more_rates), (0, more_levels), (0, 0))),
         np.pad(solved.rate_edges, (0, more_rates), constant_values=np.inf),
         np.pad(solved.level_edges, (0, more_levels), constant_values=np.inf),
-        float(terms.calibration.streak_acceptance[0]),
+        float(terms.calibration.conditional_acceptance[0]),
         terms.policy.controller.estimator,
     )
     return dataclasses.replace(terms, policy=dataclasses.replace(terms.policy, controller=controller))
@@ -117,7 +117,7 @@ def _inner(bins: int) -> np.ndarray:
     return np.arange(1, bins) / bins
 
 
-def _met(recording: Recording, terms: Terms, settings: Settings) -> bounds.Rounds:
+def _met(recording: Recording, terms: Setup, settings: Settings) -> bounds.Rounds:
     return bounds.met_rounds(recording, terms, devices=settings.devices, rounds=settings.rounds, seed=settings.seed + 1)
 
 
@@ -129,7 +129,7 @@ def _figures(best: Any) -> dict[str, float]:
     return {"tokens_per_s": best.tokens_per_s, "power_w": best.power_w, "price": best.energy_price}
 
 
-def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settings: Settings) -> _Solved:
+def _round_level(met: bounds.Rounds, terms: Setup, size: int, cap: float, settings: Settings) -> _Solved:
     """The best policy over what a controller sees, rate and level, and what every length would give there."""
     edges = bounds.quantile_edges(met.uplink_bps, settings.rate_bins)
     marks = bounds.quantile_edges(met.estimate, settings.estimate_bins)
@@ -138,7 +138,7 @@ def _round_level(met: bounds.Rounds, terms: Terms, size: int, cap: float, settin
     return _Solved(round_level.solve(*states, power_cap_w=cap), edges, marks)
 
 
-def _informed(recording: Recording, met: bounds.Rounds, terms: Terms, bins: int = 6) -> bounds.States:
+def _informed(recording: Recording, met: bounds.Rounds, terms: Setup, bins: int = 6) -> bounds.States:
     """States of the rate and the text's own mean accepted length: what knowing it is worth."""
     counts = np.bincount(met.text, minlength=len(recording.categories))
     means = np.bincount(met.text, met.accepted, minlength=len(counts)) / np.maximum(counts, 1)
@@ -177,7 +177,7 @@ def model_rows(
         found = compare(METHODS[name], halves, drawn, scenario, caps, settings.effort)
         rows += [{"kind": "model", "link": link, **row, "feasible": True} for row in found]
     for cap in caps:
-        terms = scenario.terms(drawn, METHODS["ratio_priced"], cap, {"penalty_weight": 1.0})
+        terms = scenario.setup(drawn, METHODS["ratio_priced"], cap, {"penalty_weight": 1.0})
         met = _met(drawn, terms, settings)
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
         costs = bounds.round_costs(rates, terms, drawn.max_draft_length)

@@ -22,7 +22,7 @@ def _simulated(
     """Controllers on the recorded text, each at its delay."""
     payload = payloads.candidates(32)
     terms = [
-        simulation.make_terms(
+        simulation.make_setup(
             recording,
             exact_world.lengths_alone(rule, payload),
             settings.world(rtt),

@@ -15,7 +15,8 @@ from gelato_experiments.prompts import read_prompts
 from gelato_experiments.study import Progress, Row
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, make_job
-from gelato_jax.simulation import Recording, rollouts
+from gelato_jax.simulation import Recording
+from gelato_jax.simulation.recorder import make_recording
 
 GREEDY, SAMPLED, DEPTH = "greedy", "sampled", "depth by token"
 _WIDTH_95 = 1.96  # standard errors
@@ -72,7 +73,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         max_draft_length=settings.max_draft_length, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
     rows: list[Row] = []
-    recording = rollouts.record(pair, prompts, settings=cold, categories=[GREEDY] * len(prompts), progress=progress)
+    recording = make_recording(pair, prompts, settings=cold, categories=[GREEDY] * len(prompts), progress=progress)
     parts = [(GREEDY, method) for method in settings.methods] + [(DEPTH, "ratio_priced")]
     total = len(parts) + len(settings.sampled_methods)
     expected = autoregressive(pair, prompts, settings=cold)
@@ -81,7 +82,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         rows.append(_compare(pair, prompts, cold, recording, settings, part, method, expected))
     many = [prompt for prompt in prompts for _ in range(settings.sampled_runs)]
     warm = dataclasses.replace(cold, temperature=1.0)
-    recording = rollouts.record(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
+    recording = make_recording(pair, many, settings=warm, categories=[SAMPLED] * len(many), progress=progress)
     for method in settings.sampled_methods:
         progress("decoding", len(rows), total)
         rows.append(_compare(pair, many, warm, recording, settings, SAMPLED, method, None))
@@ -147,7 +148,7 @@ def _compare(
     texts = np.repeat(np.arange(len(prompts)), copies)
     replayed = simulation.simulate(
         recording,
-        [make_job(pair, settings=decoding, **choices).terms],
+        [make_job(pair, settings=decoding, **choices).setup],
         devices=len(texts),
         rounds=settings.max_new_tokens - 1,
         texts=texts.tolist(),

@@ -18,7 +18,7 @@ from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Controller, Estimator, depth_exits, draft_sampling, length_exits
 from gelato_jax.decoding import Policy
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Environment, Recording, Simulation
 from gelato_jax.system.link import DEEPEST_FADE
 from gelato_jax.types import AcceptanceForecast
@@ -56,13 +56,13 @@ class ExactWorld:
         """The best stationary policy under a cap."""
         return round_level.solve(*self.tables, power_cap_w=cap_w)
 
-    def terms(self, controller: Controller) -> Terms:
+    def setup(self, controller: Controller) -> Setup:
         """A controller's lengths alone in this world."""
-        return simulation.make_terms(self.recording, lengths_alone(controller, payload()), self.system)
+        return simulation.make_setup(self.recording, lengths_alone(controller, payload()), self.system)
 
     def simulate(self, controllers: list[Controller], **size: Any) -> Simulation:
         """Simulate controllers of one structure."""
-        settings = [self.terms(controller) for controller in controllers]
+        settings = [self.setup(controller) for controller in controllers]
         return simulation.simulate(self.recording, settings, environment=self.environment, **size)
 
     def overspent(self, cap_w: float) -> np.ndarray:

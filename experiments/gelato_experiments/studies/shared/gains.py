@@ -97,7 +97,7 @@ def _measure_by_structure(recording: Recording, trials: Sequence[tuple[Cell, Set
     for index, (cell, setting) in enumerate(trials):
         rules = cell.method.build(cell.cap_w, **setting)
         method = dataclasses.replace(cell.method, build=lambda cap, rules=rules: merged(rules))
-        terms.append(cell.scenario.terms(recording, method, cell.cap_w, {}))
+        terms.append(cell.scenario.setup(recording, method, cell.cap_w, {}))
         groups.setdefault(jax.tree.structure(terms[-1]), []).append(index)
     found: list[Any] = [None] * len(trials)
     for members in groups.values():

@@ -18,7 +18,7 @@ from gelato_experiments.methods.compare import CAP_TOLERANCE, mean_and_half, mea
 from gelato_experiments.studies.shared.gains import Cell, figures_of, judge, merged
 from gelato_experiments.study import Progress, Row
 from gelato_jax import payloads, simulation, system
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 _MOST_ROWS = 128  # texts of the common count, at most
@@ -204,11 +204,11 @@ def _judge(
     return rows
 
 
-def _terms(recording: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Terms:
+def _terms(recording: Recording, scenario: Scenario, name: str, cap_w: float, setting: Setting) -> Setup:
     """A method's rules, of one structure with all others': one program serves them."""
     method = METHODS[name]
     rules = merged(method.build(cap_w, **setting))
-    return scenario.terms(recording, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
+    return scenario.setup(recording, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
 
 
 def _with_prompts(rows: list[Row]) -> list[Row]:

@@ -19,7 +19,7 @@ _ROWS = 16  # of a forward pass
 _MULTIPLE = 64  # lengths of rows are multiples of this: each is compiled once
 
 
-def record(model: Model, conversations: Sequence[Conversation], frame: Frame) -> Iterator[Conversation]:
+def label(model: Model, conversations: Sequence[Conversation], frame: Frame) -> Iterator[Conversation]:
     """Fill in `top_ids` and `top_log_probs`, in the order given, by a teacher-forced pass of the target.
 
     Args:
@@ -34,7 +34,7 @@ def record(model: Model, conversations: Sequence[Conversation], frame: Frame) ->
         tokens = np.zeros((_ROWS, -longest % _MULTIPLE + longest), np.int32)
         for row, conversation in enumerate(chosen):
             tokens[row, : len(prefix) + len(conversation.tokens)] = np.concatenate([prefix, conversation.tokens])
-        ids, log_probs = jax.device_get(_look(model, tokens, behind=len(prefix), count=frame.num_recorded))
+        ids, log_probs = jax.device_get(_look(model, tokens, prefix_length=len(prefix), count=frame.num_recorded))
         for conversation, row_ids, row_log_probs in zip(chosen, ids, log_probs, strict=False):
             kept = slice(0, len(conversation.tokens))
             yield dataclasses.replace(
@@ -44,9 +44,9 @@ def record(model: Model, conversations: Sequence[Conversation], frame: Frame) ->
             )
 
 
-@partial(jax.jit, static_argnames=("behind", "count"))
-def _look(model: Model, tokens: Array, *, behind: int, count: int) -> tuple[Array, Array]:
-    """Likeliest ids and their log-probabilities ahead of every token behind the prefix, `[R, T - behind, count]`."""
+@partial(jax.jit, static_argnames=("prefix_length", "count"))
+def _look(model: Model, tokens: Array, *, prefix_length: int, count: int) -> tuple[Array, Array]:
+    """Likeliest ids and their log-probabilities ahead of every token after the prefix of P, `[R, T - P, count]`."""
     decoder = model.bind()
     x, _ = decoder.forward(tokens, None, jnp.zeros((tokens.shape[0],), jnp.int32))
 
@@ -55,10 +55,10 @@ def _look(model: Model, tokens: Array, *, behind: int, count: int) -> tuple[Arra
         values, ids = likeliest(logits, count)
         return ids, values - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-    return lax.map(look, x[:, behind - 1 : -1])
+    return lax.map(look, x[:, prefix_length - 1 : -1])
 
 
-def record_corpus(
+def label_corpus(
     model: Model,
     conversations: Sequence[Conversation],
     frame: Frame,
@@ -81,7 +81,7 @@ def record_corpus(
     total = sum(len(c.tokens) for c in conversations)
     there = [len(c.tokens) for c in read_corpus(folder)]
     done, number = sum(there), len(shard_paths(folder))
-    recorded = record(model, conversations[len(there) :], frame)
+    recorded = label(model, conversations[len(there) :], frame)
     progress(done, total)
     waiting: list[Conversation] = []
     while some := list(islice(recorded, _ROWS)):

@@ -1,6 +1,6 @@
-"""Sampled text has the target's law, exactly; and the same check catches what would bend it.
+"""Sampled text has the target's distribution, exactly; and the same check catches what would bend it.
 
-`gelato_experiments.benchmarks.law` says how: a chi-square over the joint law of three tokens. A correct
+`gelato_experiments.benchmarks.law` says how: a chi-square over the joint distribution of three tokens. A correct
 decoder exceeds z = 5 with probability under 1e-5 a check; over the some 100 checks here, under 1e-3,
 once and for all, since seeds are fixed.
 """
@@ -27,10 +27,9 @@ from gelato_experiments.benchmarks.law import (
     z_score,
 )
 from gelato_jax import control, payloads
-from gelato_jax.decoding import draft as drafting
-from gelato_jax.decoding import encode_prompts, job, make_job
+from gelato_jax.decoding import catch_up, encode_prompts, job, make_job
 from gelato_jax.decoding.programs import decode
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
 
 
@@ -39,7 +38,7 @@ def tiny_buffers(small_buffers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 8)
         patch.setattr(xla, "SHORTEST_PREFIX", 8)
-        patch.setattr(drafting, "CATCH_UP_WINDOW", 2)
+        patch.setattr(catch_up, "CATCH_UP_WINDOW", 2)
         yield
 
 
@@ -65,19 +64,19 @@ DEPTH_EXITS = ("fixed", "entropy", "priced")
 DRAFT_SAMPLINGS = ("fixed", "entropy")
 
 
-def test_every_rule_keeps_the_law(pair, logits, policy):
+def test_every_rule_keeps_the_distribution(pair, logits, policy):
     """Each of our controllers with each of our exits, the peers' likewise; and pooled, 200k texts or more a rule."""
-    law = joint_law(logits, SETTINGS)
+    distribution = joint_law(logits, SETTINGS)
     pools: dict[str, np.ndarray] = {}
     scores = {}
     for (row, controller), (number, length_exit) in RULES:
         names = (controller, length_exit, DEPTH_EXITS[(number + row) % 3], DRAFT_SAMPLINGS[(number + row) % 2])
         seen, totals = count_texts(pair, {**policy(*names), "payload": payloads.full()}, seed=len(scores))
         assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
-        scores[names] = z_score(seen, law)
+        scores[names] = z_score(seen, distribution)
         for kind, name in enumerate(names):
             pools[f"{kind} {name}"] = pools.get(f"{kind} {name}", 0) + seen
-    pooled = {name: z_score(seen, law) for name, seen in pools.items()}
+    pooled = {name: z_score(seen, distribution) for name, seen in pools.items()}
     assert len(pooled) == len(control.CONTROLLERS) + len(control.LENGTH_EXITS) + 3 + 2
     assert min(seen.sum() for seen in pools.values()) >= 200_000
     assert max(scores.values()) < LIMIT_Z, scores
@@ -106,8 +105,8 @@ def adaptive() -> dict:
     ],
     ids=lambda payload: payload.scheme,
 )
-def test_every_payload_keeps_the_law(payload, pair, logits):
-    """Sampled, the law; and with the same program at temperature 0, the target's greedy text."""
+def test_every_payload_keeps_the_distribution(payload, pair, logits):
+    """Sampled, the distribution; and with the same program at temperature 0, the target's greedy text."""
     rules = {**adaptive(), "payload": payload}
     seen, totals = count_texts(pair, rules, runs=4, seed=100)
     assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
@@ -133,8 +132,8 @@ def test_every_payload_keeps_the_law(payload, pair, logits):
     ],
     ids=["temperature", "top_p", "top_k", "seeded"],
 )
-def test_a_draft_vocabulary_keeps_the_law(payload, changes, pair, logits, cut_vocabulary):
-    """A draft that knows four ids of six, under shaped laws of the target."""
+def test_a_draft_vocabulary_keeps_the_distribution(payload, changes, pair, logits, cut_vocabulary):
+    """A draft that knows four ids of six, under shaped distributions of the target."""
     settings = dataclasses.replace(SETTINGS, **changes)
     narrow = dataclasses.replace(pair, draft=cut_vocabulary(pair.draft, [0, 3, 4, 5]))
     seen, totals = count_texts(narrow, {**adaptive(), "payload": payload}, settings=settings, runs=4, seed=200)
@@ -147,12 +146,12 @@ def test_a_draft_vocabulary_keeps_the_law(payload, changes, pair, logits, cut_vo
     [(payloads.full(), None), (payloads.full(), [0, 3, 4]), (payloads.seeded(), [0, 3, 4])],
     ids=["all ids", "some ids", "seeded"],
 )
-def test_repeats_keep_the_law(payload, ids, pair, logits, cut_vocabulary):
+def test_repeats_keep_the_distribution(payload, ids, pair, logits, cut_vocabulary):
     """A draft that believes in repeats far too much, of tokens that its head has and of others."""
     draft = pair.draft if ids is None else cut_vocabulary(pair.draft, ids)
     shape = (draft.work.shape[0], 2)
     odds = RepeatOdds(slope=jnp.full(shape, 0.4), offset=jnp.full(shape, 1.0), unseen=jnp.full(2, 0.5))
-    believing = dataclasses.replace(draft, repeats=RepeatLaws(greedy=odds, sampled=odds))
+    believing = dataclasses.replace(draft, repeats=RepeatOddsSet(greedy=odds, sampled=odds))
     rules = {**adaptive(), "payload": payload}
     seen, totals = count_texts(dataclasses.replace(pair, draft=believing), rules, runs=4, seed=400)
     assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
@@ -166,7 +165,7 @@ def mutated():
 
 
 @pytest.mark.parametrize("mutant", law_mutants.MUTANTS)
-def test_the_check_catches_a_bent_law(mutant, mutated, pair, logits):
+def test_the_check_catches_a_bent_distribution(mutant, mutated, pair, logits):
     seen, _ = count_texts(pair, law_mutants.rules(mutant), runs=4, seed=300, program=mutated)
     z = z_score(seen, joint_law(logits, SETTINGS))
     assert (z > LIMIT_Z) == (mutant != "none"), z

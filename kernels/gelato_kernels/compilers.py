@@ -17,7 +17,7 @@ PLATFORMS = {"tpu": ("tpu",), "triton": ("cuda",)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Compiler:
     """A compiler of Pallas kernels.
 
     Attributes:
@@ -83,32 +83,32 @@ class Target:
 def pallas_backends(
     module: str,
     function: str,
-    refuses: Callable[[Target], Callable[..., str | None] | None] = lambda target: None,
+    refuses: Callable[[Compiler], Callable[..., str | None] | None] = lambda compiler: None,
     leading: tuple[Any, ...] = (),
 ) -> tuple[Backend, ...]:
     """Backends `pallas_tpu`, `pallas_triton` and, only by name, their interpreters.
 
     Args:
         module: imported when a backend first runs.
-        function: of the module; called with the op's arrays and `target=`.
-        refuses: for a target, what `Backend.refuses` is to be.
+        function: of the module; called with the op's arrays and `compiler=`.
+        refuses: for a compiler, what `Backend.refuses` is to be.
         leading: arguments ahead of the arrays.
     """
 
-    def backend(target: Target) -> Backend:
+    def backend(compiler: Compiler) -> Backend:
         def run(*arrays: Any) -> Any:
-            return getattr(importlib.import_module(module), function)(*leading, *arrays, target=target)
+            return getattr(importlib.import_module(module), function)(*leading, *arrays, compiler=compiler)
 
-        name = f"pallas_{target.name}{'_interpret' if target.interpret else ''}"
-        platforms = () if target.interpret else PLATFORMS[target.name]
-        return Backend(name, run, platforms, refuses(target), named_only=target.interpret, narrow=True)
+        name = f"pallas_{compiler.name}{'_interpret' if compiler.interpret else ''}"
+        platforms = () if compiler.interpret else PLATFORMS[compiler.name]
+        return Backend(name, run, platforms, refuses(compiler), named_only=compiler.interpret, narrow=True)
 
     return tuple(
-        backend(Target(name=name, interpret=interpret)) for interpret in (False, True) for name in ("tpu", "triton")
+        backend(Compiler(name=name, interpret=interpret)) for interpret in (False, True) for name in ("tpu", "triton")
     )
 
 
 def pad_axis(x: jax.Array, axis: int, multiple: int) -> jax.Array:
-    """`x` with zeros behind it, so that an axis is a multiple of a number."""
+    """`x` with zeros after it, so that an axis is a multiple of a number."""
     short = -x.shape[axis] % multiple
     return jax.numpy.pad(x, [(0, short if i == axis else 0) for i in range(x.ndim)]) if short else x
