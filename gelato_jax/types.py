@@ -17,6 +17,7 @@ This module stays out of jaxtyping's import hook: JAX rebuilds records with non-
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
@@ -147,8 +148,11 @@ class Compensated:
         return self.high
 
 
-STREAK_PLACES = 12
-"""P of a calibration: places of a round that acceptance is known by."""
+KNOWN_POSITIONS = 12
+"""P of a calibration: positions of a round whose conditional acceptance is known."""
+
+_STORED_NAMES = {"conditional_acceptance": "streak_acceptance"}
+"""Fields of a calibration that files know by another name: drafts and recordings were stored under it."""
 
 
 @record
@@ -167,10 +171,28 @@ class Calibration:
     class_acceptance: Array  # [X, C] E[acceptance | class of H] at each exit, never rising with the class
     next_acceptance: Array  # [C] E[alpha(H_next) | class of H]
     deeper_acceptance: Array  # [X, C, X] E[acceptance at exit e' | class of H at exit e]
-    streak_acceptance: Array  # [P] acceptance of a round's i-th draft once all before it stand; the last holds behind P
+    conditional_acceptance: Array  # [P] of a round's i-th draft, all before it accepted; the last holds beyond P
+
+    @staticmethod
+    def stored_name(field: str) -> str:
+        """What a field is called in files."""
+        return _STORED_NAMES.get(field, field)
+
+    def stored(self) -> dict[str, Array]:
+        """The fields by their names in files."""
+        return {self.stored_name(field): value for field, value in vars(self).items()}
+
+    @classmethod
+    def restored(cls, values: Mapping[str, Any]) -> "Calibration":
+        """A calibration of what `stored` gave.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        return cls(**{field.name: values[cls.stored_name(field.name)] for field in dataclasses.fields(cls)})
 
 
-def _law_at(temperature: Array, greedy: _T, sampled: _T) -> _T:
+def _distribution_at(temperature: Array, greedy: _T, sampled: _T) -> _T:
     """`greedy` at temperature 0, else `sampled`: records of like shapes, chosen as data."""
     return jax.tree.map(lambda cold, warm: jnp.where(temperature > 0, warm, cold), greedy, sampled)
 
@@ -184,12 +206,12 @@ class Calibrations:
 
     def at(self, temperature: Array) -> Calibration:
         """The calibration that holds at a temperature, which may be traced; 0 is greedy."""
-        return _law_at(temperature, self.greedy, self.sampled)
+        return _distribution_at(temperature, self.greedy, self.sampled)
 
 
 @record
 class RepeatOdds:
-    """How much a draft believes in a token that stood behind the same last tokens before; kept with its checkpoint.
+    """How much a draft believes in a token that followed the same last tokens before; kept with its checkpoint.
 
     Index m - 1 is for m tokens that repeat, up to M of them. The log odds z of the repeated token
     under the draft become slope * z + offset; a token that the draft's head lacks has the chance `unseen`.
@@ -206,7 +228,7 @@ class RepeatOdds:
 
 
 @record
-class RepeatLaws:
+class RepeatOddsSet:
     """A draft's odds of repeats, of like shapes: under greedy decoding and else."""
 
     greedy: RepeatOdds
@@ -214,19 +236,19 @@ class RepeatLaws:
 
     def at(self, temperature: Array) -> RepeatOdds:
         """The odds that hold at a temperature, which may be traced; 0 is greedy."""
-        return _law_at(temperature, self.greedy, self.sampled)
+        return _distribution_at(temperature, self.greedy, self.sampled)
 
 
 @record
 class AcceptanceForecast:
     """What a row's next drafts are expected to bring, whatever their entropies."""
 
-    rate: Array  # [] acceptance of a draft whose predecessors stand, averaged over drafts
-    survival: Array  # [G+1] chance that a round's first i drafts all stand; 1 at i = 0
+    rate: Array  # [] acceptance of a draft after accepted ones, averaged over drafts
+    survival: Array  # [G+1] chance that a round's first i drafts are all accepted; 1 at i = 0
 
     @classmethod
     def independent(cls, rate: ArrayLike, max_draft_length: int) -> "AcceptanceForecast":
-        """Drafts that stand or fall independently: survival alpha^i.
+        """Drafts that are accepted independently: survival alpha^i.
 
         Args:
             rate: [] alpha.
@@ -271,7 +293,7 @@ class RoundPlan:
     acceptance_rate: Array  # [] the row's current estimate of per-token acceptance
     # Set for you, of the row as a share of what the calibration says:
     acceptance_level: Array | float = 1.0  # [] acceptance, given the drafts' entropies
-    rejection_level: Array | float = 1.0  # [] rejections, given the drafts' places in their rounds
+    rejection_level: Array | float = 1.0  # [] rejections, given the drafts' positions in their rounds
 
 
 @record
@@ -314,14 +336,14 @@ class RoundCost:
 class Observation:
     """What one round of one row did, cost and showed: what rules learn from and reports are made of.
 
-    Counts are of what entered the text: accepted drafts behind an end of sequence or the limit are not among them.
+    Counts are of what entered the text: accepted drafts after an end of sequence or the limit are not among them.
     A row that is finished, or whose logits were no numbers, has zeros.
     """
 
     active: Array  # [] bool; False for a finished row: no rule's state may move
     drafted: Array  # [] int32 tokens sent to the edge
     accepted: Array  # [] int32 draft tokens accepted
-    rejected: Array  # [] bool a draft was refused: `accepted` of the drafts before it stood
+    rejected: Array  # [] bool a draft was refused, after `accepted` ones
     predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     tokens: Array  # [] int32 tokens emitted
     cost: RoundCost  # seconds and joules by cause
@@ -335,7 +357,7 @@ class Observation:
     uplink_bits: Array = _unless_given(0.0)  # []
     downlink_bits: Array = _unless_given(0.0)  # []
     uplink_bps: Array = _unless_given(0.0)  # [] the channel's rate
-    queue_j: Array = _unless_given(0.0)  # [] energy queue behind the round
+    queue_j: Array = _unless_given(0.0)  # [] energy queue after the round
     done: Array = _unless_given(False)  # [] bool the row is finished
     fault: Array = _unless_given(False)  # [] bool a model's logits were no numbers
     ids: Any = None  # [G+1] int32 ids emitted, the first `tokens` of them

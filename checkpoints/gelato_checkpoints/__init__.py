@@ -3,7 +3,7 @@
 `load_pair("smollm2-135m")` gives what `gelato_jax.generate` decodes with; `load_checkpoint` gives the bare parts.
 """
 
-from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec
+from gelato_checkpoints.base import CheckpointError, OnProgress, TokenizerSpec
 from gelato_checkpoints.catalog import CATALOG, DEFAULT_MODEL, cache_directory, resolve
 from gelato_checkpoints.convert import convert
 from gelato_checkpoints.drafts import load_draft, save_draft, shipped_drafts
@@ -19,7 +19,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Message",
-    "Progress",
+    "OnProgress",
     "Tokenizer",
     "TokenizerSpec",
     "cache_directory",

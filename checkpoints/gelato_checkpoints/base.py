@@ -16,7 +16,7 @@ class CheckpointError(GelatoError):
     """A checkpoint cannot be found, read, converted or written; one line: the file, the value and the fix."""
 
 
-class Progress(Protocol):
+class OnProgress(Protocol):
     """Called as work goes on, so that a command can draw a bar.
 
     Stages, in order: `download` (bytes), `check` (bytes hashed), `convert` (tensors), `write` (tensors), `load`
@@ -30,7 +30,7 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
+    """A `OnProgress` that shows nothing."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gelato_checkpoints import fetch, store
-from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.convert import convert
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -37,7 +37,7 @@ _HUB = "hf:"
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Conversion:
     """A model that is converted once: where it will lie and where it comes from."""
 
     destination: Path
@@ -51,7 +51,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gelato"
 
 
-def resolve(name: str | Path, *, progress: Progress = silent) -> Path:
+def resolve(name: str | Path, *, progress: OnProgress = silent) -> Path:
     """Return the checkpoint folder of a model, fetching and converting it first where that has not been done.
 
     Args:
@@ -62,31 +62,31 @@ def resolve(name: str | Path, *, progress: Progress = silent) -> Path:
     Raises:
         CheckpointError: the name is unknown, or a step failed; one line with the fix.
     """
-    plan = _plan(str(name))
-    if isinstance(plan, Path):
-        return plan
-    if plan.destination.is_dir():
-        return plan.destination
-    scratch = plan.destination.with_name(f".{plan.destination.name}.download")
+    conversion = _conversion(str(name))
+    if isinstance(conversion, Path):
+        return conversion
+    if conversion.destination.is_dir():
+        return conversion.destination
+    scratch = conversion.destination.with_name(f".{conversion.destination.name}.download")
     with store.exclusive(scratch):
-        if not plan.destination.is_dir():
-            with plan.source.open(scratch, progress) as (path, label):
-                convert(path, plan.destination, dtype="auto", label=label, progress=progress)
-    return plan.destination
+        if not conversion.destination.is_dir():
+            with conversion.source.open(scratch, progress) as (path, label):
+                convert(path, conversion.destination, dtype="auto", label=label, progress=progress)
+    return conversion.destination
 
 
-def _plan(name: str) -> _Plan | Path:
+def _conversion(name: str) -> _Conversion | Path:
     """What a name means: a checkpoint that is there, or one to make."""
     if name in CATALOG:
-        return _Plan(cache_directory() / "models" / name, CATALOG[name])
+        return _Conversion(cache_directory() / "models" / name, CATALOG[name])
     if name.startswith(_HUB):
         repository = fetch.HubRepository.parse(name.removeprefix(_HUB))
-        return _Plan(cache_directory() / "hub" / repository.folder_name, repository)
+        return _Conversion(cache_directory() / "hub" / repository.folder_name, repository)
     path = Path(name).expanduser()
     if path.is_dir() and store.is_checkpoint(path):
         return path
     if path.is_dir() or path.is_file():
-        return _Plan(cache_directory() / "local" / _local_name(path), fetch.LocalPath(path))
+        return _Conversion(cache_directory() / "local" / _local_name(path), fetch.LocalPath(path))
     known = ", ".join(CATALOG)
     raise CheckpointError(f"model {name!r} is unknown; use one of {known}, hf:OWNER/NAME, a folder or a .gguf file")
 

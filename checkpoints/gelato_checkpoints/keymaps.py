@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gelato_checkpoints.base import CheckpointError, Progress, Source, SourceTensor, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, Source, SourceTensor, silent
 from gelato_jax.config import ModelConfig
 
 
@@ -168,7 +168,7 @@ def _check(source: Source, rules: list[Rule]) -> None:
         )
 
 
-def convert_tensors(source: Source, dtype: np.dtype, progress: Progress = silent) -> dict[str, np.ndarray]:
+def convert_tensors(source: Source, dtype: np.dtype, progress: OnProgress = silent) -> dict[str, np.ndarray]:
     """Read every tensor of `source` and arrange them as the model's parameters.
 
     Args:

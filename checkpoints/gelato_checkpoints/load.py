@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.placing import weight_dtype
 from gelato_checkpoints.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name: str | Path, *, weights: Weights = "float", outline: bool = False, progress: Progress = silent
+    name: str | Path, *, weights: Weights = "float", outline: bool = False, progress: OnProgress = silent
 ) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.catalog import DEFAULT_MODEL
 from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
@@ -39,7 +39,7 @@ def load_pair(
     *,
     weights: Weights = "auto",
     outline: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Pair:
     """Load a target and its draft, fetching and converting them first where that has not been done.
 

@@ -51,7 +51,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file of an index; nothing where there is no index."""
     if not index.is_file():
         return {}
-    weight_map = dict(Fields(read_json(index), index).record("weight_map"))
+    weight_map = dict(Fields(read_json(index), index).mapping("weight_map"))
     if not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map must name the file of every tensor; download it again")
     return weight_map

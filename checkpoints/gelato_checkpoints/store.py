@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gelato_checkpoints.base import CheckpointError, Progress, TokenizerSpec, one_line, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, TokenizerSpec, one_line, silent
 from gelato_checkpoints.fields import read_json
 from gelato_jax.config import ModelConfig, RopeScaling
 
@@ -52,7 +52,7 @@ def save_checkpoint(
     tokenizer: TokenizerSpec,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Path:
     """Write a checkpoint atomically.
 
@@ -87,7 +87,7 @@ def write_files(
     config: ModelConfig,
     parameters: Mapping[str, np.ndarray],
     texts: Mapping[str, str],
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> None:
     """Write parameters, configuration, `texts` by file name, and the manifest of them all, atomically.
 
@@ -263,7 +263,7 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
         raise CheckpointError(f"{folder}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
-def read_parameters(folder: Path, progress: Progress = silent, fix: str = CONVERT) -> dict[str, np.ndarray]:
+def read_parameters(folder: Path, progress: OnProgress = silent, fix: str = CONVERT) -> dict[str, np.ndarray]:
     """Read the parameters of a checkpoint folder.
 
     Args:

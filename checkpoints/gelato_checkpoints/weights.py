@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_checkpoints import store
-from gelato_checkpoints.base import CheckpointError, Progress, silent
+from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.fields import read_json
 from gelato_kernels import native
 
@@ -44,7 +44,7 @@ def _has_blocks(folder: Path) -> bool:
     return any(str(kind).startswith("Q") for kind in types) and store.read_config(folder).weight_format == "float"
 
 
-def in_blocks(folder: Path, weights: Weights, cache: Path, progress: Progress = silent) -> Path:
+def in_blocks(folder: Path, weights: Weights, cache: Path, progress: OnProgress = silent) -> Path:
     """A checkpoint with its weights in blocks: made if it is not there.
 
     Args:
@@ -78,7 +78,7 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(facts).hexdigest()[:12]
 
 
-def _pack(folder: Path, weights: Weights, destination: Path, progress: Progress) -> None:
+def _pack(folder: Path, weights: Weights, destination: Path, progress: OnProgress) -> None:
     from gelato_jax.models import Model, quantize, restore_blocks
 
     parameters = store.read_parameters(folder, progress)

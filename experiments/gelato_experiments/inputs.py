@@ -11,8 +11,8 @@ SHIPPED = ("short-greedy", "short-sampled", "long-greedy")
 
 
 @cache
-def recording(name: str) -> Recording:
-    """A recording.
+def read_recording(name: str) -> Recording:
+    """Read a recording.
 
     Args:
         name: one of `SHIPPED`, or the path of a file that `gelato record` wrote.

@@ -6,27 +6,24 @@ are made from the rows as `metrics.csv` gives them back.
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
-import math
 import shlex
 import shutil
 import subprocess
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from gelato_experiments.study import Claim, Progress, Row, Study
+from gelato_experiments.study import Claim, Progress, Study
+from gelato_experiments.tables import as_json, read_rows, write_rows
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write, read_json, write_json
 
 Preset = Literal["quick", "full"]
-Cell: TypeAlias = "int | float | str | bool | None"
 
 FILES = ("metrics.csv", "claims.json", "figure.svg", "figure.png", "run.json")
 """What a study's folder holds."""
@@ -34,7 +31,6 @@ FILES = ("metrics.csv", "claims.json", "figure.svg", "figure.png", "run.json")
 _ROWS = "rows.json"  # what will be run.json, as long as claims and figure are missing
 _GIT_S = 30.0  # assumed: more than git needs
 _REASON = 240  # characters of a fault in one line
-_WORDS: dict[str, Cell] = {"": None, "True": True, "False": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,12 +158,12 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _matches(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a run record is there, whole, and of the same study, preset and settings."""
+    """Whether a run.json is there, whole, and of the same study, preset and settings."""
     try:
-        record = read_json(path)
+        facts = read_json(path)
     except ValueError:
         return False
-    return isinstance(record, dict) and all(record.get(key) == value for key, value in wanted.items())
+    return isinstance(facts, dict) and all(facts.get(key) == value for key, value in wanted.items())
 
 
 def _compute(study: Study, preset: Preset, partial: Path, wanted: dict[str, Any], progress: Progress) -> None:
@@ -220,7 +216,7 @@ def _circumstances(study: Study, preset: Preset) -> dict[str, Any]:
     import numpy as np
 
     import gelato_jax
-    from gelato_jax.training.bookkeeping import device, versions
+    from gelato_jax.training.provenance import device, versions
 
     own = "" if study.given is None else f" --recording {shlex.quote(study.given)}"
     return {
@@ -253,92 +249,3 @@ def _commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_S).stdout.strip()
-
-
-def as_json(value: Any) -> Any:
-    """Settings as JSON: records become objects, tuples lists, paths text, numbers that JSON lacks their names.
-
-    Raises:
-        TypeError: a value of another kind.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, Path):
-        return value.as_posix()
-    value = _plain(value, "a setting")
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write a table so that `read_rows` gives the same values of the same types.
-
-    Numbers are written in full; text that would be read as something else stands in JSON's quotes; None is empty.
-
-    Args:
-        path: the .csv file.
-        rows: the columns are the union of theirs, in order of appearance; what a row lacks becomes None.
-
-    Raises:
-        TypeError: a value is no number, text, bool or None.
-    """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(path) as file:
-        lines = io.StringIO(newline="")
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_written(row.get(name), name) for name in columns])
-        file.write(lines.getvalue().encode())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read a table that `write_rows` wrote.
-
-    Raises:
-        OSError: there is no such file.
-        GelatoError: it is no such table.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
-        columns = next(lines, [])
-        return [{name: _read(cell) for name, cell in zip(columns, line, strict=True)} for line in lines]
-
-
-def _plain(value: Any, what: str) -> Cell:
-    """A number, text, bool or None as Python's own; NumPy's and JAX's scalars become such."""
-    if getattr(value, "shape", None) == ():
-        value = value.item()
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if value is None:
-        return None
-    raise TypeError(f"{what} is a {type(value).__name__}, must be a number, text, bool or None")
-
-
-def _written(value: Any, column: str) -> str:
-    cell = _plain(value, f"a value of {column}")
-    if cell is None:
-        return ""
-    if not isinstance(cell, str):
-        return repr(cell)
-    # csv leaves a carriage return unquoted, and reads it as the end of a line.
-    bare = not cell.startswith('"') and "\r" not in cell and isinstance(_read(cell), str)
-    return cell if bare else json.dumps(cell, ensure_ascii=False)
-
-
-def _read(text: str) -> Cell:
-    if text in _WORDS:
-        return _WORDS[text]
-    if text.startswith('"'):
-        return json.loads(text)
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

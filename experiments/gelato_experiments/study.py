@@ -1,6 +1,6 @@
 """What a study is: settings in, a flat table out; claims and a figure are made from the table alone.
 
-A study is one file in `studies/` with a `STUDY`, and one line in `studies/registry.py`.
+A study is one folder in `studies/` with a `STUDY`, and one line in `studies/registry.py`.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Study:
         run: (settings, progress) -> rows; reads no file but recordings, writes none.
         claims: (settings, rows) -> claims.
         draw: (settings, rows) -> figure, every axis with its unit.
-        given: a recording that stands in place of the study's own; see `on`.
+        given: a recording in place of the study's own; see `on`.
     """
 
     name: str

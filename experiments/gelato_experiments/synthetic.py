@@ -13,7 +13,7 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_jax.control import default_calibration
 from gelato_jax.control.calibration import REPORTED_DECAY
 from gelato_jax.simulation import Recording, Rollouts
-from gelato_jax.types import STREAK_PLACES, Calibration
+from gelato_jax.types import KNOWN_POSITIONS, Calibration
 
 
 def synthetic_recording(
@@ -88,13 +88,13 @@ def _draw_classes(model: EntropyModel, shape: tuple[int, ...], random: np.random
 
 
 def _streak(model: EntropyModel) -> np.ndarray:
-    """Acceptance by place in a round, exactly: the classes of the drafts whose predecessors all stand."""
+    """Acceptance by place in a round, exactly: by the classes of drafts before which all were accepted."""
     acceptance, transition = np.asarray(model.acceptance), np.asarray(model.transition)
-    law, streak = np.asarray(model.initial), np.empty(STREAK_PLACES, np.float32)
-    for place in range(STREAK_PLACES):
-        streak[place] = law @ acceptance
-        law = (law * acceptance) @ transition
-        law = law / max(law.sum(), 1e-30)
+    kinds, streak = np.asarray(model.initial), np.empty(KNOWN_POSITIONS, np.float32)
+    for place in range(KNOWN_POSITIONS):
+        streak[place] = kinds @ acceptance
+        kinds = (kinds * acceptance) @ transition
+        kinds = kinds / max(kinds.sum(), 1e-30)
     return streak
 
 
@@ -109,6 +109,6 @@ def _calibration(model: EntropyModel, levels: np.ndarray) -> Calibration:
         class_acceptance=acceptance[None].astype(np.float32),
         next_acceptance=(np.asarray(model.transition) @ acceptance).astype(np.float32),
         deeper_acceptance=acceptance[None, :, None].astype(np.float32),
-        streak_acceptance=_streak(model),
+        conditional_acceptance=_streak(model),
     )
     return dataclasses.replace(calibration, **changed)

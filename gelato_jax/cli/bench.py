@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ class Bench:
 
     what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
-    against its parts, overhead. lossless: greedy text, or --law. kernels: each op of gelato_kernels against a
+    against its parts, overhead. lossless: greedy text, or --distribution. kernels: each op of gelato_kernels against a
     textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options. simulation: simulated rounds
     a second and memory of a million devices, with --json alone."""
     model: str = "smollm2-135m"
@@ -36,17 +37,19 @@ class Bench:
     """Of the text (speed)."""
     system: str = "local"
     """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
-    law: bool = False
-    """Check the law of sampled text on a tiny pair instead: every payload and controller, 200,000 texts each."""
+    distribution: bool = False
+    """Check how sampled text is distributed on a tiny pair instead: every payload, every controller, 200,000 texts."""
     json: str | None = None
     """Write the figures to this file; - is standard output."""
 
     def run(self) -> int:
-        """Measure; exit code 1 where text or law is not the target's, or a kernel's result not the reference's."""
+        """Measure; exit code 1 where text or its distribution is not the target's, or a kernel's result wrong."""
         from gelato_jax.cli.output import JsonFile
 
-        if self.law and self.what != "lossless":
-            raise GelatoError(f"--law has no effect with bench {self.what}; take bench lossless --law")
+        if self.distribution and self.what != "lossless":
+            raise GelatoError(
+                f"--distribution has no effect with bench {self.what}; take bench lossless --distribution"
+            )
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
         with JsonFile(self.json) as file:
@@ -57,7 +60,7 @@ class Bench:
                 "kernels": _kernels,
                 "simulation": _simulation,
             }
-            run = _law if self.law else parts[self.what]
+            run = _distribution if self.distribution else parts[self.what]
             lines, figures, sound = run(self)
             file.write(figures)
         if self.json != "-":
@@ -93,32 +96,27 @@ def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         f"round                          {result.round_s * 1e3:8.2f} ms",
         f"  over the sum of its parts    {result.round_over_parts:8.3f}",
     ]
-    for law, share in result.overhead_share.items():
-        lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {law}")
+    for distribution, share in result.overhead_share.items():
+        lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {distribution}")
     return lines, dataclasses.asdict(result), True
 
 
 def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
-    from rich.console import Console
-    from rich.progress import track
-
     from gelato_experiments.benchmarks import lossless
     from gelato_experiments.prompts import read_prompts
+    from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
     if options.limit < 1:
         raise GelatoError(f"--limit is {options.limit}, must be at least 1")
     prompts = read_prompts(options.prompts, options.limit)
     settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
-    verdicts = []
-    steps = track(
-        lossless.run(_pair(options), prompts, settings=settings),
-        total=len(prompts),
-        description="decoding",
-        console=Console(stderr=True),
-    )
-    for some in steps:
-        verdicts += some
+    pair, verdicts = _pair(options), []
+    with Progress() as progress:
+        progress.stage("decode", 0, len(prompts))
+        for done, some in enumerate(lossless.run(pair, prompts, settings=settings), start=1):
+            verdicts += some
+            progress.stage("decode", done, len(prompts))
     lines = [f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, greedy, against autoregressive decoding"]
     for name in lossless.controllers():
         outcomes = [verdict.outcome for verdict in verdicts if verdict.controller == name]
@@ -131,11 +129,9 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
 
 
 def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
     from gelato_experiments.benchmarks import speed
     from gelato_experiments.prompts import read_prompts
+    from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
     prompts = read_prompts(options.prompts, options.limit)
@@ -146,15 +142,14 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     world = _modelled(options.system)
     pair = _pair(options)
     world = _measured(pair, settings) if world is None else world
-    with Bars(console=Console(stderr=True)) as bars:
-        task = bars.add_task("decoding", total=len(prompts))
+    with Progress() as progress:
         rows = speed.run(
             pair,
             prompts,
             settings=settings,
             system=world,
             lengths=lengths,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=partial(progress.stage, "decode"),
         )
     figures = [row.figures(rows[0]) for row in rows]
     lines = [
@@ -218,7 +213,7 @@ def _measured(pair, settings):
     return measure_local_system(pair, settings.shapes)
 
 
-def _law(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+def _distribution(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import law
 
     del options

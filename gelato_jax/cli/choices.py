@@ -20,7 +20,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Make settings and choices for `gelato_jax.stream`.
 
     Args:
-        values: options by field name, settled.
+        values: options by field name, completed.
 
     Returns:
         `DecodeSettings`, and the choices by name; `system` is None where it must be measured first.
@@ -48,6 +48,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if values["system"] == "modelled":
         modelled = system.preset(values["device"], values["link"], values["edge"])
         control.check_power_budget(controller.power_budget_w, modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
+        control.check_energy_budget(controller, modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
     return settings, {
         "controller": controller,
         "length_exit": control.create(control.LENGTH_EXITS, values["length_exit"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gelato_jax.errors import GelatoError
 
-_LAWS = ("greedy", "sampled")
+_DISTRIBUTIONS = ("greedy", "sampled")
 _SHOWN_LENGTHS = (1, 2, 3, 4, 6, 8, 12)  # draft lengths of the printed table
 
 
@@ -90,7 +90,7 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
     pair = gelato_checkpoints.load_pair(options.target, options.draft, progress=stage)
     draft = dataclasses.replace(pair.draft, repeats=None) if options.head_alone else pair.draft
     answers = []
-    for law, temperature in zip(_LAWS, (0.0, 1.0), strict=True):
+    for distribution, temperature in zip(_DISTRIBUTIONS, (0.0, 1.0), strict=True):
         answers += write_answers(
             pair,
             prompts,
@@ -98,7 +98,7 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
             new_tokens=options.new_tokens,
             seed=options.seed,
             cache=gelato_checkpoints.cache_directory() / "answers",
-            progress=lambda name, done, total, law=law: stage(f"{name}, {law}", done, total),
+            progress=lambda name, done, total, distribution=distribution: stage(f"{name}, {distribution}", done, total),
         )
     report = {
         "target": options.target,
@@ -119,22 +119,25 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
 def summary(report: dict[str, Any]) -> list[str]:
     """The report as lines: a table by category, then rounds, calibration and cost."""
     exits = report["exits"]
-    columns = [(law, index) for law in _LAWS for index in range(len(exits))]
-    rows = [("category", "prompts", *(f"{law} @{exits[index]}" for law, index in columns))]
+    columns = [(distribution, index) for distribution in _DISTRIBUTIONS for index in range(len(exits))]
+    rows = [("category", "prompts", *(f"{distribution} @{exits[index]}" for distribution, index in columns))]
     for name, row in report["greedy"]["categories"].items():
-        cells = [report[law]["categories"].get(name, {}).get("acceptance") for law, _ in columns]
+        cells = [report[distribution]["categories"].get(name, {}).get("acceptance") for distribution, _ in columns]
         rows.append((name, str(row["prompts"]), *_numbers(cells, columns)))
-    averages = [report[law]["average"]["acceptance"] for law, _ in columns]
+    averages = [report[distribution]["average"]["acceptance"] for distribution, _ in columns]
     prompts = report["greedy"]["overall"]["prompts"]
     rows.append(("average of categories", str(prompts), *_numbers(averages, columns)))
     lines = [*_aligned(rows), "", "greedy: agreement on greedy text; sampled: acceptance at temperature 1; @layers", ""]
     heads = [("tokens per round, drafts of", *map(str, _SHOWN_LENGTHS))]
     rounds = [
         (
-            f"{law} @{exits[index]}",
-            *(f"{report[law]['average']['tokens_per_round'][index][length - 1]:.2f}" for length in _SHOWN_LENGTHS),
+            f"{distribution} @{exits[index]}",
+            *(
+                f"{report[distribution]['average']['tokens_per_round'][index][length - 1]:.2f}"
+                for length in _SHOWN_LENGTHS
+            ),
         )
-        for law, index in columns
+        for distribution, index in columns
     ]
     lines += [*_aligned(heads + rounds), "", *_aligned(_calibration_rows(report, columns)), ""]
     return lines + _aligned(_cost_rows(report)) + _depth_lines(report)
@@ -143,12 +146,12 @@ def summary(report: dict[str, Any]) -> list[str]:
 def _calibration_rows(report: dict[str, Any], columns: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
     heads = ("calibration error", "curve", "classes", "the draft's own", "curve fitted to the other half")
     rows: list[tuple[str, ...]] = [heads]
-    for law, index in columns:
-        checks, fields = report[law]["reliability"], report[law]["calibration"]
+    for distribution, index in columns:
+        checks, fields = report[distribution]["reliability"], report[distribution]["calibration"]
         shown = (("held_out", "curve"), ("held_out", "classes"), ("stored", "curve"))
         errors = [f"{checks[part][fit]['error'][index]:.3f}" if checks[part] else "-" for part, fit in shown]
         formula = f"min(1, {fields['scale'][index]:.3f} exp(-{fields['decay'][index]:.3f} H))"
-        rows.append((f"{law} @{report['exits'][index]}, prompts held out", *errors, formula))
+        rows.append((f"{distribution} @{report['exits'][index]}, prompts held out", *errors, formula))
     return rows
 
 
@@ -165,12 +168,12 @@ def _cost_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def _depth_lines(report: dict[str, Any]) -> list[str]:
     """What choosing the depth of each token saves, at the threshold where it saves most."""
     lines = []
-    for law in _LAWS:
-        rows = [row for row in report[law]["depth"] if row["saves"] is not None]
+    for distribution in _DISTRIBUTIONS:
+        rows = [row for row in report[distribution]["depth"] if row["saves"] is not None]
         if rows:
             best = max(rows, key=lambda row: row["saves"])
             lines.append(
-                f"depth by token, {law}: {best['saves']:+.1%} saved against a single depth at acceptance "
+                f"depth by token, {distribution}: {best['saves']:+.1%} saved against a single depth at acceptance "
                 f"{best['acceptance']:.3f} (leave below {best['threshold']:.2f} nats)"
             )
     return ["", *lines] if lines else []

@@ -15,7 +15,7 @@ from gelato_jax.cli.options import (
     PayloadOptions,
     SystemOptions,
     TextOptions,
-    settle,
+    complete,
 )
 from gelato_jax.errors import GelatoError
 
@@ -42,7 +42,7 @@ class Generate:
         from gelato_jax.cli.summary import full_report, summary
 
         began = time.perf_counter()
-        values = settle(self.input, self.text, self.control, self.payload, self.system, self.output)
+        values = complete(self.input, self.text, self.control, self.payload, self.system, self.output)
         values["prompt"] = prompt = _prompt(self.input)
         with JsonFile(self.output.json) as file:
             answer = _decode(prompt, values, began)

@@ -45,7 +45,7 @@ class OnlyWith:
     option: str
     defaults: dict[str, Any]
 
-    def settle(self, option: str, value: Any, chosen: str) -> Any:
+    def complete(self, option: str, value: Any, chosen: str) -> Any:
         """The value in force; refuses one beside a choice that ignores it."""
         if value is None:
             return self.defaults.get(chosen)
@@ -74,7 +74,7 @@ def taken_as(field: str, controller: str) -> str | None:
 class OfController:
     """One of `CONTROLLER_FIELDS`: means something only with those controllers that take it, and has their default."""
 
-    def settle(self, field: str, value: Any, controller: str) -> Any:
+    def complete(self, field: str, value: Any, controller: str) -> Any:
         """The value in force, None where the constructor's own default is no finite number; refuses one ignored."""
         name = taken_as(field, controller)
         if value is not None and name is None:
@@ -110,14 +110,14 @@ class InputOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """How long the text is and which law it follows."""
+    """How long the text is and which distribution it follows."""
 
     max_new_tokens: Annotated[int, arg(metavar="N"), Range(1)] = 128
     """Tokens generated at most; 1 or more."""
     stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     """End the text before this string."""
     temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
-    """Temperature of the target's law: 0 always takes the likeliest token, 1 is the model's own law."""
+    """Temperature of the target's distribution: 0 always takes the likeliest token, 1 is the model's own."""
     top_p: Annotated[float, arg(metavar="P"), Range(1e-6, 1.0)] = 1.0
     """Sample from the likeliest tokens that together have probability P, in (0, 1]; 1 keeps all."""
     top_k: Annotated[int, arg(metavar="K"), Range(0, 2**31 - 1)] = 0
@@ -128,7 +128,7 @@ class TextOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlOptions:
-    """How much is drafted. Changes speed and energy, never the law of the text."""
+    """How much is drafted. Changes speed and energy, never the distribution of the text."""
 
     controller: ControllerName = "ratio"
     """Sets each round's draft length: ratio is best, gelato the paper's, gelato_estimated that by what was accepted;
@@ -173,17 +173,18 @@ class ControlOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PayloadOptions:
-    """What travels between device and edge. The law of the text stays the same."""
+    """What travels between device and edge. The distribution of the text stays the same."""
 
     payload: Literal["candidates", "full", "top_p", "top_k", "quantized", "scalar", "seeded"] = "candidates"
-    """With a token go: its probability (scalar, candidates), the draft's law (full), part of it, nothing (seeded)."""
+    """With a token go: its probability (scalar, candidates), the draft's whole distribution (full), part of it, nothing
+    (seeded)."""
     payload_top_p: Annotated[
         float | None,
         arg(metavar="P", help_behavior_hint="(default: 0.9)"),
         Range(1e-6, 1.0),
         OnlyWith("payload", {"top_p": 0.9}),
     ] = None
-    """Probability that a top_p payload keeps of the draft's law, in (0, 1]."""
+    """Probability that a top_p payload keeps of the draft's distribution, in (0, 1]."""
     payload_top_k: Annotated[
         int | None,
         arg(metavar="K", help_behavior_hint="(default: 64)"),
@@ -248,7 +249,7 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def settle(*groups: Any) -> dict[str, Any]:
+def complete(*groups: Any) -> dict[str, Any]:
     """All options of some groups by field name, checked, with the defaults that depend on other choices.
 
     Raises:
@@ -256,14 +257,14 @@ def settle(*groups: Any) -> dict[str, Any]:
     """
     hints = {name: hint for group in groups for name, hint in get_type_hints(type(group), include_extras=True).items()}
     values = {name: getattr(group, name) for group in groups for name in get_type_hints(type(group))}
-    settled = {}
+    completed = {}
     for name, value in values.items():
         for rule in getattr(hints[name], "__metadata__", ()):
             if isinstance(rule, Range) and value is not None:
                 rule.check(flag(name), value)
             elif isinstance(rule, OnlyWith):
-                value = rule.settle(flag(name), value, values[rule.option])
+                value = rule.complete(flag(name), value, values[rule.option])
             elif isinstance(rule, OfController):
-                value = rule.settle(name, value, values["controller"])
-        settled[name] = value
-    return settled
+                value = rule.complete(name, value, values["controller"])
+        completed[name] = value
+    return completed

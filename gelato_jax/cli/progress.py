@@ -17,6 +17,7 @@ _LABELS = {
     "load": "loading",
     "time": "timing this machine, once",
     "compile": "compiling, or loading compiled programs",
+    "decode": "decoding",
     "train": "training",
     "calibrate": "calibrating",
 }

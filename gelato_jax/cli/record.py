@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from gelato_jax.cli.options import Range, settle
+from gelato_jax.cli.options import Range, complete
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import check_writable
 
@@ -44,7 +44,7 @@ class Record:
     max_draft_length: Annotated[int, arg(metavar="G"), Range(1, 32)] = 12
     """Tokens drafted at every position, 1..32: the most that a replay may draft in a round."""
     temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
-    """Temperature of the texts: 0 always takes the likeliest token, 1 is the model's own law."""
+    """Temperature of the texts: 0 always takes the likeliest token, 1 is the model's own distribution."""
     seed: Annotated[int, arg(metavar="N"), Range(0, 2**31 - 1)] = 0
     """Random numbers of sampled texts and of acceptance."""
     batch_rows: Annotated[int, arg(metavar="N"), Range(1)] = 32
@@ -56,7 +56,7 @@ class Record:
         """Record, save, sum up."""
         from gelato_jax.cli.output import JsonFile
 
-        settle(self)
+        complete(self)
         out = _writable(self.out)
         with JsonFile(self.json) as file:
             report = _record(self, out)
@@ -85,14 +85,14 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
+    from gelato_jax.simulation.recorder import make_recording
     from gelato_jax.simulation.recording import save
-    from gelato_jax.simulation.rollouts import record
 
     keep_programs()
     with Progress() as progress:
         pair = gelato_checkpoints.load_pair(options.model, options.draft, progress=progress.stage)
         chosen = _chosen(options, pair, prompts)
-        recording = record(
+        recording = make_recording(
             pair,
             [ids for _, ids in chosen],
             settings=DecodeSettings(

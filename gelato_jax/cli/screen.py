@@ -55,7 +55,7 @@ class Silence:
 
 
 class Plain(Silence):
-    """Text to standard output as it comes, and a line end behind it."""
+    """Text to standard output as it comes, and a line end after it."""
 
     _last = "\n"
 

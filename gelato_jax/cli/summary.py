@@ -17,7 +17,7 @@ def full_report(answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Wall-clock figures are named `wall_`, `first_token_s` and `compile_s`; times, energies and
         traffic otherwise are modelled. Per-token figures count the tokens of rounds, without the
-        one that the prefill gives; modelled ones count those, too, that the last round gave behind
+        one that the prefill gives; modelled ones count those, too, that the last round gave after
         a stop string, for they were paid for.
     """
     import flax

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg, configure
 
-from gelato_jax.cli.options import Range, flag, settle
+from gelato_jax.cli.options import Range, complete, flag
 from gelato_jax.errors import GelatoError
 
 
@@ -107,7 +107,7 @@ class TrainDraft:
 
     def run(self) -> int:
         """Train, save, sum up."""
-        values = settle(self.job, self.shape, self.corpus, self.train)
+        values = complete(self.job, self.shape, self.corpus, self.train)
         numbers = {name: _numbers(name, values[name]) for name in ("layers", "exits", "temperatures")}
         _refuse_written(values)
         try:
@@ -150,7 +150,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.progress import Progress
     from gelato_jax.training.corpus import openings
-    from gelato_jax.training.recipe import Target, train_draft
+    from gelato_jax.training.recipe import Teacher, train_draft
 
     folder = values["out"].expanduser()
     keep_programs()
@@ -158,7 +158,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
         checkpoint = load_checkpoint(values["target"], progress=progress.stage)
         tokenizer = checkpoint.tokenizer
         frame = tokenizer.chat_frame()
-        target = Target(
+        target = Teacher(
             name=values["target"],
             model=load_model(checkpoint),
             prefix=frame.prefix,
@@ -193,8 +193,8 @@ def _recipe(values: dict[str, Any], num_layers: int):
     from gelato_jax.training.recipe import Recipe
     from gelato_jax.training.warm_start import default_shape
 
-    def filled(record: type) -> Any:
-        return record(**{field.name: values[field.name] for field in dataclasses.fields(record)})
+    def filled(settings: type) -> Any:
+        return settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)})
 
     shape = default_shape(num_layers, values["vocabulary"])
     if values["layers"] is not None:
@@ -222,6 +222,8 @@ def _summary(report: dict[str, Any], folder: Path) -> list[str]:
     quantized, hours = report["metrics"]["quantized"], sum(report["seconds"].values()) / 3600
     lines = [f"{report['tokens']} tokens in {report['conversations']} conversations; {hours:.2f} hours in all"]
     for index, depth in enumerate(report["settings"]["exits"]):
-        greedy, sampled = (quantized[law]["overall"]["acceptance"][index] for law in ("greedy", "sampled"))
+        greedy, sampled = (
+            quantized[distribution]["overall"]["acceptance"][index] for distribution in ("greedy", "sampled")
+        )
         lines.append(f"after {depth} layers: greedy agreement {greedy:.3f}, acceptance at temperature 1 {sampled:.3f}")
     return [*lines, "on text of the corpus that was held out, with 8-bit weights", f"gelato generate --draft {folder}"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from gelato_jax.control.calibration import acceptance_at, default_calibration, next_acceptance
     from gelato_jax.control.estimator import AcceptanceEstimate, Estimator
-    from gelato_jax.control.feasibility import check_power_budget, power_floor_w
+    from gelato_jax.control.feasibility import check_energy_budget, check_power_budget, power_floor_w
     from gelato_jax.control.lyapunov import gelato, gelato_estimated, ratio
     from gelato_jax.control.schedules import hf_schedule, static
     from gelato_jax.control.select import (
@@ -56,6 +56,7 @@ __all__ = [
     "LengthExit",
     "LengthExitRule",
     "acceptance_at",
+    "check_energy_budget",
     "check_power_budget",
     "create",
     "default_calibration",
@@ -92,7 +93,7 @@ _HOMES = {
     ),
     "calibration": ("acceptance_at", "default_calibration", "next_acceptance"),
     "estimator": ("AcceptanceEstimate", "Estimator"),
-    "feasibility": ("check_power_budget", "power_floor_w"),
+    "feasibility": ("check_energy_budget", "check_power_budget", "power_floor_w"),
     "lyapunov": ("gelato", "gelato_estimated", "ratio"),
     "schedules": ("hf_schedule", "static"),
     "select": ("select_controller", "select_depth_exit", "select_draft_sampling", "select_length_exit"),

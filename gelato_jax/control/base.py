@@ -30,7 +30,7 @@ class ControllerRule(NamedTuple):
     plan: (params, state, cost_table, forecast) -> RoundPlan.
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
-    charge: (params, state, energy_j, time_s) -> state behind a prompt, which is spent outside rounds.
+    charge: (params, state, energy_j, time_s) -> state after a prompt, which is spent outside rounds.
     power_budget: (params) -> [] watts of the device's mean power that the rule means to keep; inf for a rule without.
     """
 
@@ -139,7 +139,7 @@ class LengthExit:
     """Inner loop: ends a draft early.
 
     Token i itself is always sent: `stop` only ends *further* drafting. So a rule may use anything
-    known by then without bending the output's law.
+    known by then without bending the output's distribution.
     """
 
     params: Any

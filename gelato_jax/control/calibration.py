@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from gelato_jax.errors import GelatoError
-from gelato_jax.types import STREAK_PLACES, Calibration, number
+from gelato_jax.types import KNOWN_POSITIONS, Calibration, number
 
 REPORTED_SCALE = 1.0  # a of alpha(H) = a exp(b H), Qwen2.5 pair, arXiv 2605.10124 as reported
 REPORTED_DECAY = 0.35  # -b of the same, 1/nat
@@ -77,7 +77,7 @@ def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Cal
         mean_acceptance: acceptance averaged over tokens; the default is assumed.
 
     Returns:
-        The calibration, C = 8 classes; drafts stand independently.
+        The calibration, C = 8 classes; drafts are accepted independently.
 
     Raises:
         GelatoError: `mean_acceptance` is not inside (0, 1) or `num_exits` under 1.
@@ -100,7 +100,7 @@ def default_calibration(num_exits: int = 1, mean_acceptance: float = 0.6) -> Cal
         class_acceptance=jnp.tile(jnp.asarray(class_mean, jnp.float32), (num_exits, 1)),
         next_acceptance=jnp.asarray(PERSISTENCE * class_mean + (1.0 - PERSISTENCE) * mean_acceptance, jnp.float32),
         deeper_acceptance=jnp.asarray(deeper, jnp.float32),
-        streak_acceptance=jnp.full((STREAK_PLACES,), mean_acceptance, jnp.float32),
+        conditional_acceptance=jnp.full((KNOWN_POSITIONS,), mean_acceptance, jnp.float32),
     )
 
 

@@ -27,7 +27,7 @@ def confidence_roc(threshold: ArrayLike = 0.4) -> LengthExit:
     """Stop if max q < c; c minimises FPR + 3 FNR over all tokens verified so far (arXiv 2405.04304).
 
     As in transformers (PR 33258, 34156), which starts at the default: the paper trains a classifier, here confidence
-    itself is the score. The refused token did not match; those behind it are unknown. c moves once over 5 tokens, of
+    itself is the score. The refused token did not match; those after it are unknown. c moves once over 5 tokens, of
     both kinds, are known. Simplified: c is an edge of a bin, not a confidence seen; max q stands for the drawn
     token's q, which is the same in greedy decoding. The token that trips it is sent. GelatoError if c is not in 0..1.
     """

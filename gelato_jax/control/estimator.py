@@ -21,11 +21,11 @@ class AcceptanceEstimate:
     successes: Array  # [] accepted drafts
     failures: Array  # [] rejections
     predicted: Array  # [] what the calibration said of the same drafts' entropies, summed
-    expected_failures: Array  # [] rejections that the calibration expected by the same drafts' places, summed
+    expected_failures: Array  # [] rejections that the calibration expected by the same drafts' positions, summed
     long_failures: Array  # [] rejections over the long run, which fades only in rounds that test a draft
     long_expected: Array  # [] those expected over the same
     prior_mean: Array  # [] acceptance without evidence
-    streak: Array  # [P] the calibration's acceptance by a draft's place in its round
+    conditional: Array  # [P] the calibration's conditional acceptance, by a draft's position in its round
 
 
 @record
@@ -39,16 +39,17 @@ class Estimator:
     run, which idle rounds leave as it is: it may raise the prior, never lower it. Neither helps a row that never
     drafts. With a controller that probes (`lyapunov`) an estimate cannot lock itself in.
 
-    Text comes in streaks: a draft behind five that stand is accepted far more often than a round's first (0.87 and
-    0.53 on recorded greedy text), so alpha^i makes long drafts look worse than they are. What is estimated is
-    therefore by what factor the row rejects more than the calibration expected of the same drafts by their places:
-    chances of rejection in proportion. With a flat calibration it is the discounted Beta over alpha, exactly.
+    Conditional acceptance rises with a draft's position: after five accepted drafts the next is accepted far more
+    often than a round's first (0.87 and 0.53 on recorded greedy text), so alpha^i makes long drafts look worse than
+    they are. What is estimated is therefore by what factor the row rejects more than the calibration expected of the
+    same drafts by their positions: chances of rejection in proportion. With a flat calibration it is the discounted
+    Beta over alpha, exactly.
 
     `level` does the same by entropy, for the exits: accepted drafts as a share of what the calibration said of those
     very drafts. A mean over all text would not do to compare with, for drafts that are tested follow accepted ones.
 
     With `from_entropy` nothing is estimated: acceptance is the mean of the calibration's alpha(H) over the row's
-    latest tested drafts, the same at every place, and the calibration's mean before any was seen.
+    latest tested drafts, the same at every position, and the calibration's mean before any was seen.
     """
 
     discount: Array  # [] share of the evidence kept from round to round
@@ -91,7 +92,7 @@ class Estimator:
         zero = jnp.zeros((), jnp.float32)
         # copies: states are donated
         prior_mean = jnp.array(calibration.mean_acceptance, jnp.float32)
-        streak = jnp.array(calibration.streak_acceptance, jnp.float32)
+        conditional = jnp.array(calibration.conditional_acceptance, jnp.float32)
         return AcceptanceEstimate(
             successes=zero,
             failures=zero,
@@ -100,7 +101,7 @@ class Estimator:
             long_failures=zero,
             long_expected=zero,
             prior_mean=prior_mean,
-            streak=streak,
+            conditional=conditional,
         )
 
     def rate(self, estimate: AcceptanceEstimate) -> Array:
@@ -113,7 +114,7 @@ class Estimator:
         return jnp.where(self.from_entropy > 0, by_entropy, accepted)
 
     def rejection_level(self, estimate: AcceptanceEstimate) -> Array:
-        """[] posterior mean of the rejections relative to the calibration's by place; 1 without evidence."""
+        """[] posterior mean of the rejections relative to the calibration's by position; 1 without evidence."""
         missing = jnp.maximum(1.0 - estimate.prior_mean, 1e-3)
         prior = self.prior_strength * missing
         counted = (estimate.failures + prior * self._prior_level(estimate)) / (estimate.expected_failures + prior)
@@ -122,9 +123,9 @@ class Estimator:
     def forecast(self, estimate: AcceptanceEstimate, max_draft_length: int) -> AcceptanceForecast:
         """The rate, and the survival of a round's first drafts up to G = `max_draft_length`."""
         rate = self.rate(estimate)
-        rejected = self.rejection_level(estimate) * (1.0 - _at_places(estimate.streak, max_draft_length))
-        stands = jnp.cumprod(1.0 - jnp.minimum(rejected, 1.0))
-        survival = jnp.concatenate([jnp.ones(1, jnp.float32), stands])
+        rejected = self.rejection_level(estimate) * (1.0 - _at_positions(estimate.conditional, max_draft_length))
+        survival = jnp.cumprod(1.0 - jnp.minimum(rejected, 1.0))
+        survival = jnp.concatenate([jnp.ones(1, jnp.float32), survival])
         alike = powers(jnp.clip(rate, 0.0, 1.0), max_draft_length)
         return AcceptanceForecast(rate=rate, survival=jnp.where(self.from_entropy > 0, alike, survival))
 
@@ -143,10 +144,10 @@ class Estimator:
         """The evidence after one more round."""
         accepted = jnp.minimum(outcome.accepted, outcome.drafted).astype(jnp.float32)
         rejected = outcome.rejected.astype(jnp.float32)
-        missed = jnp.cumsum(1.0 - estimate.streak)
-        tested, places = accepted + rejected, estimate.streak.shape[-1]
-        within = jnp.clip(tested.astype(jnp.int32), 1, places) - 1
-        expected = missed[within] + jnp.maximum(tested - places, 0.0) * (1.0 - estimate.streak[-1])
+        missed = jnp.cumsum(1.0 - estimate.conditional)
+        tested, known = accepted + rejected, estimate.conditional.shape[-1]
+        within = jnp.clip(tested.astype(jnp.int32), 1, known) - 1
+        expected = missed[within] + jnp.maximum(tested - known, 0.0) * (1.0 - estimate.conditional[-1])
         expected = jnp.where(tested > 0, expected, 0.0)
         kept = jnp.where(tested > 0, self.discount ** (1.0 / LONG_MEMORY), 1.0)
         return AcceptanceEstimate(
@@ -157,10 +158,10 @@ class Estimator:
             long_failures=kept * estimate.long_failures + rejected,
             long_expected=kept * estimate.long_expected + expected,
             prior_mean=estimate.prior_mean,
-            streak=estimate.streak,
+            conditional=estimate.conditional,
         )
 
 
-def _at_places(streak: Array, max_draft_length: int) -> Array:
-    """`[G]` acceptance by place; the last known holds for all behind."""
-    return streak[jnp.minimum(jnp.arange(max_draft_length), streak.shape[-1] - 1)]
+def _at_positions(conditional: Array, max_draft_length: int) -> Array:
+    """`[G]` acceptance by position; the last known holds for all that follow."""
+    return conditional[jnp.minimum(jnp.arange(max_draft_length), conditional.shape[-1] - 1)]

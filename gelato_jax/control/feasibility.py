@@ -1,9 +1,11 @@
-"""Refusing a power cap that no policy can keep."""
+"""Refusing a budget that no policy can keep."""
 
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from gelato_jax.control.base import Controller
+from gelato_jax.control.lyapunov import LyapunovParams
 from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.system import System
@@ -21,16 +23,8 @@ def power_floor_w(system: System, payload: Payload, *, vocab_size: int) -> float
     Returns:
         Watts.
     """
-    cost_table = system.cost_table(
-        system.link.channel(),
-        payload,
-        Vocabularies(target=vocab_size, draft=vocab_size),
-        work=1.0,
-        catch_up=0.0,
-        acceptance=AcceptanceForecast.independent(1.0, 0),
-        support=0.0,
-    )
-    return float(cost_table.energy_j[0] / cost_table.time_s[0])
+    time_s, energy_j = _idle_round(system, payload, vocab_size)
+    return energy_j / time_s
 
 
 def check_power_budget(power_budget_w: ArrayLike, system: System, payload: Payload, *, vocab_size: int) -> None:
@@ -53,3 +47,44 @@ def check_power_budget(power_budget_w: ArrayLike, system: System, payload: Paylo
             f"power_budget_w {cap:g} is under the {floor:.3g} W that the device draws "
             f"without drafting at all: raise it above {floor:.3g} W"
         )
+
+
+def check_energy_budget(controller: Controller, system: System, payload: Payload, *, vocab_size: int) -> None:
+    """Refuse a budget of joules a round under what a round costs that drafts nothing. On the host, before compiling.
+
+    Args:
+        controller: whose budget counts; one with a cap on power, or with none, passes, as does a tracer.
+        system: of one row.
+        payload: the scheme.
+        vocab_size: target ids.
+
+    Raises:
+        GelatoError: no policy can keep the budget; names the budget and the floor.
+    """
+    params = controller.params
+    if not isinstance(params, LyapunovParams) or isinstance(params.energy_budget_j, Tracer):
+        return
+    budgets = np.asarray(params.energy_budget_j)
+    budgets = budgets[(budgets > 0) & np.isfinite(budgets)]  # 0 where the cap is on power
+    if not budgets.size:
+        return
+    _, floor = _idle_round(system, payload, vocab_size)
+    if budgets.min() < floor:
+        raise GelatoError(
+            f"energy_budget_j {budgets.min():g} is under the {floor:.3g} J that a round costs the device "
+            f"without drafting at all: raise it above {floor:.3g} J"
+        )
+
+
+def _idle_round(system: System, payload: Payload, vocab_size: int) -> tuple[float, float]:
+    """Seconds and device joules of a round that drafts nothing, on the mean channel."""
+    cost_table = system.cost_table(
+        system.link.channel(),
+        payload,
+        Vocabularies(target=vocab_size, draft=vocab_size),
+        work=1.0,
+        catch_up=0.0,
+        acceptance=AcceptanceForecast.independent(1.0, 0),
+        support=0.0,
+    )
+    return float(cost_table.time_s[0]), float(cost_table.energy_j[0])

@@ -12,7 +12,7 @@ from gelato_jax.types import RoundPlan, number
 def sled(threshold: ArrayLike = 0.5) -> LengthExit:
     """Stop if prod_{j<=i} max q_j < threshold, over the round's tokens (arXiv 2506.09397 as reported).
 
-    The token that trips it is sent: dropping a token by what was seen of it would bend the law.
+    The token that trips it is sent: dropping a token by what was seen of it would bend the distribution.
 
     Args:
         threshold: 0..1; the default is assumed.

@@ -14,7 +14,7 @@ class VerifiedDrafts:
     """What verification showed so far, never forgotten."""
 
     successes: Array  # [] int32 accepted drafts
-    failures: Array  # [] int32 rejections; drafts behind one were never tested
+    failures: Array  # [] int32 rejections; drafts after one were never tested
     rounds: Array  # [] int32
 
 

@@ -3,8 +3,9 @@
 from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, prepare, stream
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
-from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Shapes, Terms, Totals
+from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Setup, Shapes
 from gelato_jax.decoding.report import report
+from gelato_jax.decoding.totals import Totals
 
 __all__ = [
     "DecodeSettings",
@@ -15,9 +16,9 @@ __all__ = [
     "Policy",
     "Sampling",
     "Session",
+    "Setup",
     "Shapes",
     "Stream",
-    "Terms",
     "Tokenizer",
     "Totals",
     "autoregressive",

@@ -22,7 +22,7 @@ def commit(
         row: the same rows' counters.
         drafted: what `draft` gave.
         downlink: the edge's answer.
-        ask: fetches the target's row `[B, V]` behind the accepted drafts.
+        ask: fetches the target's row `[B, V]` after the accepted drafts.
         job: payload, calibration, ends.
 
     Returns:
@@ -45,7 +45,7 @@ def commit(
     done = stands_still | (ends.any(axis=1) & (count == until_end)) | (length >= state.limit)
 
     kept = jnp.minimum(downlink.accepted, count)
-    # Behind an end or the limit nobody knows whether the edge refused: the text does not show it.
+    # After an end or the limit nobody knows whether the edge refused: the text does not show it.
     rejected = (downlink.accepted < proposal.length) & (count == downlink.accepted + 1)
     pending = rejected & payload.draws_on_device
     after = DeviceState(
@@ -81,7 +81,7 @@ def _predicted(made: Draft, tested: Array, job: Job) -> Array:
 
 
 def append(tokens: Array, new_tokens: Array, length: Array, count: Array) -> Array:
-    """Write the first `count [B]` of `new_tokens [B, T]` behind each row's `length [B]`."""
+    """Write the first `count [B]` of `new_tokens [B, T]` after each row's `length [B]`."""
     steps = jnp.arange(new_tokens.shape[1])
     slots = jnp.where(steps < count[:, None], length[:, None] + steps, tokens.shape[1])
     return tokens.at[jnp.arange(tokens.shape[0])[:, None], slots].set(new_tokens, mode="drop")

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import DraftSignal
-from gelato_jax.decoding.records import Committed, Effort, RowState, Terms
+from gelato_jax.decoding.records import Committed, Effort, RowState, Setup
 from gelato_jax.system import Channel
 from gelato_jax.types import Observation, RoundPlan, masked
 
@@ -17,7 +17,7 @@ def observe(
     committed: Committed,
     active: Array,
     *,
-    terms: Terms,
+    setup: Setup,
 ) -> Observation:
     """What a round of one row did and cost, as modelled.
 
@@ -28,15 +28,15 @@ def observe(
         effort: what drafting took.
         committed: what came of it.
         active: [] bool whether the row took part.
-        terms: rules, and the world as it is.
+        setup: rules, and the world as it is.
     """
-    payload, sizes = terms.policy.payload, terms.vocabularies
+    payload, sizes = setup.policy.payload, setup.vocabularies
     asked = committed.asked.astype(jnp.float32)
     uplink_bits = payload.uplink_bits(
         sizes, drafted=effort.length, support=effort.support, pending=row.pending, asked=asked
     )
     downlink_bits = payload.downlink_bits(sizes, rejected=committed.rejected, asked=asked)
-    cost = terms.system.round_cost(
+    cost = setup.system.round_cost(
         channel,
         draft_work=effort.work,
         catch_up_tokens=effort.caught_up,
@@ -70,20 +70,20 @@ def observe(
     )
 
 
-def observe_prompt(channel: Channel, prompt_tokens: Array, reads: Array, *, terms: Terms) -> Observation:
+def observe_prompt(channel: Channel, prompt_tokens: Array, reads: Array, *, setup: Setup) -> Observation:
     """What a prompt of one row costs: its ids go up, the edge reads it, and so does a device that `reads`.
 
     Args:
         channel: the link at that time.
         prompt_tokens: [] int32.
         reads: [] bool whether the draft reads it too.
-        terms: rules, and the world as it is.
+        setup: rules, and the world as it is.
     """
-    cost = terms.system.prefill_cost(
+    cost = setup.system.prefill_cost(
         channel,
         prompt_tokens=prompt_tokens,
         read_tokens=jnp.where(reads, prompt_tokens, 0),
-        sizes=terms.vocabularies,
+        sizes=setup.vocabularies,
     )
     zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
     return Observation(
@@ -107,14 +107,14 @@ def draft_signal(
     support: Array,
     plan: RoundPlan,
     channel: Channel,
-    terms: Terms,
+    setup: Setup,
 ) -> DraftSignal:
     """What the length exit may know after draft token `index`; arguments as the fields of `DraftSignal`."""
-    token_s, token_j = terms.system.token_cost(
+    token_s, token_j = setup.system.token_cost(
         channel,
-        terms.policy.payload,
-        terms.vocabularies,
-        work=terms.work[exit],
+        setup.policy.payload,
+        setup.vocabularies,
+        work=setup.work[exit],
         support=support,
         window=index + 2,
     )
@@ -126,5 +126,5 @@ def draft_signal(
         plan=plan,
         token_s=token_s,
         token_j=token_j,
-        calibration=terms.calibration,
+        calibration=setup.calibration,
     )

@@ -13,6 +13,7 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax.control import DepthSignal, acceptance_at
 from gelato_jax.control.base import where_active
+from gelato_jax.decoding.catch_up import catch_up, tokens_from
 from gelato_jax.decoding.cost import draft_signal
 from gelato_jax.decoding.records import DeviceState, Drafted, DraftModel, Effort, Job, RowState, Shapes
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
@@ -22,9 +23,6 @@ from gelato_jax.models import Cache, Decoder, write
 from gelato_jax.payloads import Proposal, RoundNoise, Uplink
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan, record
-
-CATCH_UP_WINDOW = 16
-"""Tokens fed at a time to a draft's cache that lags by more than one."""
 
 
 @record
@@ -41,6 +39,21 @@ class Draft:
     caught_up: Array  # [B] int32 committed tokens fed to the draft's cache first
     cache: Cache
     cache_length: Array  # [B] int32 valid slots
+
+
+@record
+class _Drawn:
+    """One draft token of every row, and the q that it was drawn from; leaves `[B]`."""
+
+    token: Array  # int32 target id
+    log_prob: Array  # log q
+    log_weights: Array  # [B, Q]
+    repeated: Array  # int32 target id of q's further column
+    exit: Array  # int32
+    entropy: Array
+    max_probability: Array
+    support: Array  # float32 tokens that q can give
+    fault: Array  # bool
 
 
 @record
@@ -104,11 +117,11 @@ def roll_out(
     loop = _Loop(
         index=jnp.zeros((), jnp.int32),
         drafting=drafting,
-        token=_tokens_from(state.tokens, state.length - 1, 1)[:, 0],
+        token=tokens_from(state.tokens, state.length - 1, 1)[:, 0],
         text=state.tokens,
         survival=jnp.ones_like(plan.token_value),
         length_exit=exit_state,
-        draft=_empty_draft(state, job.draft, size, *_catch_up(decoder, state, drafting)),
+        draft=_empty_draft(state, job.draft, size, *catch_up(decoder, state, drafting)),
     )
     loop = lax.while_loop(
         lambda loop: (loop.index < size) & loop.drafting.any(),
@@ -123,38 +136,6 @@ def _exit_counts(made: Draft, job: Job) -> Array:
     sent = jnp.arange(made.exit.shape[1]) < made.proposal.length[:, None]
     taken = made.exit[..., None] == jnp.arange(job.draft.work.shape[0])
     return (taken & sent[..., None]).sum(axis=1)
-
-
-def _tokens_from(tokens: Array, start: Array, count: int) -> Array:
-    """`count` tokens of each row from `start [B]`, `[B, count]`."""
-    return jnp.take_along_axis(tokens, start[:, None] + jnp.arange(count), axis=1, mode="clip")
-
-
-def _catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cache, Array]:
-    """Feed the cache of rows that will draft, up to the token before the last committed one."""
-
-    def missing(length: Array) -> Array:
-        return jnp.where(drafting, state.length - 1 - length, 0)
-
-    def feed(window: int):
-        def run(cache: Cache, length: Array) -> tuple[Cache, Array, Array]:
-            tokens = _tokens_from(state.tokens, length, window)
-            angles = decoder.angles(length, window)
-            last = decoder.config.num_layers - 1
-            x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last)
-            fresh = (*fresh, *decoder.skip(x, angles, last, last + 1))
-            padding = [(0, 0), (0, 0), (0, CATCH_UP_WINDOW - window), (0, 0)]
-            fresh = jax.tree.map(lambda array: jnp.pad(array, padding), fresh)
-            return fresh, length + jnp.minimum(missing(length), window), x.max()
-
-        return run
-
-    def step(carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
-        cache, length = carry
-        fresh, new_length, after = lax.cond(missing(length).max() > 1, feed(CATCH_UP_WINDOW), feed(1), cache, length)
-        return write(cache, fresh, length, after=after), new_length
-
-    return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.cache, state.cache_length))
 
 
 def _empty_draft(state: DeviceState, model: DraftModel, size: int, cache: Cache, cache_length: Array) -> Draft:
@@ -191,56 +172,73 @@ def _draft_token(
     job: Job,
 ) -> _Loop:
     """Draft one token for every row that is still drafting."""
-    made, sent, payload = loop.draft, loop.drafting, job.policy.payload
+    made, sent = loop.draft, loop.drafting
     normed, fresh, exits, after = _descend(loop, decoder, plan, job)
     cache = write(made.cache, fresh, made.cache_length, after=after)
-    length = state.length + loop.index
-    logits, repeated = _distribution(decoder.head_logits(normed)[:, 0], loop.text, length, exits, job)
-    stats = gelato_kernels.entropy(logits)
-    fault = ~jnp.isfinite(stats.logsumexp)
-
-    scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
-    weights = payload.shape(shape_logits(logits, stats.argmax, job.sampling, scale))
-    column, token = _draw(weights, repeated, loop.index, state, row, job)
-    log_prob = jnp.take_along_axis(weights, column[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
-    support = jnp.isfinite(weights).sum(axis=-1).astype(jnp.float32)
-
-    def put(old: Array, new: Array) -> Array:
-        return old.at[:, loop.index].set(new)
-
-    proposal = Proposal(
-        tokens=put(made.proposal.tokens, token),
-        length=made.proposal.length + sent,
-        log_prob=put(made.proposal.log_prob, log_prob),
-        log_weights=put(made.proposal.log_weights, weights),
-        repeated=put(made.proposal.repeated, repeated),
-    )
-    new_draft = Draft(
-        proposal=proposal,
-        entropy=put(made.entropy, jnp.where(sent, stats.entropy, 0.0)),
-        max_probability=put(made.max_probability, stats.max_probability),
-        exit=put(made.exit, exits),
-        work=made.work + jnp.where(sent, job.draft.work[exits], 0.0),
-        support=made.support + jnp.where(sent, support, 0.0),
-        fault=made.fault | (sent & fault),
-        caught_up=made.caught_up,
-        cache=cache,
-        cache_length=made.cache_length + sent,
-    )
-    acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, stats.entropy, exits, plan.acceptance_level)
+    drawn = _draw(decoder.head_logits(normed)[:, 0], exits, loop, state, row, job)
+    acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, drawn.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
-        stats.entropy, stats.max_probability, exits, loop.index, support, plan, channel, job.terms
+        drawn.entropy, drawn.max_probability, exits, loop.index, drawn.support, plan, channel, job.setup
     )
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
-    stop = stop | fault | jnp.isin(token, job.eos_ids)  # nothing would be kept behind an end of sequence
+    stop = stop | drawn.fault | jnp.isin(drawn.token, job.eos_ids)  # nothing would be kept after an end of sequence
+    length = state.length + loop.index
     return _Loop(
         index=loop.index + 1,
         drafting=sent & ~stop & (loop.index + 1 < limit),
-        token=token,
-        text=loop.text.at[jnp.arange(token.shape[0]), length].set(token, mode="drop"),
+        token=drawn.token,
+        text=loop.text.at[jnp.arange(length.shape[0]), length].set(drawn.token, mode="drop"),
         survival=loop.survival * acceptance,
         length_exit=jax.vmap(where_active)(sent, length_exit, loop.length_exit),
-        draft=new_draft,
+        draft=_appended(made, drawn, loop.index, sent, cache, job.draft.work),
+    )
+
+
+def _draw(logits: Array, exits: Array, loop: _Loop, state: DeviceState, row: RowState, job: Job) -> _Drawn:
+    """Make the q of draft token `loop.index` from the head's logits `[B, U]`, and draw from it."""
+    payload = job.policy.payload
+    logits, repeated = _distribution(logits, loop.text, state.length + loop.index, exits, job)
+    stats = gelato_kernels.entropy(logits)
+    scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
+    weights = payload.shape(shape_logits(logits, stats.argmax, job.sampling, scale))
+    column, token = _choose(weights, repeated, loop.index, state, row, job)
+    log_prob = jnp.take_along_axis(weights, column[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
+    return _Drawn(
+        token=token,
+        log_prob=log_prob,
+        log_weights=weights,
+        repeated=repeated,
+        exit=exits,
+        entropy=stats.entropy,
+        max_probability=stats.max_probability,
+        support=jnp.isfinite(weights).sum(axis=-1).astype(jnp.float32),
+        fault=~jnp.isfinite(stats.logsumexp),
+    )
+
+
+def _appended(made: Draft, drawn: _Drawn, index: Array, sent: Array, cache: Cache, work: Array) -> Draft:
+    """The draft with one more token, at `index`, of the rows that send it: `sent [B]`."""
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[:, index].set(new)
+
+    return Draft(
+        proposal=Proposal(
+            tokens=put(made.proposal.tokens, drawn.token),
+            length=made.proposal.length + sent,
+            log_prob=put(made.proposal.log_prob, drawn.log_prob),
+            log_weights=put(made.proposal.log_weights, drawn.log_weights),
+            repeated=put(made.proposal.repeated, drawn.repeated),
+        ),
+        entropy=put(made.entropy, jnp.where(sent, drawn.entropy, 0.0)),
+        max_probability=put(made.max_probability, drawn.max_probability),
+        exit=put(made.exit, drawn.exit),
+        work=made.work + jnp.where(sent, work[drawn.exit], 0.0),
+        support=made.support + jnp.where(sent, drawn.support, 0.0),
+        fault=made.fault | (sent & drawn.fault),
+        caught_up=made.caught_up,
+        cache=cache,
+        cache_length=made.cache_length + sent,
     )
 
 
@@ -254,7 +252,7 @@ def _distribution(logits: Array, text: Array, length: Array, exits: Array, job: 
     return weigh_repeat(logits, repeated, count, exits, vocabulary, odds), repeated
 
 
-def _draw(
+def _choose(
     weights: Array, repeated: Array, index: Array, state: DeviceState, row: RowState, job: Job
 ) -> tuple[Array, Array]:
     """Draw draft token `index` from `weights [B, Q]`: its column and its target id, `[B]`."""
@@ -280,7 +278,7 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
 
     Returns:
         Normed state at each row's exit `[B, 1, D]`, fresh keys and values of all layers, the exit
-        index `[B]` int32, and the last state computed (to order cache writes behind reads).
+        index `[B]` int32, and the last state computed (to order cache writes after reads).
     """
     cache, lengths = loop.draft.cache, loop.draft.cache_length
     config, angles = decoder.config, decoder.angles(lengths, 1)

@@ -74,4 +74,4 @@ def ends(job: Job, shapes: Shapes) -> tuple[Device, Edge]:
 
 def decode_round(state: DecodeState, job: Job, shapes: Shapes) -> tuple[DecodeState, Observation]:
     """A round of a job in this process, leaves `[B]`."""
-    return run_round(state, *ends(job, shapes), job.terms, shapes.max_draft_length)
+    return run_round(state, *ends(job, shapes), job.setup, shapes.max_draft_length)

@@ -20,8 +20,9 @@ from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, text_of, unpack
-from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.text import Reason, TextStream, finish_reason, stop_strings
+from gelato_jax.decoding.totals import Totals
 from gelato_jax.errors import GelatoError
 from gelato_jax.types import Observation
 
@@ -35,7 +36,7 @@ class Generation:
             is the last.
         texts: what they say, cut before a stop string.
         ends: why each ends: `eos`, `length` or `stop`; of a stream that was left early, `length`.
-        totals: sums over rounds, leaves `[B]` NumPy; tokens that a round gave behind a stop string are among them.
+        totals: sums over rounds, leaves `[B]` NumPy; tokens that a round gave after a stop string are among them.
         session: what the rows keep for their next request; pass it to the next `generate`.
         final_queue_j: `[B]` energy queue after the last round.
     """
@@ -65,7 +66,7 @@ def generate(
     Args:
         pair: draft, target, tokenizer.
         prompts: texts (chat turns unless `raw`) or token ids, of any lengths.
-        settings: lengths and law.
+        settings: lengths and distribution.
         raw: continue texts as they are, without the chat template.
         session: `Generation.session` of the rows' last request, so that queue and estimates go on.
         stop: strings that end a text, which is cut before them; see `text.TextStream`.

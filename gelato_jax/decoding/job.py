@@ -28,7 +28,7 @@ class DecodeSettings:
         max_draft_length: G, most tokens drafted in a round.
         max_new_tokens: tokens generated at most, for each prompt.
         temperature: 0 is greedy.
-        top_k: keep the k likeliest tokens of the target's law; 0 keeps all.
+        top_k: keep the k likeliest tokens of the target's distribution; 0 keeps all.
         top_p: keep the likeliest tokens up to this mass; 1 keeps all.
         seed: random numbers, 0..2**32 - 1: one for all prompts, which then draw apart, or one for each. A prompt with
             a seed of its own gives the same text alone and in any row of any batch.
@@ -89,7 +89,7 @@ def make_job(
 
     Args:
         pair: draft and target.
-        settings: lengths and law.
+        settings: lengths and distribution.
         controller: sets each round's budget; `control.ratio()` without a power cap if not given.
         system: the modelled device, link and edge; `system.preset()` if not given.
         payload: how drafts travel; `payloads.candidates(32)` if not given.
@@ -101,8 +101,8 @@ def make_job(
         The job; its numbers are arrays.
 
     Raises:
-        GelatoError: the depth exit asks for an exit that the draft does not have, or the controller's cap on power is
-            under what the device draws without drafting.
+        GelatoError: the depth exit asks for an exit that the draft does not have, or the controller's budget is
+            under what the device spends without drafting.
     """
     policy = Policy(
         controller=control.ratio() if controller is None else controller,
@@ -113,9 +113,9 @@ def make_job(
     )
     system = world.preset() if system is None else system
     policy.depth_exit.check(len(pair.draft.model.config.exits))
-    control.check_power_budget(
-        policy.controller.power_budget_w, system, policy.payload, vocab_size=pair.target.config.valid_outputs
-    )
+    vocab_size = pair.target.config.valid_outputs
+    control.check_power_budget(policy.controller.power_budget_w, system, policy.payload, vocab_size=vocab_size)
+    control.check_energy_budget(policy.controller, system, policy.payload, vocab_size=vocab_size)
     return Job(
         target=pair.target,
         draft=pair.draft,

@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import gelato_kernels
 from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
+from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, allocate, write
 from gelato_jax.system import System, local
@@ -35,7 +35,7 @@ _POSITION = 128
 
 @partial(jax.jit, static_argnames=("window", "steps"))
 def run_windows(model: Model, *, window: int, steps: int) -> Array:
-    """Run `steps` windows of `window` tokens behind each other, each fed by the last: `[1, window]` int32."""
+    """Run `steps` windows of `window` tokens after one another, each fed by the last: `[1, window]` int32."""
     decoder = model.bind()
     # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
     slots = max(SMALLEST_BUFFER, _POSITION + window * (steps + 1))
@@ -53,13 +53,8 @@ def run_windows(model: Model, *, window: int, steps: int) -> Array:
 
 def window_seconds(model: Model, window: int) -> float:
     """Seconds of one window through a model, head and argmax included: the median of a few calls."""
-    run_windows(model, window=window, steps=_STEPS).block_until_ready()
-    times = []
-    for _ in range(_CALLS):
-        start = time.perf_counter()
-        run_windows(model, window=window, steps=_STEPS).block_until_ready()
-        times.append((time.perf_counter() - start) / _STEPS)
-    return statistics.median(times)
+    (seconds,) = alternate(partial(run_windows, model, window=window, steps=_STEPS), calls=_CALLS)
+    return statistics.median(seconds) / _STEPS
 
 
 def measure_local_system(

@@ -12,7 +12,7 @@ from gelato_jax.control import default_calibration
 from gelato_jax.decoding.records import DraftModel
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model, exit_work
-from gelato_jax.types import Calibrations, RepeatLaws
+from gelato_jax.types import Calibrations, RepeatOddsSet
 
 
 class Tokenizer(Protocol):
@@ -37,7 +37,7 @@ class Pair:
 
     Attributes:
         name: what the user called it.
-        target: the model whose law the output has.
+        target: the model whose distribution the output has.
         draft: the model that proposes.
         tokenizer: text to ids and back.
         eos_ids: ids that end an answer.
@@ -54,7 +54,7 @@ def make_draft(
     model: Model,
     calibration: Calibrations | None = None,
     vocabulary: Array | None = None,
-    repeats: RepeatLaws | None = None,
+    repeats: RepeatOddsSet | None = None,
 ) -> DraftModel:
     """A draft from a decoder.
 

@@ -5,34 +5,36 @@ Scalars of one row, with no model in sight: a decode maps it over its rows, a si
 
 from jax import Array
 
-from gelato_jax.decoding.records import RowState, Terms
+from gelato_jax.decoding.records import RowState, Setup
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan
 
 
-def plan(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int) -> RoundPlan:
+def plan(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int) -> RoundPlan:
     """The row's expected costs and its controller's decision.
 
     Args:
         row: before the round.
         channel: the link this round.
-        terms: rules and world, as the device believes them to be.
+        setup: rules and world, as the device believes them to be.
         max_draft_length: G.
     """
-    session, controller = row.session, terms.policy.controller
-    cost_table = terms.system.cost_table(
+    session, controller = row.session, setup.policy.controller
+    cost_table = setup.system.cost_table(
         channel,
-        terms.policy.payload,
-        terms.vocabularies,
+        setup.policy.payload,
+        setup.vocabularies,
         work=session.averages.work,
         acceptance=controller.forecast(session.controller, max_draft_length),
         support=session.averages.support,
         pending=row.pending,
         lag=row.lag,
+        unread=row.unread,
+        remaining=row.remaining,
     )
     return controller.plan(session.controller, cost_table)
 
 
-def drafts_at_once(row: RowState, channel: Channel, *, terms: Terms, max_draft_length: int) -> Array:
+def drafts_at_once(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int) -> Array:
     """[] bool whether the first round would draft: only then is the prompt worth reading beforehand."""
-    return plan(row, channel, terms=terms, max_draft_length=max_draft_length).draft_budget > 0
+    return plan(row, channel, setup=setup, max_draft_length=max_draft_length).draft_budget > 0

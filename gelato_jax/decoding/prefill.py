@@ -43,9 +43,9 @@ def prefill(
     """
     row_keys = keys.row_keys(seeds)
     session = fresh_sessions(job, tokens.shape[0]) if session is None else session
-    rows = jax.vmap(partial(open_row, terms=job.terms))(session, keys.link_keys(row_keys))
-    see = partial(read_prompt, terms=job.terms, max_draft_length=shapes.max_draft_length)
-    rows, reads = jax.vmap(see)(rows, prompt_length)
+    rows = jax.vmap(partial(open_row, setup=job.setup))(session, keys.link_keys(row_keys))
+    see = partial(read_prompt, setup=job.setup, max_draft_length=shapes.max_draft_length)
+    rows, reads = jax.vmap(see)(rows, prompt_length, limit - prompt_length)
     edge, first, fault = _open_edge(job, tokens, prompt_length, row_keys, shapes)
     device = _open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
     return DecodeState(device=device, edge=edge, row=rows)
@@ -53,14 +53,14 @@ def prefill(
 
 def fresh_sessions(job: Job, rows: int) -> Session:
     """The session of rows that never asked before, leaves `[B]`."""
-    session = fresh_session(job.terms)
+    session = fresh_session(job.setup)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), session)
 
 
 def _open_edge(
     job: Job, tokens: Array, prompt_length: Array, row_keys: Array, shapes: Shapes
 ) -> tuple[EdgeState, Array, Array]:
-    """The edge behind the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`."""
+    """The edge after the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`."""
     cache, last = read_tokens(job.target, tokens, prompt_length, shapes)
     zeros = jnp.zeros_like(prompt_length)
     first, fault = draw_target(job, last, row_keys, zeros, prompt_length)
@@ -87,7 +87,7 @@ def _open_device(
     fault: Array,
     shapes: Shapes,
 ) -> DeviceState:
-    """The device behind the prompts. Rows that do not read theirs catch up with it if they draft later on."""
+    """The device after the prompts. Rows that do not read theirs catch up with it if they draft later on."""
     read_length = jnp.where(reads, prompt_length, 0)
     cache, _ = read_tokens(job.draft.model, tokens, read_length, shapes)
     return DeviceState(

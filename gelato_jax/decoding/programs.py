@@ -16,7 +16,8 @@ from jax import Array, lax
 from gelato_jax.decoding.baseline import Text, decode_alone
 from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.prefill import prefill
-from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes, Totals
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
+from gelato_jax.decoding.totals import Totals
 from gelato_jax.types import Observation, RoundCost
 
 

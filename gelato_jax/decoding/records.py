@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSampling, LengthExit
+from gelato_jax.decoding.totals import Averages, Totals
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Cache, Model
 from gelato_jax.payloads import DraftIds, Payload, Vocabularies
 from gelato_jax.system import LinkState, System
-from gelato_jax.types import Calibration, Calibrations, Compensated, Observation, RepeatLaws, number, record, static
+from gelato_jax.types import Calibration, Calibrations, RepeatOddsSet, number, record, static
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class DraftModel:
     vocabulary: Array | None  # [U] int32 target ids of the head's rows, ascending; None: all of them
     calibration: Calibrations
     work: Array  # [X] weights read up to an exit, as a share of the deepest
-    repeats: RepeatLaws | None = None
+    repeats: RepeatOddsSet | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -99,8 +100,11 @@ class Policy:
 
 
 @record
-class Terms:
-    """What the costs of a round follow from: rules, world, and sizes. A job without its models."""
+class Setup:
+    """Rules and world, as they are or as a device believes them to be: a job without its models.
+
+    All that a round plans and costs follows from it.
+    """
 
     policy: Policy
     system: System
@@ -136,109 +140,14 @@ class Job:
         )
 
     @property
-    def terms(self) -> Terms:
-        """What the costs of its rounds follow from."""
-        return Terms(
+    def setup(self) -> Setup:
+        """Its rules and world."""
+        return Setup(
             policy=self.policy,
             system=self.system,
             calibration=self.calibration,
             work=self.draft.work,
             vocabularies=self.draft_ids.sizes,
-        )
-
-
-@record
-class Totals:
-    """Sums over the rounds of one row: for reports alone, no rule reads them."""
-
-    rounds: Array  # [] int32
-    drafted: Array  # [] int32
-    accepted: Array  # [] int32
-    tokens: Array  # [] int32 emitted by rounds; the prompt's first token is not among them
-    caught_up: Array  # [] int32
-    exits: Array  # [X] int32 drafted tokens by exit
-    work: Compensated  # of the drafted tokens
-    support: Compensated  # of the drafted tokens
-    time_s: Compensated  # of the rounds
-    energy_j: Compensated
-    uplink_bits: Compensated
-    downlink_bits: Compensated
-    queue_j: Compensated  # summed over rounds
-    prompt_s: Compensated  # of prompts
-    prompt_j: Compensated
-
-    @classmethod
-    def zero(cls, exits: int) -> "Totals":
-        """No rounds and no prompts yet."""
-        count, empty = jnp.zeros((), jnp.int32), Compensated.zero()
-        return cls(
-            rounds=count,
-            drafted=count,
-            accepted=count,
-            tokens=count,
-            caught_up=count,
-            exits=jnp.zeros((exits,), jnp.int32),
-            work=empty,
-            support=empty,
-            time_s=empty,
-            energy_j=empty,
-            uplink_bits=empty,
-            downlink_bits=empty,
-            queue_j=empty,
-            prompt_s=empty,
-            prompt_j=empty,
-        )
-
-    def add(self, seen: Observation) -> "Totals":
-        """The totals after a round; a finished row adds nothing."""
-        return Totals(
-            rounds=self.rounds + seen.active,
-            drafted=self.drafted + seen.drafted,
-            accepted=self.accepted + seen.accepted,
-            tokens=self.tokens + seen.tokens,
-            caught_up=self.caught_up + seen.caught_up,
-            exits=self.exits + seen.exits,
-            work=self.work.add(seen.work),
-            support=self.support.add(seen.support),
-            time_s=self.time_s.add(seen.time_s),
-            energy_j=self.energy_j.add(seen.energy_j),
-            uplink_bits=self.uplink_bits.add(seen.uplink_bits),
-            downlink_bits=self.downlink_bits.add(seen.downlink_bits),
-            queue_j=self.queue_j.add(jnp.where(seen.active, seen.queue_j, 0.0)),
-            prompt_s=self.prompt_s,
-            prompt_j=self.prompt_j,
-        )
-
-    def add_prompt(self, seen: Observation) -> "Totals":
-        """The totals after a prompt."""
-        return dataclasses.replace(
-            self, prompt_s=self.prompt_s.add(seen.time_s), prompt_j=self.prompt_j.add(seen.energy_j)
-        )
-
-
-@record
-class Averages:
-    """What a drafted token of a row has needed so far; one at full depth, with a support of one, before any."""
-
-    drafted: Array  # [] float32 tokens averaged over
-    work: Array  # [] mean work
-    support: Array  # [] mean support of q
-
-    @classmethod
-    def start(cls) -> "Averages":
-        """Nothing drafted yet."""
-        one = jnp.ones((), jnp.float32)
-        return cls(drafted=jnp.zeros((), jnp.float32), work=one, support=one)
-
-    def add(self, seen: Observation) -> "Averages":
-        """The averages after a round."""
-        count = seen.drafted.astype(jnp.float32)
-        drafted = self.drafted + count
-        share = 1.0 / jnp.maximum(drafted, 1.0)
-        return Averages(
-            drafted=drafted,
-            work=self.work + (seen.work - count * self.work) * share,
-            support=self.support + (seen.support - count * self.support) * share,
         )
 
 
@@ -262,6 +171,8 @@ class RowState:
     round: Array  # [] int32 the row's own round counter
     pending: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
     lag: Array  # [] int32 committed tokens that the draft has not seen, but for the last
+    unread: Array  # [] bool the prompt is among them: nothing of this request has been drafted
+    remaining: Array  # [] int32 tokens that the request may still bring
     link: LinkState
     session: Session
     totals: Totals
@@ -318,7 +229,7 @@ class Effort:
     support: Array  # [] support sizes of q summed over them
     exits: Array  # [X] int32 of them by exit
     caught_up: Array  # [] int32 committed tokens fed to the draft's cache first
-    length_exit: Any  # the length exit's state behind them
+    length_exit: Any  # the length exit's state after them
 
 
 @record
@@ -335,7 +246,7 @@ class Committed:
 
     accepted: Array  # [] int32 drafts that entered the text
     tokens: Array  # [] int32 tokens that did: 0 for a finished row
-    rejected: Array  # [] bool a draft was refused, and the token behind the accepted ones entered the text
+    rejected: Array  # [] bool a draft was refused, and the token after the accepted ones entered the text
     asked: Array  # [] bool the device asked for the target's row
     predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     pending: Array  # [] int32 1 where the device drew the last token itself

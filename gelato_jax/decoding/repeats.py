@@ -1,9 +1,9 @@
-"""Text that repeats itself: what followed the last tokens when they stood there before.
+"""Text that repeats itself: what followed the last tokens when they were there before.
 
-A small draft copies badly, and greedy text of a small target repeats itself a lot. So the draft's law
-counts evidence that costs no weights: the token behind the longest and latest repeat of the last few
+A small draft copies badly, and greedy text of a small target repeats itself a lot. So the draft's distribution
+counts evidence that costs no weights: the token after the longest and latest repeat of the last few
 tokens (prompt lookup, arXiv 2304.04487 and others) gets other odds, fitted with the draft's
-checkpoint. The result is the q that is sampled from, sent and verified: the output's law stays.
+checkpoint. The result is the q that is sampled from, sent and verified: the output's distribution stays.
 """
 
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ _CERTAIN = 1e-6  # chances nearer to 0 or 1 than this count as this: odds stay f
 
 
 def find_repeat(tokens: Array, length: Array, longest: int) -> tuple[Array, Array]:
-    """The token behind the longest repeat of each row's last tokens, the latest one of several.
+    """The token after the longest repeat of each row's last tokens, the latest one of several.
 
     Args:
-        tokens: `[B, S]` int32; what stands at or behind `length` is not read.
+        tokens: `[B, S]` int32; what is at or after `length` is not read.
         length: `[B]` int32, at least 1.
         longest: M, tokens compared at most.
 
@@ -53,7 +53,7 @@ def weigh_repeat(
         count: `[B]` tokens that repeat; 0 changes nothing.
         exits: `[B]` int32 exit at which the logits were read.
         vocabulary: `[U]` ids of the columns, ascending; None: all, and there is no further column.
-        odds: fitted, of one law.
+        odds: fitted, of one distribution.
 
     Returns:
         `[B, U]`, or `[B, U + 1]` with a vocabulary.

@@ -15,7 +15,7 @@ from jax import Array
 
 from gelato_jax.decoding.cost import observe
 from gelato_jax.decoding.plan import plan
-from gelato_jax.decoding.records import Committed, DecodeState, Drafted, RowState, Terms
+from gelato_jax.decoding.records import Committed, DecodeState, Drafted, RowState, Setup
 from gelato_jax.decoding.update import update
 from gelato_jax.system import Channel
 from gelato_jax.types import Observation, RoundPlan
@@ -33,7 +33,7 @@ class Drafter(Protocol):
     ) -> tuple[Any, Committed]:
         """Take the edge's answer in: the state after the round, and what entered the text.
 
-        `ask` fetches the target's row behind the accepted drafts, at the cost of another round trip.
+        `ask` fetches the target's row after the accepted drafts, at the cost of another round trip.
         """
         ...
 
@@ -58,10 +58,10 @@ def run_round(
     state: DecodeState,
     device: Drafter,
     edge: Verifier,
-    terms: Terms,
+    setup: Setup,
     max_draft_length: int,
     *,
-    believed: Terms | None = None,
+    believed: Setup | None = None,
     rows: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap,
 ) -> tuple[DecodeState, Observation]:
     """Run one round for every row; a finished row stands still.
@@ -70,7 +70,7 @@ def run_round(
         state: what the last round left.
         device: drafts and commits.
         edge: verifies.
-        terms: rules, and the world as it is.
+        setup: rules, and the world as it is.
         max_draft_length: G.
         believed: the world as the device believes it to be; as it is if not given.
         rows: maps a function of one row over the rows; the identity where there is one alone.
@@ -79,13 +79,13 @@ def run_round(
         The next state, and what was observed.
     """
     row, active = state.row, device.active(state.device)
-    channel = rows(terms.system.link.observe)(row.link)
+    channel = rows(setup.system.link.observe)(row.link)
 
-    planned = rows(partial(plan, terms=believed or terms, max_draft_length=max_draft_length))(row, channel)
+    planned = rows(partial(plan, setup=believed or setup, max_draft_length=max_draft_length))(row, channel)
     drafted, uplink = device.draft(state.device, row, planned, channel)
     edge_state, downlink = edge.verify(state.edge, uplink)
     device_state, committed = device.commit(state.device, row, drafted, downlink, lambda: edge.row(edge_state))
-    seen = rows(partial(observe, terms=terms))(row, planned, channel, drafted.effort, committed, active)
-    row, seen = rows(partial(update, terms=terms))(row, seen, drafted.effort, committed)
+    seen = rows(partial(observe, setup=setup))(row, planned, channel, drafted.effort, committed, active)
+    row, seen = rows(partial(update, setup=setup))(row, seen, drafted.effort, committed)
 
     return DecodeState(device=device_state, edge=edge_state, row=row), seen

@@ -40,7 +40,7 @@ class TextStream:
     Attributes:
         text: all that may be shown by now.
         ids: what the text was read from. The one that completed a stop string is the last of them, though the text
-            is cut before that string; what is fed behind it is not taken.
+            is cut before that string; what is fed after it is not taken.
         stopped: whether a stop string is complete.
 
     Raises:
@@ -103,7 +103,7 @@ class TextStream:
 def finish_reason(text: TextStream, eos_ids: Collection[int]) -> Reason:
     """Why an answer that is at its end ends there.
 
-    A stop string goes before all else: what lies behind it, an end-of-sequence id or the limit of the length, was
+    A stop string goes before all else: what lies after it, an end-of-sequence id or the limit of the length, was
     drafted in the same round and is no part of the answer.
     """
     if text.stopped:
@@ -140,6 +140,6 @@ class _Characters:
         return piece
 
     def _piece(self) -> str:
-        """Text of the waiting ids behind their context."""
+        """Text of the waiting ids after their context."""
         before = self._tokenizer.decode(self._context)
         return self._tokenizer.decode(self._context + self._waiting)[len(before) :]

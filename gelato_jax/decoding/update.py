@@ -7,30 +7,33 @@ from jax import Array
 
 from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.decoding.plan import drafts_at_once
-from gelato_jax.decoding.records import Averages, Committed, Effort, RowState, Session, Terms, Totals
+from gelato_jax.decoding.records import Committed, Effort, RowState, Session, Setup
+from gelato_jax.decoding.totals import Averages, Totals
 from gelato_jax.types import Observation
 
 
 def update(
-    row: RowState, seen: Observation, effort: Effort, committed: Committed, *, terms: Terms
+    row: RowState, seen: Observation, effort: Effort, committed: Committed, *, setup: Setup
 ) -> tuple[RowState, Observation]:
-    """The row after a round, and the observation with the queue behind it.
+    """The row after a round, and the observation with the queue after it.
 
     Args:
         row: before the round.
         seen: what was observed.
         effort: whose length exit's state is kept.
         committed: what the edge has not seen of it.
-        terms: rules and world.
+        setup: rules and world.
     """
-    policy, session = terms.policy, row.session
+    policy, session = setup.policy, row.session
     controller = policy.controller.update(session.controller, seen)
     seen = dataclasses.replace(seen, queue_j=policy.controller.queue(controller))
     after = RowState(
         round=row.round + seen.active,
         pending=committed.pending,
         lag=_lag(row, seen),
-        link=terms.system.link.advance(row.link, seen.time_s),
+        unread=row.unread & (seen.drafted == 0),
+        remaining=row.remaining - seen.tokens,
+        link=setup.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
             length_exit=policy.length_exit.update(effort.length_exit, seen),
@@ -42,40 +45,49 @@ def update(
 
 
 def _lag(row: RowState, seen: Observation) -> Array:
-    """What the draft has not seen behind a round: drafting feeds it all but a bonus token's predecessor."""
+    """What the draft has not seen after a round: drafting feeds it all but a bonus token's predecessor."""
     return jnp.where(seen.drafted > 0, jnp.maximum(seen.tokens - seen.drafted, 0), row.lag + seen.tokens)
 
 
-def fresh_session(terms: Terms) -> Session:
+def fresh_session(setup: Setup) -> Session:
     """The session of a row that never asked before."""
     return Session(
-        controller=terms.policy.controller.init(terms.calibration),
-        length_exit=terms.policy.length_exit.init(),
+        controller=setup.policy.controller.init(setup.calibration),
+        length_exit=setup.policy.length_exit.init(),
         averages=Averages.start(),
     )
 
 
-def open_row(session: Session, link_key: Array, *, terms: Terms) -> RowState:
+def open_row(session: Session, link_key: Array, *, setup: Setup) -> RowState:
     """A row before its first prompt."""
     return RowState(
         round=jnp.ones((), jnp.int32),  # the first token takes the uniforms of round 0
         pending=jnp.zeros((), jnp.int32),
         lag=jnp.zeros((), jnp.int32),
-        link=terms.system.link.init(link_key),
+        unread=jnp.zeros((), jnp.bool_),
+        remaining=jnp.zeros((), jnp.int32),
+        link=setup.system.link.init(link_key),
         session=session,
-        totals=Totals.zero(terms.work.shape[0]),
+        totals=Totals.zero(setup.work.shape[0]),
     )
 
 
 def read_prompt(
-    row: RowState, prompt_tokens: Array, *, terms: Terms, max_draft_length: int, believed: Terms | None = None
+    row: RowState,
+    prompt_tokens: Array,
+    new_tokens: Array,
+    *,
+    setup: Setup,
+    max_draft_length: int,
+    believed: Setup | None = None,
 ) -> tuple[RowState, Array]:
-    """The row behind a prompt: its seconds and joules enter the queue, as those of rounds do.
+    """The row after a prompt: its seconds and joules enter the queue, as those of rounds do.
 
     Args:
         row: before the prompt.
         prompt_tokens: [] int32.
-        terms: rules, and the world as it is.
+        new_tokens: [] int32 that may follow it, its first token included.
+        setup: rules, and the world as it is.
         max_draft_length: G.
         believed: the world as the device believes it to be; as it is if not given.
 
@@ -83,12 +95,13 @@ def read_prompt(
         The row, and [] bool whether the draft read the prompt: a device that would not draft does not. If it drafts
         later on, the prompt is among the tokens that it catches up with.
     """
-    channel = terms.system.link.observe(row.link)
-    row = dataclasses.replace(row, lag=prompt_tokens)
-    planned = drafts_at_once(row, channel, terms=believed or terms, max_draft_length=max_draft_length)
-    seen = observe_prompt(channel, prompt_tokens, planned, terms=terms)
-    session = dataclasses.replace(row.session, controller=terms.policy.controller.charge(row.session.controller, seen))
-    link = terms.system.link.advance(row.link, seen.time_s)
+    channel = setup.system.link.observe(row.link)
+    unread = jnp.ones((), jnp.bool_)
+    row = dataclasses.replace(row, lag=prompt_tokens, unread=unread, remaining=new_tokens - 1)
+    planned = drafts_at_once(row, channel, setup=believed or setup, max_draft_length=max_draft_length)
+    seen = observe_prompt(channel, prompt_tokens, planned, setup=setup)
+    session = dataclasses.replace(row.session, controller=setup.policy.controller.charge(row.session.controller, seen))
+    link = setup.system.link.advance(row.link, seen.time_s)
     lag = jnp.where(planned, 0, prompt_tokens)
     totals = row.totals.add_prompt(seen)
-    return dataclasses.replace(row, lag=lag, link=link, session=session, totals=totals), planned
+    return dataclasses.replace(row, lag=lag, unread=~planned, link=link, session=session, totals=totals), planned

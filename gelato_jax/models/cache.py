@@ -27,9 +27,9 @@ def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.
 
 
 def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
-    """Write a window's keys and values behind each row's `lengths [B]`, in place when donated.
+    """Write a window's keys and values after each row's `lengths [B]`, in place when donated.
 
-    A cache holds the longest text and the widest window behind it (`encode_prompts` sees to it): what
+    A cache holds the longest text and the widest window after it (`encode_prompts` sees to it): what
     would pass the end is dropped, or, one token of one row, lands on the last slot.
 
     Args:

@@ -67,7 +67,7 @@ class Decoder(nnx.Module):
         self.head = None if config.tied_head else Head(config, rngs=rngs)
 
     def angles(self, lengths: Array, window: int) -> Array:
-        """Rotary angles `[B, T, H/2]` of a window of `window` tokens behind `lengths [B]`."""
+        """Rotary angles `[B, T, H/2]` of a window of `window` tokens after `lengths [B]`."""
         positions = lengths[:, None] + jnp.arange(window)
         return positions[..., None].astype(jnp.float32) * rope_frequencies(self.config)
 
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
         return logits[..., : self.config.valid_outputs]
 
     def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:
-        """Entropy (nats) and the rest of the law that `head_logits` gives, `[...]`; kernels store no logits for it."""
+        """Entropy (nats) and the rest of the distribution of `head_logits`, `[...]`; kernels store no logits for it."""
         # The fused kernels know neither padding rows nor blocks.
         if self.config.valid_outputs < self.config.output_size or self.config.has_blocks:
             return gelato_kernels.entropy(self.head_logits(normed))

@@ -1,4 +1,4 @@
-"""Payloads: what of a draft travels between device and edge, and how the token behind a rejection is drawn.
+"""Payloads: what of a draft travels between device and edge, and how the token after a rejection is drawn.
 
 Each scheme is one file: its messages to and from bytes, their bits, and the device's and the edge's half of
 verification. `base.Payload` says when each function is called.

@@ -12,7 +12,7 @@ was drawn from: rounding it after the draw would bend the output's distribution.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,14 +43,14 @@ PROBABILITY_BITS = 32
 _COUNT_BITS = 6
 
 
-class Payload:
-    """A payload scheme. Here: what most of them do alike."""
+class Payload(Protocol):
+    """A payload scheme: records of numbers that inherit from this, and with it what most of them do alike."""
 
     scheme: ClassVar[Scheme]
     draws_on_device: ClassVar[bool] = False
-    """Whether the device draws the token behind a rejection; its id goes up with the next round."""
+    """Whether the device draws the token after a rejection; its id goes up with the next round."""
     keeps_row: ClassVar[bool] = False
-    """Whether the edge keeps its row behind a rejection, for a device that may ask for it."""
+    """Whether the edge keeps its row after a rejection, for a device that may ask for it."""
 
     def shape(self, log_weights: Array) -> Array:
         """The q that this scheme can carry, cut or rounded *before* a token is drawn: `[..., Q]` log weights."""
@@ -58,7 +58,7 @@ class Payload:
 
     def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
         """The device's message. Arguments as the fields of `Uplink`."""
-        raise NotImplementedError
+        ...
 
     def verify(
         self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds
@@ -75,7 +75,7 @@ class Payload:
         Returns:
             The answer, and the row `[B, V]` that the edge must keep, where the device may ask for it.
         """
-        raise NotImplementedError
+        ...
 
     def resolve(
         self, proposal: Proposal, downlink: Downlink, noise: RoundNoise, ids: DraftIds, ask: Callable[[], Array]
@@ -87,7 +87,7 @@ class Payload:
             downlink: the edge's answer.
             noise: of the round.
             ids: what q's columns stand for.
-            ask: fetches the target's row `[B, V]` behind the accepted drafts, at the cost of another round trip.
+            ask: fetches the target's row `[B, V]` after the accepted drafts, at the cost of another round trip.
         """
         del proposal, noise, ids, ask
         return Resolution(next_token=downlink.next_token, asked=jnp.zeros_like(downlink.fault))
@@ -99,7 +99,7 @@ class Payload:
 
     def draft_bits(self, sizes: Vocabularies, drafted: Array, support: Array | float) -> Array:
         """Bits of the drafts in an uplink. Arguments as `uplink_bits`."""
-        raise NotImplementedError
+        ...
 
     def uplink_bits(
         self,
@@ -176,10 +176,7 @@ class Payload:
         writer = BitWriter()
         accepted = int(downlink.accepted[row])
         _put_header(writer, accepted, bool(downlink.fault[row]))
-        if self.draws_on_device and accepted < length:
-            self._put_rejection(writer, downlink, row, ids.sizes)
-        else:
-            writer.put(int(downlink.next_token[row]), ids.sizes.id_bits)
+        self._put_answer(writer, downlink, row, accepted < length, ids.sizes)
         return writer.bytes()
 
     def decode_downlink(self, data: bytes, length: int, ids: DraftIds) -> Downlink:
@@ -190,17 +187,12 @@ class Payload:
         """
         reader = BitReader(data)
         accepted, fault = _take_header(reader)
-        fields = self._no_rejection(ids.sizes)
-        next_token = 0
-        if self.draws_on_device and accepted < length:
-            for name, value in self._take_rejection(reader, ids.sizes).items():
-                fields[name][0] = value
-        else:
-            next_token = reader.one(ids.sizes.id_bits)
+        fields = self._no_answer(ids.sizes)
+        for name, value in self._take_answer(reader, accepted < length, ids.sizes).items():
+            fields[name][0] = value
         reader.end()
         return Downlink(
             accepted=np.asarray([accepted], np.int32),  # type: ignore[arg-type]
-            next_token=np.asarray([next_token], np.int32),  # type: ignore[arg-type]
             fault=np.asarray([fault]),  # type: ignore[arg-type]
             **fields,
         )
@@ -218,18 +210,38 @@ class Payload:
         del sizes
         return {"tokens": np.zeros((1, max_draft_length), np.int32)}
 
-    def _put_rejection(self, writer: BitWriter, downlink: Downlink, row: int, sizes: Vocabularies) -> None:
-        """Write what the device draws the next token from."""
-        raise NotImplementedError
+    def _put_answer(self, writer: BitWriter, downlink: Downlink, row: int, rejected: bool, sizes: Vocabularies) -> None:
+        """Write the next token, or what the device draws it from."""
+        del rejected
+        writer.put(int(downlink.next_token[row]), sizes.id_bits)
 
-    def _take_rejection(self, reader: BitReader, sizes: Vocabularies) -> dict[str, Any]:
+    def _take_answer(self, reader: BitReader, rejected: bool, sizes: Vocabularies) -> dict[str, Any]:
         """Read it: values by field of `Downlink`."""
-        raise NotImplementedError
+        del rejected
+        return {"next_token": reader.one(sizes.id_bits)}
 
-    def _no_rejection(self, sizes: Vocabularies) -> dict[str, Any]:
-        """The fields of `Downlink`, `[1, ...]`, that only a rejection fills."""
+    def _no_answer(self, sizes: Vocabularies) -> dict[str, Any]:
+        """The fields of a downlink `[1, ...]` before the answer is read."""
         del sizes
-        return {}
+        return {"next_token": np.zeros(1, np.int32)}
+
+
+class EveryColumn(Payload, Protocol):
+    """What schemes that send a number for every column of q do alike: the further column's id goes with a draft's."""
+
+    def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
+        super()._put_draft(writer, uplink, at, ids)
+        if ids.further:
+            assert uplink.repeated is not None
+            writer.put(int(uplink.repeated[at]), ids.sizes.id_bits)
+
+    def _take_draft(self, reader: BitReader, ids: DraftIds) -> dict[str, Any]:
+        draft = super()._take_draft(reader, ids)
+        return {**draft, "repeated": reader.one(ids.sizes.id_bits) if ids.further else 0}
+
+    def _no_drafts(self, max_draft_length: int, sizes: Vocabularies) -> dict[str, Any]:
+        none = super()._no_drafts(max_draft_length, sizes)
+        return {**none, "repeated": np.zeros((1, max_draft_length), np.int32)}
 
 
 def _put_header(writer: BitWriter, count: int, flag: bool) -> None:
@@ -242,7 +254,7 @@ def _take_header(reader: BitReader) -> tuple[int, bool]:
 
 
 def accepted_drafts(uplink: Uplink, log_prob: Array, log_weights: Array, noise: RoundNoise) -> Array:
-    """Leading drafts `[B]` that stand by rejection sampling: x_i with probability min(1, p(x_i) / q(x_i)).
+    """Leading drafts `[B]` that rejection sampling accepts: x_i with probability min(1, p(x_i) / q(x_i)).
 
     Arguments as `Payload.verify`; `log_prob [B, G]` is log q of each draft.
     """

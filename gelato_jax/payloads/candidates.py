@@ -1,8 +1,8 @@
 """`candidates` (ours): as `scalar`, but after a rejection the edge sends some draws of p in place of its row.
 
-The device takes the first draw y that stands with probability max(0, 1 - q(y) / p(y)): p(y) times that is
-proportional to max(p(y) - q(y), 0), so what it takes has the residual's distribution. If none stands it asks for the
-row and draws from it, which has that distribution too. Exact, and about a kilobit in place of megabits.
+The device accepts a draw y with probability max(0, 1 - q(y) / p(y)), and takes the first: p(y) times that is
+proportional to max(p(y) - q(y), 0), so what it takes has the residual's distribution. If none is accepted it asks for
+the row and draws from it, which has that distribution too. Exact, and about a kilobit in place of megabits.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from gelato_jax.types import record, static
 
 @record
 class Candidates(Scalar):
-    """Ids and float32 log q(x) up; (y, p(y)) pairs down, and a row where none stands."""
+    """Ids and float32 log q(x) up; (y, p(y)) pairs down, and a row where none is accepted."""
 
     scheme: ClassVar[Scheme] = "candidates"
     keeps_row: ClassVar[bool] = True
-    count: int = static()  # M pairs behind a rejection
+    count: int = static()  # M pairs after a rejection
 
     def verify(
         self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds
@@ -55,7 +55,7 @@ class Candidates(Scalar):
     def resolve(
         self, proposal: Proposal, downlink: Downlink, noise: RoundNoise, ids: DraftIds, ask: Callable[[], Array]
     ) -> Resolution:
-        """Take the first candidate that stands, or ask for the row."""
+        """Take the first accepted candidate, or ask for the row."""
         assert downlink.candidates is not None
         assert downlink.candidate_prob is not None
         is_bonus = downlink.accepted == proposal.length
@@ -65,9 +65,9 @@ class Candidates(Scalar):
         log_q = ids.spread(row, repeated) - gelato_kernels.entropy(row).logsumexp[:, None]
         q = jnp.exp(jnp.take_along_axis(log_q, downlink.candidates, axis=1))
         p, uniforms = downlink.candidate_prob, noise.uniforms(Use.CANDIDATES, (self.count, 3))[..., 2]
-        stands = uniforms * p < p - q
-        first = jnp.take_along_axis(downlink.candidates, jnp.argmax(stands, axis=1)[:, None], axis=1)[:, 0]
-        asked = ~is_bonus & ~stands.any(axis=1) & ~downlink.fault
+        accepted = uniforms * p < p - q
+        first = jnp.take_along_axis(downlink.candidates, jnp.argmax(accepted, axis=1)[:, None], axis=1)[:, 0]
+        asked = ~is_bonus & ~accepted.any(axis=1) & ~downlink.fault
         token = jnp.where(is_bonus, downlink.next_token, first)
         drawn = lax.cond(
             asked.any(), lambda: draw_residual(proposal, downlink, ask(), noise, ids), lambda: jnp.zeros_like(token)
@@ -75,11 +75,11 @@ class Candidates(Scalar):
         return Resolution(next_token=jnp.where(asked, drawn, token), asked=asked)
 
     def asked_probability(self, rejected: Array, acceptance: Array) -> Array:
-        """A draw y of p stands with chance 1 - beta, the residual's mass: none of M does with beta^M."""
+        """A draw y of p is accepted with chance 1 - beta, the residual's mass: none of M does with beta^M."""
         return rejected * acceptance ** float(self.count)
 
     def downlink_bits(self, sizes: Vocabularies, *, rejected: Array, asked: Array | float = 0.0) -> Array:
-        """An id, or pairs behind a rejection, and the row that was asked for."""
+        """An id, or pairs after a rejection, and the row that was asked for."""
         rejected = jnp.asarray(rejected, jnp.float32)
         pairs = float(self.count * (sizes.id_bits + PROBABILITY_BITS))
         rows = jnp.asarray(asked, jnp.float32) * float(PROBABILITY_BITS * sizes.target)

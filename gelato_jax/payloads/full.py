@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 import numpy as np
 from jax import Array
 
-from gelato_jax.payloads.base import PROBABILITY_BITS, Payload, Scheme, draw_on_edge
+from gelato_jax.payloads.base import PROBABILITY_BITS, EveryColumn, Scheme, draw_on_edge
 from gelato_jax.payloads.bits import BitReader, BitWriter
 from gelato_jax.payloads.messages import Downlink, DraftIds, Proposal, RoundNoise, Uplink, Vocabularies
 from gelato_jax.types import record
 
 
 @record
-class Full(Payload):
+class Full(EveryColumn):
     """All of q as float32, over the draft's vocabulary."""
 
     scheme: ClassVar[Scheme] = "full"
@@ -40,24 +40,15 @@ class Full(Payload):
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         assert uplink.log_weights is not None
-        assert uplink.repeated is not None
         super()._put_draft(writer, uplink, at, ids)
-        if ids.further:
-            writer.put(int(uplink.repeated[at]), ids.sizes.id_bits)
         writer.put_floats(np.asarray(uplink.log_weights[at]))
 
     def _take_draft(self, reader: BitReader, ids: DraftIds) -> dict[str, Any]:
-        draft = super()._take_draft(reader, ids)
-        repeated = reader.one(ids.sizes.id_bits) if ids.further else 0
-        return {**draft, "repeated": repeated, "log_weights": reader.floats(ids.sizes.draft)}
+        return {**super()._take_draft(reader, ids), "log_weights": reader.floats(ids.sizes.draft)}
 
     def _no_drafts(self, max_draft_length: int, sizes: Vocabularies) -> dict[str, Any]:
-        shape = (1, max_draft_length)
-        return {
-            "tokens": np.zeros(shape, np.int32),
-            "repeated": np.zeros(shape, np.int32),
-            "log_weights": np.zeros((*shape, sizes.draft), np.float32),
-        }
+        none = super()._no_drafts(max_draft_length, sizes)
+        return {**none, "log_weights": np.zeros((1, max_draft_length, sizes.draft), np.float32)}
 
 
 def full() -> Full:

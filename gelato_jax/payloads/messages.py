@@ -116,16 +116,16 @@ class Downlink:
     """Edge to device, the answer to an `Uplink`."""
 
     accepted: Array  # [B] int32 leading drafts that are accepted
-    next_token: Array  # [B] int32 the token behind them; meaningless where the device draws it
+    next_token: Array  # [B] int32 the token after them; meaningless where the device draws it
     fault: Array  # [B] bool the target's logits are no numbers: nothing is accepted, and no token is drawn
-    row: Array | None = None  # [B, V] float32 log p up to a constant, behind the accepted drafts
-    candidates: Array | None = None  # [B, M] int32 draws of p, behind the accepted drafts
+    row: Array | None = None  # [B, V] float32 log p up to a constant, after the accepted drafts
+    candidates: Array | None = None  # [B, M] int32 draws of p, after the accepted drafts
     candidate_prob: Array | None = None  # [B, M] float32 p of each
 
 
 @record
 class Resolution:
-    """The token behind the accepted drafts, as the device knows it in the end."""
+    """The token after the accepted drafts, as the device knows it in the end."""
 
     next_token: Array  # [B] int32
     asked: Array  # [B] bool whether the device had to ask for the target's row

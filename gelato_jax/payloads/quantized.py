@@ -7,14 +7,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_jax.payloads.base import Payload, Scheme, draw_on_edge
+from gelato_jax.payloads.base import EveryColumn, Scheme, draw_on_edge
 from gelato_jax.payloads.bits import BitReader, BitWriter
 from gelato_jax.payloads.messages import Downlink, DraftIds, Proposal, RoundNoise, Uplink, Vocabularies
 from gelato_jax.types import number, record
 
 
 @record
-class Quantized(Payload):
+class Quantized(EveryColumn):
     """q as integers, relative to the likeliest token, which therefore never rounds to zero."""
 
     scheme: ClassVar[Scheme] = "quantized"
@@ -49,24 +49,15 @@ class Quantized(Payload):
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         assert uplink.levels is not None
-        assert uplink.repeated is not None
         super()._put_draft(writer, uplink, at, ids)
-        if ids.further:
-            writer.put(int(uplink.repeated[at]), ids.sizes.id_bits)
         writer.put(np.asarray(uplink.levels[at]), int(self.bits))
 
     def _take_draft(self, reader: BitReader, ids: DraftIds) -> dict[str, Any]:
-        draft = super()._take_draft(reader, ids)
-        repeated = reader.one(ids.sizes.id_bits) if ids.further else 0
-        return {**draft, "repeated": repeated, "levels": reader.take(ids.sizes.draft, int(self.bits))}
+        return {**super()._take_draft(reader, ids), "levels": reader.take(ids.sizes.draft, int(self.bits))}
 
     def _no_drafts(self, max_draft_length: int, sizes: Vocabularies) -> dict[str, Any]:
-        shape = (1, max_draft_length)
-        return {
-            "tokens": np.zeros(shape, np.int32),
-            "repeated": np.zeros(shape, np.int32),
-            "levels": np.ones((*shape, sizes.draft), np.int32),
-        }
+        none = super()._no_drafts(max_draft_length, sizes)
+        return {**none, "levels": np.ones((1, max_draft_length, sizes.draft), np.int32)}
 
 
 def quantized(bits: ArrayLike) -> Quantized:

@@ -1,6 +1,6 @@
 """`scalar`: each drafted id with its own q(x). After a rejection the target's row comes down, and the device draws.
 
-DSSD, arXiv 2507.12000, whose paper and code print the ratio inverted; here a draft stands with min(1, p/q).
+DSSD, arXiv 2507.12000, whose paper and code print the ratio inverted; here a draft is accepted with min(1, p/q).
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Scalar(Payload):
     def resolve(
         self, proposal: Proposal, downlink: Downlink, noise: RoundNoise, ids: DraftIds, ask: Callable[[], Array]
     ) -> Resolution:
-        """Draw the residual behind a rejection."""
+        """Draw the residual after a rejection."""
         del ask
         assert downlink.row is not None
         token = draw_residual(proposal, downlink, downlink.row, noise, ids)
@@ -71,7 +71,7 @@ class Scalar(Payload):
         return drafted * float(sizes.id_bits + PROBABILITY_BITS)
 
     def downlink_bits(self, sizes: Vocabularies, *, rejected: Array, asked: Array | float = 0.0) -> Array:
-        """An id, or a row behind a rejection."""
+        """An id, or a row after a rejection."""
         del asked
         rejected = jnp.asarray(rejected, jnp.float32)
         row = float(PROBABILITY_BITS * sizes.target)
@@ -89,6 +89,18 @@ class Scalar(Payload):
         none = super()._no_drafts(max_draft_length, sizes)
         return {**none, "log_prob": np.zeros((1, max_draft_length), np.float32)}
 
+    def _put_answer(self, writer: BitWriter, downlink: Downlink, row: int, rejected: bool, sizes: Vocabularies) -> None:
+        if rejected:
+            self._put_rejection(writer, downlink, row, sizes)
+        else:
+            super()._put_answer(writer, downlink, row, rejected, sizes)
+
+    def _take_answer(self, reader: BitReader, rejected: bool, sizes: Vocabularies) -> dict[str, Any]:
+        return self._take_rejection(reader, sizes) if rejected else super()._take_answer(reader, rejected, sizes)
+
+    def _no_answer(self, sizes: Vocabularies) -> dict[str, Any]:
+        return {**super()._no_answer(sizes), **self._no_rejection(sizes)}
+
     def _put_rejection(self, writer: BitWriter, downlink: Downlink, row: int, sizes: Vocabularies) -> None:
         assert downlink.row is not None
         writer.put_floats(np.asarray(downlink.row[row]))
@@ -101,9 +113,9 @@ class Scalar(Payload):
 
 
 def draw_residual(proposal: Proposal, downlink: Downlink, row: Array, noise: RoundNoise, ids: DraftIds) -> Array:
-    """The next token `[B]`: the edge's where all drafts stand, else a draw from norm(max(p - q, 0)).
+    """The next token `[B]`: the edge's where all drafts are accepted, else a draw from norm(max(p - q, 0)).
 
-    Arguments as `Payload.resolve`; `row [B, V]` is the target's behind the accepted drafts.
+    Arguments as `Payload.resolve`; `row [B, V]` is the target's after the accepted drafts.
     """
     is_bonus = downlink.accepted == proposal.length
     draft_row = ids.spread(*proposal.at(downlink.accepted)) if proposal.tokens.shape[1] else jnp.zeros_like(row)

@@ -23,7 +23,7 @@ class Seeded(Payload):
         return Uplink(active=active, tokens=proposal.tokens, length=proposal.length)
 
     def verify(self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds) -> tuple[Downlink, None]:
-        """Draw the target's own tokens; those that the device drafted stand."""
+        """Draw the target's own tokens; drafts that equal them are accepted."""
         del ids
         window, vocab_size = log_weights.shape[1:]
         tokens = gelato_kernels.gumbel_argmax(log_weights, noise.gumbel(window, vocab_size))

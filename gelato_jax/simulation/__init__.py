@@ -1,8 +1,9 @@
 """Replaying recorded rollouts of a real pair under any rule, link and device: millions of rounds a second."""
 
 from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.lifetime import History, Simulation
 from gelato_jax.simulation.recording import Recording, Rollouts, load, save
-from gelato_jax.simulation.simulate import History, Rates, Simulation, make_terms, rates, simulate, stack, total
+from gelato_jax.simulation.simulate import Rates, make_setup, rates, simulate, stack, total
 
 __all__ = [
     "Environment",
@@ -12,7 +13,7 @@ __all__ = [
     "Rollouts",
     "Simulation",
     "load",
-    "make_terms",
+    "make_setup",
     "rates",
     "save",
     "simulate",

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gelato_jax import keys
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.errors import GelatoError
 from gelato_jax.types import number, record
 
@@ -77,22 +77,22 @@ class Environment:
         uniform = keys.environment_uniform(key, round)
         return jnp.sum(uniform >= self.transition[mode, :-1]).astype(jnp.int32)
 
-    def actual(self, terms: Terms, mode: Array) -> Terms:
+    def actual(self, setup: Setup, mode: Array) -> Setup:
         """The world in a mode."""
         link = dataclasses.replace(
-            terms.system.link,
-            bandwidth_hz=terms.system.link.bandwidth_hz * self.bandwidth[mode],
-            downlink_bandwidth_hz=terms.system.link.downlink_bandwidth_hz * self.bandwidth[mode],
-            rtt_s=terms.system.link.rtt_s * self.rtt[mode],
+            setup.system.link,
+            bandwidth_hz=setup.system.link.bandwidth_hz * self.bandwidth[mode],
+            downlink_bandwidth_hz=setup.system.link.downlink_bandwidth_hz * self.bandwidth[mode],
+            rtt_s=setup.system.link.rtt_s * self.rtt[mode],
         )
-        system = dataclasses.replace(terms.system, link=link)
-        return self._computing(dataclasses.replace(terms, system=system), self.token_s[mode], self.token_j[mode])
+        system = dataclasses.replace(setup.system, link=link)
+        return self._computing(dataclasses.replace(setup, system=system), self.token_s[mode], self.token_j[mode])
 
-    def believed(self, terms: Terms, mode: Array) -> Terms:
+    def believed(self, setup: Setup, mode: Array) -> Setup:
         """The world as a device plans with it in a mode."""
         seen = lambda factors: jnp.where(self.observed, factors[mode], 1.0)  # noqa: E731
-        return self._computing(terms, seen(self.token_s), seen(self.token_j))
+        return self._computing(setup, seen(self.token_s), seen(self.token_j))
 
-    def _computing(self, terms: Terms, seconds: Array, joules: Array) -> Terms:
-        device = terms.system.device.scaled(seconds, joules)
-        return dataclasses.replace(terms, system=dataclasses.replace(terms.system, device=device))
+    def _computing(self, setup: Setup, seconds: Array, joules: Array) -> Setup:
+        device = setup.system.device.scaled(seconds, joules)
+        return dataclasses.replace(setup, system=dataclasses.replace(setup.system, device=device))

@@ -3,7 +3,7 @@
 Drafts and verdicts are read from rollouts; plan, costs and rules are the decoder's own, for the round is the same
 function. Greedy rollouts at one depth replay exactly. Two things are approximate:
 
-- sampled text: behind an accepted draft the recorded text goes on, not the drafted one; what a round does
+- sampled text: after an accepted draft the recorded text goes on, not the drafted one; what a round does
   has the right distribution at every position, but positions do not follow from one another's draws;
 - depth by token: token i at exit e is token i of the rollout that stayed at e all along, and the exit's
   check sees that exit's entropy, not its probe.
@@ -20,7 +20,7 @@ from gelato_jax import keys
 from gelato_jax.control import DepthSignal, acceptance_at
 from gelato_jax.control.base import where_active
 from gelato_jax.decoding.cost import draft_signal
-from gelato_jax.decoding.records import Committed, Drafted, Effort, RowState, Terms
+from gelato_jax.decoding.records import Committed, Drafted, Effort, RowState, Setup
 from gelato_jax.payloads.candidates import Candidates
 from gelato_jax.simulation.recording import Rollouts
 from gelato_jax.system import Channel
@@ -34,16 +34,15 @@ class DeviceState:
     key: Array  # random key of the device
     text: Array  # [] int32 row of the recording
     position: Array  # [] int32 tokens committed, less the first
-    lag: Array  # [] int32 committed tokens that the draft's cache has not seen
     done: Array  # [] bool
-    standing: Array  # [] int32 drafts of the last round that would have stood if all G had been sent
+    acceptable: Array  # [] int32 drafts that the last round would have accepted of all G
 
 
 @record
 class Verdict:
     """What a recording knows of a round: the device's message and the edge's answer in one."""
 
-    accepted: Array  # [] int32 leading drafts that stand
+    accepted: Array  # [] int32 leading drafts that are accepted
     overlap: Array  # [] sum of min(p, q) at the first one that does not
 
 
@@ -57,19 +56,38 @@ class _Loop:
     predicted: Array  # [] acceptance by the calibration, summed over the tokens that are tested
     alive: Array  # [] chance that it is
     accepted: Array  # [] int32 tokens sent whose `alive` is over the round's uniform
-    standing: Array  # [] int32 the same of all tokens, sent or not
+    acceptable: Array  # [] int32 the same of all tokens, sent or not
     overlap: Array  # [] sum of min(p, q) at the first token that is not
     work: Array
     support: Array
     exits: Array  # [X] int32
     length_exit: object
 
+    @classmethod
+    def start(cls, drafting: Array, length_exit: object, exits: int) -> "_Loop":
+        """Nothing drafted yet."""
+        one, zero, count = jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)
+        return cls(
+            drafting=drafting,
+            length=count,
+            survival=one,
+            predicted=zero,
+            alive=one,
+            accepted=count,
+            acceptable=count,
+            overlap=zero,
+            work=zero,
+            support=zero,
+            exits=jnp.zeros((exits,), jnp.int32),
+            length_exit=length_exit,
+        )
+
 
 class RecordedDrafter(NamedTuple):
     """Drafts from the rollouts at the device's position."""
 
     rollouts: Rollouts
-    terms: Terms  # rules, and the world as the device believes it to be
+    setup: Setup  # rules, and the world as the device believes it to be
     max_draft_length: int
 
     def draft(self, state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel) -> tuple[Drafted, Verdict]:
@@ -80,7 +98,7 @@ class RecordedDrafter(NamedTuple):
             work=loop.work,
             support=loop.support,
             exits=loop.exits,
-            caught_up=jnp.where(loop.length > 0, state.lag, 0),
+            caught_up=jnp.where(loop.length > 0, row.lag, 0),
             length_exit=loop.length_exit,
         )
         return Drafted(effort=effort, own=loop), Verdict(accepted=loop.accepted, overlap=loop.overlap)
@@ -96,16 +114,14 @@ class RecordedDrafter(NamedTuple):
         rejected = (downlink.accepted < loop.length) & (tokens == downlink.accepted + 1)
         position = state.position + tokens
         done = state.done | (position >= length)
-        # The draft's cache holds what was drafted from; behind a bonus token it lags by one.
-        lag = jnp.where(loop.length > 0, jnp.maximum(tokens - loop.length, 0), state.lag + tokens)
-        after = dataclasses.replace(state, position=position, lag=lag, done=done, standing=loop.standing)
+        after = dataclasses.replace(state, position=position, done=done, acceptable=loop.acceptable)
         committed = Committed(
             accepted=jnp.minimum(downlink.accepted, tokens),
             tokens=tokens,
             rejected=rejected,
             asked=rejected & self._asks(state, row, downlink),
             predicted=loop.predicted,
-            pending=(rejected & self.terms.policy.payload.draws_on_device).astype(jnp.int32),
+            pending=(rejected & self.setup.policy.payload.draws_on_device).astype(jnp.int32),
             done=done,
             fault=jnp.zeros_like(done),
             ids=None,
@@ -117,8 +133,8 @@ class RecordedDrafter(NamedTuple):
         return ~state.done
 
     def _asks(self, state: DeviceState, row: RowState, downlink: Verdict) -> Array:
-        """Whether none of the candidates stands, [] bool: each does with chance 1 - overlap."""
-        payload = self.terms.policy.payload
+        """Whether none of the candidates is accepted, [] bool: each is with chance 1 - overlap."""
+        payload = self.setup.policy.payload
         if not isinstance(payload, Candidates):
             return jnp.zeros((), jnp.bool_)
         return _uniform(state, row, keys.Use.CANDIDATES) < downlink.overlap ** float(payload.count)
@@ -142,11 +158,11 @@ def _roll_out(
     plan: RoundPlan,
     channel: Channel,
     rollouts: Rollouts,
-    terms: Terms,
+    setup: Setup,
     max_draft_length: int,
 ) -> _Loop:
     """Draft token by token, as `decoding.draft` does, from the rollouts at the device's position."""
-    rule = terms.policy.length_exit
+    rule = setup.policy.length_exit
     limit = jnp.minimum(
         rule.limit(plan, max_draft_length), jnp.maximum(rollouts.limit[state.text] - state.position - 1, 0)
     )
@@ -157,33 +173,19 @@ def _roll_out(
     ends = rollouts.ends[state.text, state.position]
     # One uniform a round: P(accepted >= i) is the product of the first i chances.
     uniform = _uniform(state, row, keys.Use.ACCEPT)
-    one, zero, count = jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)
-    loop = _Loop(
-        drafting=limit > 0,
-        length=count,
-        survival=one,
-        predicted=zero,
-        alive=one,
-        accepted=count,
-        standing=count,
-        overlap=zero,
-        work=zero,
-        support=zero,
-        exits=jnp.zeros(terms.work.shape, jnp.int32),
-        length_exit=rule.start(row.session.length_exit, plan),
-    )
+    loop = _Loop.start(limit > 0, rule.start(row.session.length_exit, plan), setup.work.shape[0])
 
     def step(loop: _Loop, token) -> tuple[_Loop, None]:
         index, entropies, confidences, chances, overlaps, supports = token
-        exit = _depth(entropies, loop, plan, terms)
+        exit = _depth(entropies, loop, plan, setup)
         entropy, support = _at(entropies, exit), _at(supports, exit).astype(jnp.float32)
-        acceptance = acceptance_at(terms.calibration, entropy, exit, plan.acceptance_level)
-        calibrated = acceptance_at(terms.calibration, entropy, exit, 1.0)
-        signal = draft_signal(entropy, _at(confidences, exit), exit, index, support, plan, channel, terms)
+        acceptance = acceptance_at(setup.calibration, entropy, exit, plan.acceptance_level)
+        calibrated = acceptance_at(setup.calibration, entropy, exit, 1.0)
+        signal = draft_signal(entropy, _at(confidences, exit), exit, index, support, plan, channel, setup)
         length_exit, stop = rule.step(loop.length_exit, signal)
         stop = stop | (_at(ends, exit) == index)
         sent, alive = loop.drafting, loop.alive * _at(chances, exit)
-        stands = sent & (uniform < alive)
+        accepted = sent & (uniform < alive)
         tested = sent & (loop.accepted == index) & (index < left)
         return _Loop(
             drafting=sent & ~stop & (index + 1 < limit),
@@ -191,10 +193,10 @@ def _roll_out(
             survival=loop.survival * acceptance,
             predicted=loop.predicted + jnp.where(tested, calibrated, 0.0),
             alive=alive,
-            accepted=loop.accepted + stands,
-            standing=loop.standing + (uniform < alive),
+            accepted=loop.accepted + accepted,
+            acceptable=loop.acceptable + (uniform < alive),
             overlap=jnp.where(loop.accepted == index, _at(overlaps, exit), loop.overlap),
-            work=loop.work + jnp.where(sent, _at(terms.work, exit), 0.0),
+            work=loop.work + jnp.where(sent, _at(setup.work, exit), 0.0),
             support=loop.support + jnp.where(sent, support, 0.0),
             exits=loop.exits + (sent & (jnp.arange(loop.exits.shape[0]) == exit)),
             length_exit=where_active(sent, length_exit, loop.length_exit),
@@ -204,13 +206,13 @@ def _roll_out(
     return lax.scan(step, loop, tokens)[0]
 
 
-def _depth(entropies: Array, loop: _Loop, plan: RoundPlan, terms: Terms) -> Array:
+def _depth(entropies: Array, loop: _Loop, plan: RoundPlan, setup: Setup) -> Array:
     """The exit that the depth rule takes for a token, [] int32."""
-    device = terms.system.device
+    device = setup.system.device
     exit = jnp.zeros((), jnp.int32)
     moving = jnp.ones((), jnp.bool_)
-    for index in range(terms.work.shape[0] - 1):
-        work = terms.work[index + 1] - terms.work[index]
+    for index in range(setup.work.shape[0] - 1):
+        work = setup.work[index + 1] - setup.work[index]
         signal = DepthSignal(
             entropy=entropies[index],
             exit=jnp.asarray(index, jnp.int32),
@@ -218,9 +220,9 @@ def _depth(entropies: Array, loop: _Loop, plan: RoundPlan, terms: Terms) -> Arra
             segment_s=work * device.token_s,
             segment_j=work * device.token_j,
             plan=plan,
-            calibration=terms.calibration,
+            calibration=setup.calibration,
         )
-        moving = moving & terms.policy.depth_exit.deeper(signal)
+        moving = moving & setup.policy.depth_exit.deeper(signal)
         exit = exit + moving
     return exit
 

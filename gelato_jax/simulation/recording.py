@@ -35,12 +35,12 @@ class Rollouts:
 
     entropy: Array  # [R, N, X, G] float32 nats, of the draft's unprocessed softmax
     max_probability: Array  # [R, N, X, G] float32, of the same
-    chance: Array  # [R, N, X, G] float32 min(1, p(x) / q(x)) of the drafted token behind the drafts before it
-    q: Array  # [R, N, X, G] float32 q(x), in the law it was drawn from
-    p: Array  # [R, N, X, G] float32 p(x), in the law of the text
+    chance: Array  # [R, N, X, G] float32 min(1, p(x) / q(x)) of the drafted token after the drafts before it
+    q: Array  # [R, N, X, G] float32 q(x), in the distribution it was drawn from
+    p: Array  # [R, N, X, G] float32 p(x), in the distribution of the text
     overlap: Array  # [R, N, X, G] float32 sum of min(p, q), 1 - TV; `1 - overlap` is the residual's mass
-    support: Array  # [R, N, X, G] int32 tokens in the top-p set of q, in the law it was drawn from (greedy: 1)
-    ends: Array  # [R, N, X] int32 place of the first drafted end of sequence, G where there is none
+    support: Array  # [R, N, X, G] int32 tokens in the top-p set of q, in the distribution it was drawn from (greedy: 1)
+    ends: Array  # [R, N, X] int32 position of the first drafted end of sequence, G where there is none
     accepted: Array  # [R, N, X] int32 leading drafts that the recorded uniforms accept
     positions: Array  # [R] int32 rounds' positions of a text: its tokens less the first
     limit: Array  # [R] int32 positions that the text might have had: most new tokens, less the first
@@ -49,11 +49,11 @@ class Rollouts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Rollouts of one pair under one law.
+    """Rollouts of one pair under one distribution.
 
     Attributes:
         rollouts: NumPy leaves.
-        calibration: what the draft's entropy says under this law, NumPy leaves.
+        calibration: what the draft's entropy says under this distribution, NumPy leaves.
         work: `[X]` cost of a token that leaves at each exit, as a share of the deepest.
         vocab_size: target ids.
         draft_vocab_size: columns of q.
@@ -115,8 +115,8 @@ def save(path: Path, recording: Recording) -> None:
         path: a `.npz` file.
         recording: what goes in.
     """
-    arrays: dict[str, Any] = {f"rollouts.{name}": leaf for name, leaf in _fields(recording.rollouts)}
-    arrays |= {f"calibration.{name}": leaf for name, leaf in _fields(recording.calibration)}
+    arrays: dict[str, Any] = {f"rollouts.{name}": leaf for name, leaf in vars(recording.rollouts).items()}
+    arrays |= {f"calibration.{name}": np.asarray(leaf) for name, leaf in recording.calibration.stored().items()}
     facts = {
         "format": FORMAT,
         "vocab_size": recording.vocab_size,
@@ -148,7 +148,7 @@ def load(path: Path) -> Recording:
             )
         return Recording(
             rollouts=Rollouts(**_named(arrays, "rollouts.")),
-            calibration=Calibration(**_named(arrays, "calibration.")),
+            calibration=Calibration.restored(_named(arrays, "calibration.")),
             work=arrays["work"],
             vocab_size=facts["vocab_size"],
             draft_vocab_size=facts["draft_vocab_size"],
@@ -167,10 +167,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise GelatoError(f"{path} is no recording (what `gelato record` writes): it is no whole .npz file") from None
-
-
-def _fields(tree: Any) -> list[tuple[str, np.ndarray]]:
-    return [(field.name, np.asarray(getattr(tree, field.name))) for field in dataclasses.fields(tree)]
 
 
 def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:

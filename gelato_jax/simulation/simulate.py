@@ -1,10 +1,9 @@
 """Many simulated devices at once: settings by devices, rounds in one compiled loop, devices over whatever jax has.
 
-Settings are a leading axis of the terms' arrays (`stack`): one program serves a sweep. Devices are run in
+Settings are a leading axis of the setup's arrays (`stack`): one program serves a sweep. Devices are run in
 chunks that stay in a processor's caches; chunks are shared out over jax's devices.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,42 +15,19 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from gelato_jax import keys
-from gelato_jax.control.base import where_active
-from gelato_jax.decoding.records import DecodeState, Policy, RowState, Terms, Totals
-from gelato_jax.decoding.round import run_round
-from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
+from gelato_jax.decoding.records import Policy, Setup
 from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.simulation.environment import Environment
+from gelato_jax.simulation.lifetime import Simulation, Sizes, lifetime
 from gelato_jax.simulation.noise import unrolled
-from gelato_jax.simulation.recorded import DeviceState, RecordedDrafter, RecordedVerifier
 from gelato_jax.simulation.recording import Recording, Rollouts
 from gelato_jax.system import System
-from gelato_jax.types import Compensated, Observation, record
 
 CHUNK = 4096
 """Rows (settings x devices) that run together: their arrays stay in a CPU's caches."""
 GROUP = 16
 """Settings of one program; a list of them is filled up to a multiple, so that its length never compiles anew."""
-
-
-@record
-class Simulation:
-    """What a simulation gave: NumPy leaves, settings and devices first `[S, D, ...]`."""
-
-    totals: Totals
-    queue_j: Any  # [S, D] after the last round
-    requests: Any  # [S, D] int32 texts begun
-    history: "History | None"  # leaves [S, D, rounds] where it was asked for
-
-
-@record
-class History:
-    """Every round of a simulation."""
-
-    seen: Observation
-    text: Any  # int32 row of the recording
-    standing: Any  # int32 drafts that would have stood if all G had been sent
 
 
 class Rates(NamedTuple):
@@ -62,13 +38,13 @@ class Rates(NamedTuple):
     energy_per_token_j: np.ndarray
 
 
-def make_terms(
+def make_setup(
     recording: Recording,
     policy: Policy,
     system: System,
     *,
     vocabularies: Vocabularies | None = None,
-) -> Terms:
+) -> Setup:
     """Rules and world of a simulated device.
 
     Args:
@@ -85,7 +61,7 @@ def make_terms(
             f"payload seeded with text sampled at temperature {recording.temperature:g}: the recording's acceptance is "
             "that of rejection sampling; take a greedy recording or another payload"
         )
-    return Terms(
+    return Setup(
         policy=policy,
         system=system,
         calibration=jax.tree.map(jnp.asarray, recording.calibration),
@@ -94,7 +70,7 @@ def make_terms(
     )
 
 
-def stack(settings: Sequence[Terms]) -> Terms:
+def stack(settings: Sequence[Setup]) -> Setup:
     """Settings `[S]` of one structure as one record, arrays `[S, ...]`.
 
     Raises:
@@ -104,8 +80,8 @@ def stack(settings: Sequence[Terms]) -> Terms:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings)
 
 
-def _one_structure(settings: Sequence[Terms]) -> None:
-    structures = {jax.tree.structure(terms) for terms in settings}
+def _one_structure(settings: Sequence[Setup]) -> None:
+    structures = {jax.tree.structure(setup) for setup in settings}
     if len(structures) != 1:
         raise GelatoError(
             f"{len(settings)} settings have {len(structures)} structures; stack those of the same rules only"
@@ -114,14 +90,14 @@ def _one_structure(settings: Sequence[Terms]) -> None:
 
 def simulate(
     recording: Recording,
-    settings: Sequence[Terms],
+    settings: Sequence[Setup],
     *,
     devices: int,
     rounds: int,
     warmup: int = 0,
     seed: int = 0,
     max_draft_length: int | None = None,
-    believed: Sequence[Terms] | None = None,
+    believed: Sequence[Setup] | None = None,
     environment: Environment | None = None,
     texts: Sequence[int] | None = None,
     endless: bool = True,
@@ -138,7 +114,7 @@ def simulate(
         settings: rules and world, alike but for their numbers.
         devices: D.
         rounds: of each device.
-        warmup: rounds ahead of them that no total counts: queue and estimates settle.
+        warmup: rounds ahead of them that no total counts: queue and estimates find their level.
         seed: of texts, channels and acceptances; the same seed gives the same result whatever runs it.
         max_draft_length: G; the recording's if not given.
         believed: the worlds that the devices believe to be in, one for each setting; the true ones if not given.
@@ -163,7 +139,7 @@ def simulate(
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
         raise GelatoError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
     _one_structure(settings)
-    sizes = _Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
+    sizes = Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
     mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))
     group = 1 if len(settings) == 1 else GROUP
     chunk = max(1, min(CHUNK // group, -(-devices // mesh.size)))
@@ -182,7 +158,7 @@ def simulate(
     return jax.tree.map(kept, *jax.device_get(parts))
 
 
-def _group(settings: Sequence[Terms], begin: int, size: int) -> Terms:
+def _group(settings: Sequence[Setup], begin: int, size: int) -> Setup:
     """`size` settings from `begin`, the last one repeated."""
     chosen = list(settings[begin : begin + size])
     return stack(chosen + chosen[-1:] * (size - len(chosen)))
@@ -201,19 +177,10 @@ def rates(simulation: Simulation) -> Rates:
     return Rates(tokens / seconds, (joules + prompt_j) / (seconds + prompt_s), joules / tokens)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sizes:
-    """The static part of a simulation."""
-
-    max_draft_length: int
-    endless: bool
-    kept_rounds: int | None  # rounds whose history is kept
-
-
 @partial(jax.jit, static_argnames=("sizes", "chunk", "mesh"))
 def _run(
-    believed: Terms,
-    actual: Terms,
+    believed: Setup,
+    actual: Setup,
     environment: Environment | None,
     rollouts: Rollouts,
     texts: Array,
@@ -221,19 +188,19 @@ def _run(
     warmup: Array,
     rounds: Array,
     *,
-    sizes: _Sizes,
+    sizes: Sizes,
     chunk: int,
     mesh: Mesh,
 ) -> Simulation:
     """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
     device_keys = unrolled(keys.row_keys(keys.spread(seed, texts.shape[0])))
 
-    def one(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
-        return _lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
+    def one(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
+        return lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
 
     rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
 
-    def share(believed: Terms, actual: Terms, key: Array, text: Array) -> Simulation:
+    def share(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
         """The devices of one jax device, chunk by chunk."""
         split = lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:])  # noqa: E731
         parts = lax.map(lambda part: rows(believed, actual, *part), (split(key), split(text)))
@@ -248,110 +215,3 @@ def _run(
         check_vma=False,
     )
     return shared(believed, actual, device_keys, texts)
-
-
-def _lifetime(
-    believed: Terms,
-    actual: Terms,
-    environment: Environment | None,
-    rollouts: Rollouts,
-    key: Array,
-    text: Array,
-    warmup: Array,
-    rounds: Array,
-    sizes: _Sizes,
-) -> Simulation:
-    """One device, from its first request to its last round."""
-    text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
-    count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
-    begun = _Lifetime(
-        device=DeviceState(key=key, text=text, position=count, lag=count, done=~no, standing=count),
-        row=open_row(fresh_session(believed), keys.link_keys(key[None])[0], terms=actual),
-        requests=count,
-        mode=count,
-    )
-    life = _next_request(begun, text, rollouts, believed, actual, sizes)
-
-    def step(life: _Lifetime) -> tuple[_Lifetime, History]:
-        trusted, world, mode = believed, actual, life.mode
-        if environment is not None:
-            mode = environment.next_mode(key, life.row.round, mode)
-            trusted, world = environment.believed(believed, mode), environment.actual(actual, mode)
-        if sizes.endless:
-            drawn = _draw_text(key, life.requests, rollouts)
-            life = _next_request(life, drawn, rollouts, trusted, world, sizes)
-        state = DecodeState(device=life.device, edge=None, row=life.row)
-        drafter = RecordedDrafter(rollouts, trusted, sizes.max_draft_length)
-        after, seen = run_round(
-            state, drafter, RecordedVerifier(), world, sizes.max_draft_length, believed=trusted, rows=lambda f: f
-        )
-        history = History(seen=seen, text=life.device.text, standing=after.device.standing)
-        return _Lifetime(device=after.device, row=after.row, requests=life.requests, mode=mode), history
-
-    def phase(number: Array, carried: tuple[_Lifetime, Totals]) -> tuple[_Lifetime, Totals]:
-        """Warm-up, then what counts: one loop in the program."""
-        life, before = carried
-        before = jax.tree.map(
-            lambda new, old: jnp.where((number > 0) & (warmup > 0), new, old), life.row.totals, before
-        )
-        count = jnp.where(number > 0, 0 if sizes.kept_rounds else rounds, warmup)
-        return lax.fori_loop(0, count, lambda _, life: step(life)[0], life), before
-
-    nothing = jax.tree.map(jnp.zeros_like, life.row.totals)
-    (life, before), history = lax.fori_loop(0, 2, phase, (life, nothing)), None
-    if sizes.kept_rounds is not None:
-        life, history = lax.scan(lambda life, _: step(life), life, length=sizes.kept_rounds)
-    queue = actual.policy.controller.queue(life.row.session.controller)
-    totals = _since(before, life.row.totals)
-    return Simulation(totals=totals, queue_j=queue, requests=life.requests, history=history)
-
-
-@record
-class _Lifetime:
-    """What a simulated device carries."""
-
-    device: DeviceState
-    row: RowState
-    requests: Array  # [] int32 texts begun
-    mode: Array  # [] int32 of the environment
-
-
-def _since(before: Totals, now: Totals) -> Totals:
-    """What came after `before`."""
-
-    def less(now: Any, before: Any) -> Any:
-        if isinstance(now, Compensated):
-            return now.add(-before.high).add(-before.low)
-        return now - before
-
-    return jax.tree.map(less, now, before, is_leaf=lambda node: isinstance(node, Compensated))
-
-
-def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
-    uniform = keys.request_uniform(key, request)
-    count = rollouts.positions.shape[0]
-    return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
-
-
-def _next_request(
-    life: _Lifetime, text: Array, rollouts: Rollouts, believed: Terms, actual: Terms, sizes: _Sizes
-) -> _Lifetime:
-    """A device that is done reads the prompt of another text."""
-    new, device = life.device.done, life.device
-    prompt = rollouts.prompt_tokens[text]
-    row = dataclasses.replace(life.row, pending=jnp.zeros((), jnp.int32))
-    row, reads = read_prompt(row, prompt, terms=actual, believed=believed, max_draft_length=sizes.max_draft_length)
-    begun = _Lifetime(
-        device=DeviceState(
-            key=device.key,
-            text=text,
-            position=jnp.zeros((), jnp.int32),
-            lag=jnp.where(reads, 0, prompt),
-            done=rollouts.positions[text] < 1,
-            standing=device.standing,
-        ),
-        row=row,
-        requests=life.requests + 1,
-        mode=life.mode,
-    )
-    return where_active(new, begun, life)

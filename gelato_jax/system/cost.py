@@ -79,13 +79,19 @@ class System:
         support: Array | float,
         pending: Array | int = 0,
         lag: Array | int = 0,
+        unread: Array | bool = False,
+        remaining: Array | int = 1,
     ) -> CostTable:
         """Expected seconds and joules of a round of this row, for every draft length.
 
         A round without drafts still pays edge, delay and idle power. A token that a round leaves unseen by the draft
         (its bonus, or the one token of a round without drafts) is fed to the draft's cache in a later round; it is
         counted here, in the round that leaves it. Counted where it is fed, a debt that grew while nothing was drafted
-        would itself argue against drafting, for ever.
+        would itself argue against drafting.
+
+        A draft that has not read its prompt is another matter: it need never catch up. What drafting must feed it
+        first, prompt and text, is shared by the tokens that the request may still bring, and rounds without drafts
+        leave nothing to be fed. The debt ends with the request.
 
         Args:
             channel: the link as observed at the round's start.
@@ -97,6 +103,8 @@ class System:
             support: [] expected support of q after top-p or top-k.
             pending: [] ids drawn on the device that the edge has not seen.
             lag: [] committed tokens that the draft has not seen.
+            unread: [] bool whether the prompt is among them.
+            remaining: [] tokens that the request may still bring.
 
         Returns:
             The tables of length G + 1.
@@ -105,11 +113,13 @@ class System:
         count = drafted.astype(jnp.float32)
         all_accepted = acceptance.survival
         rejected = 1.0 - all_accepted
+        share = jnp.minimum(acceptance.tokens / jnp.maximum(remaining, 1), 1.0)
+        owed = all_accepted + lag * share
         asked = payload.asked_probability(rejected, acceptance.rate)
         cost = self.round_cost(
             channel,
             draft_work=work * count,
-            catch_up_tokens=catch_up * all_accepted,
+            catch_up_tokens=catch_up * jnp.where(unread, jnp.where(drafted > 0, owed, 0.0), all_accepted),
             uplink_bits=payload.uplink_bits(
                 sizes, drafted=count, support=support * count, pending=pending, asked=asked
             ),

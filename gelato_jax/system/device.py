@@ -46,7 +46,7 @@ class Device:
             The device, every number a float32 array.
 
         Raises:
-            ValueError: a number is out of its range.
+            GelatoError: a number is out of its range.
         """
         token_s = number("token_s", token_s, low=0.0)
         token_j = number("token_j", token_j, low=0.0)

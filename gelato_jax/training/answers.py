@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, first_layers
-from gelato_jax.decoding.job import SMALLEST_BUFFER, seeds_of
+from gelato_jax.decoding.batching import prompt_batches
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
-from gelato_jax.training.trace import Answer, answer_states
+from gelato_jax.training.states import Answer, answer_states
 
 _ROWS = 16  # answers written at once, in the smallest buffer
 _SAMPLED = 64  # numbers of each weight that go into a model's fingerprint
@@ -87,26 +87,18 @@ def _decode(
     progress: Callable[[int, int], None],
 ) -> list[list[int]]:
     """Answers to prompts, those of like length in one batch, each batch kept as soon as it is written."""
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     texts: list[list[int]] = [[] for _ in ids]
-    seeds = seeds_of(settings.seed, len(ids))
     done = 0
     progress(0, len(ids))
-    while done < len(order):
-        # A long prompt needs a longer buffer: fewer rows, so that the caches stay of one size.
-        longest = len(ids[order[min(done + _ROWS, len(order)) - 1]]) + settings.max_new_tokens
-        rows = max(1, min(len(ids), _ROWS * SMALLEST_BUFFER // max(SMALLEST_BUFFER, 1 << longest.bit_length())))
-        chosen = order[done : done + rows]
-        filled = chosen + chosen[-1:] * (rows - len(chosen))
-        drawn = dataclasses.replace(settings, seed=tuple(seeds[index] for index in filled))
-        asked = [ids[index] for index in filled]
+    for batch in prompt_batches(ids, most_rows=_ROWS, slots=settings.max_new_tokens, seed=settings.seed):
+        drawn = dataclasses.replace(settings, seed=batch.seeds)
 
-        def write(asked=asked, drawn=drawn) -> list[np.ndarray]:
+        def write(asked=batch.prompts, drawn=drawn) -> list[np.ndarray]:
             return [np.asarray(text, np.int32) for text in autoregressive(pair, asked, settings=drawn)]
 
-        for index, text in zip(chosen, shelf.get(("texts", asked, drawn.seed), write), strict=False):
+        for index, text in zip(batch.rows, shelf.get(("texts", batch.prompts, batch.seeds), write), strict=False):
             texts[index] = text.tolist()
-        done += len(chosen)
+        done += len(batch.rows)
         progress(done, len(ids))
     return texts
 

@@ -66,7 +66,7 @@ class Batches:
         """Tokens of the corpus, prefixes not counted."""
         return sum(len(c.tokens) for c in self._conversations)
 
-    def stream(self, seed: int, skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, seed: int, skip: int = 0) -> Iterator[Batch]:
         """Batches for ever, epoch after epoch, each in an order of its own; the first `skip` are not put together."""
         for epoch in itertools.count():
             for index, members in enumerate(self._epoch(seed, epoch)):
@@ -120,19 +120,21 @@ class Batches:
 
     def _batch(self, members: np.ndarray, rows: int, random: np.random.Generator | None = None) -> Batch:
         chosen = [self._conversations[index] for index in members]
-        size, behind = self._padded(chosen[0]), len(self._prefix)
-        places, kept = round(size * LEARNED_SHARE), chosen[0].top_ids.shape[1]
+        size, prefix_length = self._padded(chosen[0]), len(self._prefix)
+        positions, kept = round(size * LEARNED_SHARE), chosen[0].top_ids.shape[1]
         tokens = np.zeros((rows, size), np.int32)
-        learned = np.zeros((rows, places), np.int32)
-        weight = np.zeros((rows, places), np.float32)
-        greedy = np.zeros((rows, places), bool)
-        top_index = np.zeros((rows, places, kept), np.int32)
-        top_log_prob = np.full((rows, places, kept), -1e30, np.float32)
+        learned = np.zeros((rows, positions), np.int32)
+        weight = np.zeros((rows, positions), np.float32)
+        greedy = np.zeros((rows, positions), bool)
+        top_index = np.zeros((rows, positions, kept), np.int32)
+        top_log_prob = np.full((rows, positions, kept), -1e30, np.float32)
         for row, conversation in enumerate(chosen):
-            tokens[row, : behind + len(conversation.tokens)] = np.concatenate([self._prefix, conversation.tokens])
-            taught = self._taught(conversation, places, random)
+            tokens[row, : prefix_length + len(conversation.tokens)] = np.concatenate(
+                [self._prefix, conversation.tokens]
+            )
+            taught = self._taught(conversation, positions, random)
             span = slice(0, len(taught))
-            learned[row, span] = taught + behind - 1  # position i learns token i + 1
+            learned[row, span] = taught + prefix_length - 1  # position i learns token i + 1
             weight[row, span] = np.where(taught < conversation.answer_start, self._user_weight, 1.0)
             greedy[row, span] = (taught >= conversation.answer_start) & (conversation.temperature == 0)
             top_index[row, span] = self._row_of_id[conversation.top_ids[taught]]
@@ -141,10 +143,10 @@ class Batches:
         names = ("tokens", "learned", "weight", "greedy", "top_index", "top_log_prob")
         return Batch(**dict(zip(names, arrays, strict=True)))  # type: ignore[arg-type]
 
-    def _taught(self, conversation: Conversation, places: int, random: np.random.Generator | None) -> np.ndarray:
+    def _taught(self, conversation: Conversation, positions: int, random: np.random.Generator | None) -> np.ndarray:
         """Indices of the tokens to learn: the answer's, some at random if there are too many, then the user's."""
         answer = np.arange(conversation.answer_start, len(conversation.tokens))
-        if len(answer) > places:
-            return np.sort(random.choice(answer, places, replace=False)) if random else answer[:places]
-        user = np.arange(conversation.answer_start)[::-1][: places - len(answer)]
+        if len(answer) > positions:
+            return np.sort(random.choice(answer, positions, replace=False)) if random else answer[:positions]
+        user = np.arange(conversation.answer_start)[::-1][: positions - len(answer)]
         return np.concatenate([user[::-1], answer])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax.training.trace import Trace
-from gelato_jax.types import STREAK_PLACES, Calibration
+from gelato_jax.types import KNOWN_POSITIONS, Calibration
 
 CLASSES = 8
 """Entropy classes of a calibration, as many as the assumed one has."""
@@ -16,21 +16,21 @@ _BINS = 10  # of the calibration error
 _STEPS = 100  # of the curve's fit, at most
 _STARTS = ((1.0, 0.1), (1.0, 0.35), (1.0, 1.0), (0.5, 0.0))  # (scale, decay); the second is the reported curve
 
-Law = Literal["greedy", "sampled"]
+Distribution = Literal["greedy", "sampled"]
 
 
-def outcomes(trace: Trace, law: Law) -> np.ndarray:
+def outcomes(trace: Trace, distribution: Distribution) -> np.ndarray:
     """What is to be predicted, `[M, X]`: agreement as 0 or 1 (greedy), acceptance at temperature 1 (sampled)."""
-    return np.asarray(trace.agreement if law == "greedy" else trace.acceptance, np.float64)
+    return np.asarray(trace.agreement if distribution == "greedy" else trace.acceptance, np.float64)
 
 
-def chances(trace: Trace, law: Law) -> np.ndarray:
-    """Chance `[M, X]` that the token which stands in the text was drafted and accepted, given the text."""
-    return np.asarray(trace.agreement if law == "greedy" else trace.chance, np.float64)
+def chances(trace: Trace, distribution: Distribution) -> np.ndarray:
+    """Chance `[M, X]` that the token in the text was drafted and accepted, given the text."""
+    return np.asarray(trace.agreement if distribution == "greedy" else trace.chance, np.float64)
 
 
 def joined(traces: Sequence[Trace]) -> Trace:
-    """Traces, one behind the other."""
+    """Traces, one after the other."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *traces)
 
 
@@ -116,23 +116,27 @@ def class_means(
     return ((sums + overall) / (mass + 1.0)).reshape(count, *values.shape[1:])
 
 
-def fit_calibration(traces: Sequence[Trace], law: Law, *, classes: int = CLASSES) -> Calibration:
-    """Fit all of a calibration to answers of one law.
+def fit_calibration(traces: Sequence[Trace], distribution: Distribution, *, classes: int = CLASSES) -> Calibration:
+    """Fit all of a calibration to answers of one distribution.
 
     - `scale`, `decay`, `class_acceptance`: acceptance at an exit, given the entropy there;
-    - `next_acceptance`: acceptance of the token behind, given that this one is accepted (a rejected
-      token has no draft token behind it) and the class of its entropy, at the deepest exit;
+    - `next_acceptance`: acceptance of the next token, given that this one is accepted (a rejected
+      token has no draft token after it) and the class of its entropy, at the deepest exit;
     - `deeper_acceptance`: acceptance at every exit, given what the check of an exit says, for that is
       what a depth rule knows;
-    - `streak_acceptance`: by place in a round, at the deepest exit (`fit_streak`).
+    - `conditional_acceptance`: by position in a round, at the deepest exit (`fit_conditional`).
 
     Args:
-        traces: of answers written greedily, or sampled at temperature 1, as `law` says.
-        law: which outcome is fitted.
+        traces: of answers written greedily, or sampled at temperature 1, as `distribution` says.
+        distribution: which outcome is fitted.
         classes: C; the edges are quantiles of the entropy at all exits.
     """
     trace = joined(traces)
-    outcome, entropy, probe = outcomes(trace, law), np.asarray(trace.entropy, np.float64), np.asarray(trace.probe)
+    outcome, entropy, probe = (
+        outcomes(trace, distribution),
+        np.asarray(trace.entropy, np.float64),
+        np.asarray(trace.probe),
+    )
     exits = entropy.shape[1]
     quantiles = np.arange(1, classes) / classes
     edges = np.quantile(entropy, quantiles)
@@ -144,8 +148,8 @@ def fit_calibration(traces: Sequence[Trace], law: Law, *, classes: int = CLASSES
         class_acceptance.append(non_increasing(means, np.bincount(members, minlength=classes) + 1.0))
     pairs = [t for t in traces if len(t.entropy) > 1]
     here = np.concatenate([class_of(edges, np.asarray(t.entropy)[:-1, -1]) for t in pairs])
-    accepted = np.concatenate([chances(t, law)[:-1, -1] for t in pairs])
-    behind = np.concatenate([outcomes(t, law)[1:, -1] for t in pairs])
+    accepted = np.concatenate([chances(t, distribution)[:-1, -1] for t in pairs])
+    following = np.concatenate([outcomes(t, distribution)[1:, -1] for t in pairs])
     deeper = [class_means(class_of(edges, probe[:, index]), outcome, count=classes) for index in range(exits)]
     fields = {
         "scale": [scale for scale, _ in fits],
@@ -153,30 +157,30 @@ def fit_calibration(traces: Sequence[Trace], law: Law, *, classes: int = CLASSES
         "mean_acceptance": outcome[:, -1].mean(),
         "class_edges": edges,
         "class_acceptance": np.stack(class_acceptance),
-        "next_acceptance": class_means(here, behind, accepted, count=classes),
+        "next_acceptance": class_means(here, following, accepted, count=classes),
         "deeper_acceptance": np.stack(deeper),
-        "streak_acceptance": fit_streak(traces, law),
+        "conditional_acceptance": fit_conditional(traces, distribution),
     }
     return Calibration(**{name: jnp.asarray(value, jnp.float32) for name, value in fields.items()})
 
 
-def fit_streak(traces: Sequence[Trace], law: Law) -> np.ndarray:
+def fit_conditional(traces: Sequence[Trace], distribution: Distribution) -> np.ndarray:
     """Acceptance `[P]` of a round's i-th draft, all before it accepted, at the deepest exit.
 
-    Rounds are those that begin behind a rejection, or with the text. One more draft of mean acceptance counts at
-    every place.
+    Rounds are those that begin after a rejection, or with the text. One more draft of mean acceptance counts at
+    every position.
     """
-    reached, stood = np.full(STREAK_PLACES, 1e-9), np.zeros(STREAK_PLACES)
+    reached, accepted = np.full(KNOWN_POSITIONS, 1e-9), np.zeros(KNOWN_POSITIONS)
     for trace in traces:
-        kept, outcome = chances(trace, law)[:, -1], outcomes(trace, law)[:, -1]
+        kept, outcome = chances(trace, distribution)[:, -1], outcomes(trace, distribution)[:, -1]
         alive = np.concatenate([[1.0], 1.0 - kept[:-1]])  # chance that a round begins at each token
-        for place in range(min(STREAK_PLACES, len(kept))):
-            begun = len(kept) - place
-            reached[place] += alive[:begun].sum()
-            stood[place] += alive[:begun] @ outcome[place:]
-            alive = alive[:begun] * kept[place:]
-    mean = stood.sum() / reached.sum()
-    return (stood + mean) / (reached + 1.0)
+        for position in range(min(KNOWN_POSITIONS, len(kept))):
+            begun = len(kept) - position
+            reached[position] += alive[:begun].sum()
+            accepted[position] += alive[:begun] @ outcome[position:]
+            alive = alive[:begun] * kept[position:]
+    mean = accepted.sum() / reached.sum()
+    return (accepted + mean) / (reached + 1.0)
 
 
 def calibration_error(predicted: np.ndarray, outcome: np.ndarray, bins: int = _BINS) -> tuple[float, list[dict]]:
@@ -214,10 +218,10 @@ def predictions(calibration: Calibration, entropy: np.ndarray) -> dict[str, np.n
     }
 
 
-def reliability(calibration: Calibration, traces: Sequence[Trace], law: Law) -> dict[str, Any]:
+def reliability(calibration: Calibration, traces: Sequence[Trace], distribution: Distribution) -> dict[str, Any]:
     """Expected calibration error and its bins, for each fit, at each exit, on some answers."""
     trace = joined(traces)
-    outcome, entropy = outcomes(trace, law), np.asarray(trace.entropy)
+    outcome, entropy = outcomes(trace, distribution), np.asarray(trace.entropy)
     report: dict[str, Any] = {}
     for name, predicted in predictions(calibration, entropy).items():
         columns = [calibration_error(predicted[:, index], outcome[:, index]) for index in range(outcome.shape[1])]
@@ -225,12 +229,12 @@ def reliability(calibration: Calibration, traces: Sequence[Trace], law: Law) -> 
     return report
 
 
-def split(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_prompts(prompts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Prompts that a fit sees, and those that it does not: a half each, drawn."""
     order = np.random.default_rng(seed).permutation(prompts)
     return np.sort(order[: (prompts + 1) // 2]), np.sort(order[(prompts + 1) // 2 :])
 
 
 def calibration_lists(calibration: Calibration) -> dict[str, Any]:
-    """A calibration's fields as numbers and lists of numbers, ready for JSON."""
-    return {name: np.asarray(value).tolist() for name, value in vars(calibration).items()}
+    """A calibration's fields, as files name them, as numbers and lists of numbers, ready for JSON."""
+    return {name: np.asarray(value).tolist() for name, value in calibration.stored().items()}

@@ -1,7 +1,7 @@
 """A corpus that the target wrote for its draft: conversations on the disk, with what the target thought of each token.
 
 A folder of shards. A shard is one `.npz` of plain arrays (nothing is unpickled), written whole or
-not at all; a killed writer loses at most the shard under way and goes on behind the last one.
+not at all; a killed writer loses at most the shard under way and goes on after the last one.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class CorpusSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One conversation, behind the frame's prefix.
+    """One conversation, after the frame's prefix.
 
     Attributes:
         tokens: [n] ids: user turn, header, answer.
@@ -96,7 +96,7 @@ def write_corpus(
         GelatoError: `settings.slots` leave no room for prefix, opening, header and an answer, or the target only
             repeats what it has written.
 
-    A killed writer goes on behind its last whole shard with draws of its own: the same seed gives the
+    A killed writer goes on after its last whole shard with draws of its own: the same seed gives the
     same corpus only where no writer was killed.
     """
     check_room(settings, frame, opening_ids)
@@ -171,16 +171,16 @@ def _finished(state: Writing, frame: Frame) -> Iterator[Conversation]:
     rows = np.flatnonzero(np.asarray(state.done))
     if not rows.size:
         return
-    behind = frame.prefix.shape[0]
+    prefix_length = frame.prefix.shape[0]
     tokens, length, start = np.asarray(state.tokens), np.asarray(state.length), np.asarray(state.answer_start)
     top_ids, top_log_probs = np.asarray(state.top_ids), np.asarray(state.top_log_probs)
     temperature = np.asarray(state.temperature)
     dtype = id_type(int(top_ids.max()))
     for row in rows:
-        kept = slice(behind, int(length[row]))
+        kept = slice(prefix_length, int(length[row]))
         yield Conversation(
             tokens=tokens[row, kept].astype(dtype),
-            answer_start=int(start[row]) - behind,
+            answer_start=int(start[row]) - prefix_length,
             temperature=float(temperature[row]),
             top_ids=top_ids[row, kept].astype(dtype),
             top_log_probs=top_log_probs[row, kept].astype(np.float16),

@@ -9,7 +9,7 @@ import numpy as np
 from gelato_jax.files import atomic_write
 from gelato_jax.training.run import read_log
 
-_SMOOTHED = 20  # logged steps behind each point of a training line
+_SMOOTHED = 20  # logged steps after each point of a training line
 _PANELS = (("loss", "loss"), ("acceptance", "1 - TV(target, draft)"), ("agreement", "greedy agreement, greedy text"))
 
 

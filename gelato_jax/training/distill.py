@@ -76,7 +76,7 @@ def split_trained(params: Params) -> tuple[Params, Params]:
 
 @lru_cache(maxsize=8)  # a step is compiled for the very object
 def make_optimizer(settings: TrainSettings, steps: int) -> optax.GradientTransformation:
-    """AdamW behind clipping, warm-up and cosine over `steps` steps."""
+    """AdamW after clipping, warm-up and cosine over `steps` steps."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         settings.learning_rate,
@@ -162,7 +162,7 @@ def loss(
 
 
 @partial(jax.jit, static_argnames=("dtype",))
-def measure(trained: Params, fixed: Params, batch: Batch, model: Model, *, dtype: DTypeLike) -> dict[str, Array]:
+def batch_sums(trained: Params, fixed: Params, batch: Batch, model: Model, *, dtype: DTypeLike) -> dict[str, Array]:
     """Weighted sums over a batch, every token at the deepest exit: to be added up, then divided by the weights."""
     decoder = _bind(model, trained, fixed, dtype)
     deepest = len(decoder.config.exits) - 1

@@ -1,7 +1,6 @@
 """What a draft token costs, as a share of the target's step: counted from the weights, and timed."""
 
 import statistics
-import time
 from functools import partial
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax.decoding import DraftModel
 from gelato_jax.decoding.job import SMALLEST_BUFFER
+from gelato_jax.decoding.timing import alternate
 from gelato_jax.models import Model, allocate, write
 
 _POSITION = 128
@@ -34,12 +34,12 @@ def weight_shares(target: Model, draft: DraftModel) -> dict[str, list[float]]:
     }
 
 
-def _read(model: Model, measure: str) -> int:
+def _read(model: Model, size: str) -> int:
     """Weights that a token reads which passes every exit, checks included."""
     head, rows_only = ("embed.", ()) if model.config.tied_head else ("head.", ("embed.",))
-    sizes = {path: getattr(array, measure) for path, array in model.params.items() if not path.startswith(rows_only)}
+    sizes = {path: getattr(array, size) for path, array in model.params.items() if not path.startswith(rows_only)}
     checks = 0 if model.config.exit_probes else len(model.config.exits) - 1
-    return sum(sizes.values()) + checks * sum(size for path, size in sizes.items() if path.startswith(head))
+    return sum(sizes.values()) + checks * sum(count for path, count in sizes.items() if path.startswith(head))
 
 
 @partial(jax.jit, static_argnames="exit_index")
@@ -89,16 +89,10 @@ def measured_shares(target: Model, draft: DraftModel) -> dict[str, list[float] |
     last = len(target.config.exits) - 1
     programs = [partial(_run_steps, target, exit_index=last)]
     programs += [partial(_run_steps, draft.model, exit_index=index) for index in range(deepest)]
-    times: list[list[float]] = [[] for _ in programs]
-    for call in range(_CALLS + 1):
-        for seconds, program in zip(times, programs, strict=True):
-            begin = time.perf_counter()
-            program().block_until_ready()
-            if call:  # the first compiles
-                seconds.append((time.perf_counter() - begin) / _STEPS)
+    times = alternate(*programs, calls=_CALLS)
     shares = [statistics.median(a / b for a, b in zip(seconds, times[0], strict=True)) for seconds in times[1:]]
     return {
         "share": shares,
-        "draft_s": [statistics.median(seconds) for seconds in times[1:]],
-        "target_s": statistics.median(times[0]),
+        "draft_s": [statistics.median(seconds) / _STEPS for seconds in times[1:]],
+        "target_s": statistics.median(times[0]) / _STEPS,
     }

@@ -10,7 +10,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
 from gelato_jax.training.calibrate import (
     CLASSES,
-    Law,
+    Distribution,
     calibration_lists,
     chances,
     class_of,
@@ -18,10 +18,11 @@ from gelato_jax.training.calibrate import (
     joined,
     outcomes,
     reliability,
-    split,
+    split_prompts,
 )
 from gelato_jax.training.draft_cost import weight_shares
-from gelato_jax.training.trace import Answer, Trace, trace_answers
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace, trace_answers
 from gelato_jax.types import Calibration
 
 LONGEST_DRAFT = 12
@@ -46,7 +47,7 @@ def evaluate(
         progress: told what is done, how many of it, and of how many.
 
     Returns:
-        Numbers, lists and dictionaries, ready for JSON: `exits`, `cost`, and for each law that has
+        Numbers, lists and dictionaries, ready for JSON: `exits`, `cost`, and for each distribution that has
         answers (`greedy`: the share of the draft's likeliest tokens that are the target's; `sampled`:
         acceptance at temperature 1) what `measure` and, as `depth`, `depth_choices` give. The calibration in
         it is of the fitted half.
@@ -57,31 +58,35 @@ def evaluate(
         "outputs": draft.model.config.valid_outputs,
         "cost": weight_shares(target, draft),
     }
-    for law in ("greedy", "sampled"):
-        chosen = [index for index, answer in enumerate(answers) if (answer.temperature == 0) == (law == "greedy")]
+    for distribution in ("greedy", "sampled"):
+        chosen = [
+            index for index, answer in enumerate(answers) if (answer.temperature == 0) == (distribution == "greedy")
+        ]
         if chosen:
             categories = [answers[index].category for index in chosen]
-            stored = getattr(draft.calibration, law)
+            stored = getattr(draft.calibration, distribution)
             members = [traces[index] for index in chosen]
-            report[law] = measure(members, categories, law, seed=seed, stored=stored)
-            report[law]["depth"] = depth_choices(joined(members), np.asarray(draft.work, np.float64), law)
+            report[distribution] = measure(members, categories, distribution, seed=seed, stored=stored)
+            report[distribution]["depth"] = depth_choices(
+                joined(members), np.asarray(draft.work, np.float64), distribution
+            )
     return report
 
 
 def measure(
     traces: Sequence[Trace],
     categories: Sequence[str],
-    law: Law,
+    distribution: Distribution,
     *,
     seed: int = 0,
     stored: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Sum up answers of one law.
+    """Sum up answers of one distribution.
 
     Args:
         traces: one for each answer.
         categories: of each answer.
-        law: `greedy` for greedy text, `sampled` for text sampled at temperature 1.
+        distribution: `greedy` for greedy text, `sampled` for text sampled at temperature 1.
         seed: of the split of the prompts.
         stored: the calibration that the draft has, to be checked on all prompts.
 
@@ -97,27 +102,29 @@ def measure(
     """
     filled = [index for index, trace in enumerate(traces) if len(trace.entropy)]
     if not filled:
-        raise GelatoError(f"no {law} answer has a second token, the first that a round may draft; take longer answers")
+        raise GelatoError(
+            f"no {distribution} answer has a second token, the first that a round may draft; take longer answers"
+        )
     traces, categories = [traces[index] for index in filled], [categories[index] for index in filled]
-    rounds = expected_rounds([chances(trace, law) for trace in traces])
+    rounds = expected_rounds([chances(trace, distribution) for trace in traces])
     names = sorted(set(categories))
     parts = {name: [index for index, category in enumerate(categories) if category == name] for name in names}
-    table = {name: _sum_up(traces, rounds, members, law) for name, members in parts.items()}
+    table = {name: _sum_up(traces, rounds, members, distribution) for name, members in parts.items()}
     averaged = ("acceptance", "tokens_per_round")
     average = {key: np.mean([row[key] for row in table.values()], axis=0).tolist() for key in averaged}
-    fitted, held_out = split(len(traces), seed)
-    calibration = fit_calibration([traces[index] for index in fitted], law)
+    fitted, held_out = split_prompts(len(traces), seed)
+    calibration = fit_calibration([traces[index] for index in fitted], distribution)
 
     def check(checked: Calibration | None, members: Sequence[int]) -> dict[str, Any] | None:
         if checked is None or not len(members):
             return None
-        return reliability(checked, [traces[index] for index in members], law)
+        return reliability(checked, [traces[index] for index in members], distribution)
 
     return {
         "categories": table,
         "average": average,
-        "overall": _sum_up(traces, rounds, range(len(traces)), law),
-        "by_entropy": by_entropy(joined(traces), law),
+        "overall": _sum_up(traces, rounds, range(len(traces)), distribution),
+        "by_entropy": by_entropy(joined(traces), distribution),
         "calibration": calibration_lists(calibration),
         "reliability": {
             "fitted": check(calibration, fitted.tolist()),
@@ -127,18 +134,20 @@ def measure(
     }
 
 
-def rates(trace: Trace, law: Law) -> np.ndarray:
+def rates(trace: Trace, distribution: Distribution) -> np.ndarray:
     """Mean outcome at each exit `[X]`, over the tokens that reached it."""
     reached = np.asarray(trace.reached, np.float64)
-    return (outcomes(trace, law) * reached).sum(axis=0) / np.maximum(reached.sum(axis=0), 1.0)
+    return (outcomes(trace, distribution) * reached).sum(axis=0) / np.maximum(reached.sum(axis=0), 1.0)
 
 
-def _sum_up(traces: Sequence[Trace], rounds: np.ndarray, members: Sequence[int], law: Law) -> dict[str, Any]:
+def _sum_up(
+    traces: Sequence[Trace], rounds: np.ndarray, members: Sequence[int], distribution: Distribution
+) -> dict[str, Any]:
     tokens = sum(len(traces[index].entropy) for index in members)
     return {
         "prompts": len(members),
         "tokens": tokens,
-        "acceptance": rates(joined([traces[index] for index in members]), law).tolist(),
+        "acceptance": rates(joined([traces[index] for index in members]), distribution).tolist(),
         "tokens_per_round": (tokens / rounds[list(members)].sum(axis=0)).tolist(),
     }
 
@@ -146,9 +155,9 @@ def _sum_up(traces: Sequence[Trace], rounds: np.ndarray, members: Sequence[int],
 def expected_rounds(chances: Sequence[np.ndarray], longest: int = LONGEST_DRAFT) -> np.ndarray:
     """Rounds that the texts would take with drafts of 1 to `longest` tokens, all at one exit: `[A, X, longest]`.
 
-    The text of a speculative decode has the target's law, and given the text each token was drafted
+    The text of a speculative decode has the target's distribution, and given the text each token was drafted
     and accepted with the chance min(1, q/p) of that token (agreement where decoding is greedy). A round
-    begins behind the first token that was not, or behind a whole draft and its bonus token: the chance that
+    begins after the first token that was not, or after a whole draft and its bonus token: the chance that
     a round begins at a position follows from those before it.
 
     Args:
@@ -174,7 +183,9 @@ def expected_rounds(chances: Sequence[np.ndarray], longest: int = LONGEST_DRAFT)
     return np.stack(totals, axis=-1)
 
 
-def depth_choices(trace: Trace, work: np.ndarray, law: Law, thresholds: int = 19) -> list[dict[str, float]]:
+def depth_choices(
+    trace: Trace, work: np.ndarray, distribution: Distribution, thresholds: int = 19
+) -> list[dict[str, float]]:
     """What it costs to choose each token's depth by its checks, against one depth for all.
 
     A token leaves at the first exit whose check says less than a threshold. One depth for all gets the
@@ -184,14 +195,14 @@ def depth_choices(trace: Trace, work: np.ndarray, law: Law, thresholds: int = 19
     Args:
         trace: of the texts.
         work: `[X]` cost of leaving at each exit, checks and head included, as a share of the deepest.
-        law: which outcome counts.
+        distribution: which outcome counts.
         thresholds: how many are tried, at quantiles of what the first check says.
 
     Returns:
         For each `threshold` (nats) the mean `acceptance`, the mean `work`, the `single_depth_work` of the same
         acceptance (None where no mixture of depths reaches it) and the share that choosing `saves` of it.
     """
-    outcome, probe, deepest = outcomes(trace, law), np.asarray(trace.probe), len(work) - 1
+    outcome, probe, deepest = outcomes(trace, distribution), np.asarray(trace.probe), len(work) - 1
     if deepest == 0:
         return []
     singles = outcome.mean(axis=0)
@@ -214,9 +225,9 @@ def depth_choices(trace: Trace, work: np.ndarray, law: Law, thresholds: int = 19
     return rows
 
 
-def by_entropy(trace: Trace, law: Law, classes: int = CLASSES + 2) -> list[list[dict[str, float]]]:
+def by_entropy(trace: Trace, distribution: Distribution, classes: int = CLASSES + 2) -> list[list[dict[str, float]]]:
     """For each exit, classes of entropy of equal counts: bounds and mean of H (nats), mean outcome, tokens."""
-    outcome, tables = outcomes(trace, law), []
+    outcome, tables = outcomes(trace, distribution), []
     for index in range(outcome.shape[1]):
         entropy = np.asarray(trace.entropy[:, index], np.float64)
         edges = np.quantile(entropy, np.arange(1, classes) / classes)

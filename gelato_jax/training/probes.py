@@ -36,7 +36,7 @@ def fit_probes(model: Model, batches: Batches, *, tokens: int = _TOKENS) -> Mode
         return model
     early, size = len(model.config.exits) - 1, model.config.hidden_size + 1
     products, targets, seen = np.zeros((early, size, size)), np.zeros((early, size)), 0.0
-    for batch in islice(batches.stream(seed=0), batches.batches_per_epoch(seed=0)):
+    for batch in islice(batches.shuffled(seed=0), batches.batches_per_epoch(seed=0)):
         some_products, some_targets = jax.device_get(_normal_equations(model, batch))
         products += some_products
         targets += some_targets

@@ -18,8 +18,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.batches import Batches
-from gelato_jax.training.bookkeeping import Clock, device, fingerprint, hold_to, versions
-from gelato_jax.training.calibrate import Law, fit_calibration
+from gelato_jax.training.calibrate import Distribution, fit_calibration
 from gelato_jax.training.corpus import (
     Conversation,
     CorpusSettings,
@@ -32,19 +31,21 @@ from gelato_jax.training.distill import TrainSettings
 from gelato_jax.training.ids import read_ids, write_ids
 from gelato_jax.training.metrics import measure
 from gelato_jax.training.probes import fit_probes
-from gelato_jax.training.recording import record_corpus
+from gelato_jax.training.provenance import Clock, device, fingerprint, hold_to, versions
 from gelato_jax.training.repeat_fit import fit_repeats
 from gelato_jax.training.run import SAVE_EVERY_S, read_log, train
-from gelato_jax.training.trace import Answer, Trace, answer_states, trace_answers
+from gelato_jax.training.soft_labels import label_corpus
+from gelato_jax.training.states import Answer, answer_states
+from gelato_jax.training.trace import Trace, trace_answers
 from gelato_jax.training.warm_start import DraftShape, check_shape, frequent_ids, warm_start
 from gelato_jax.training.writing import Frame
-from gelato_jax.types import Calibrations, RepeatLaws
+from gelato_jax.types import Calibrations, RepeatOddsSet
 
 HELD_OUT_EVERY = 50
 """One conversation of so many is not trained on: it is measured while training and calibrated on afterwards."""
 _HELD_OUT = 512  # conversations at most
-_SHORTEST = 3  # tokens of an answer to calibrate on: the first is never drafted, and one has one behind it
-_FEWEST = 2  # texts of a law: one to fit, one to measure
+_SHORTEST = 3  # tokens of an answer to calibrate on: the first is never drafted, and one has one after it
+_FEWEST = 2  # texts of a distribution: one to fit, one to measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
+class Teacher:
     """A target as training sees it.
 
     Attributes:
@@ -97,7 +98,7 @@ Save = Callable[[DraftModel, dict[str, Any], dict[str, Any]], None]
 
 
 def train_draft(
-    target: Target,
+    target: Teacher,
     recipe: Recipe,
     folder: Path,
     *,
@@ -144,7 +145,7 @@ def train_draft(
     with clock.phase("corpus") as progress:
         conversations = _corpus(target, frame, recipe, work / "corpus", corpus, progress)
         write_ids(folder / "corpus.npz", conversations)
-    held_out, taught = split(conversations)
+    held_out, taught = split_conversations(conversations)
     vocabulary = frequent_ids(taught, recipe.shape.vocabulary, target.ends)
     with clock.phase("train") as progress:
         model = _train(target, recipe, taught, held_out, vocabulary, work, progress, save_every_s)
@@ -169,7 +170,7 @@ def train_draft(
     return result
 
 
-def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+def split_conversations(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations that are held out, and those that are learned from."""
     held_out = list(conversations[::HELD_OUT_EVERY])[:_HELD_OUT]
     chosen = set(range(0, len(conversations), HELD_OUT_EVERY))
@@ -177,7 +178,7 @@ def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], li
 
 
 def _corpus(
-    target: Target,
+    target: Teacher,
     frame: Frame,
     recipe: Recipe,
     folder: Path,
@@ -193,11 +194,11 @@ def _corpus(
         write_corpus(model, frame, folder, recipe.corpus, target.openings, progress)
     else:
         size = recipe.corpus.shard_tokens
-        record_corpus(model, read_ids(given), frame, folder, shard_tokens=size, progress=progress)
+        label_corpus(model, read_ids(given), frame, folder, shard_tokens=size, progress=progress)
     return list(read_corpus(folder))
 
 
-def _batches(target: Target, recipe: Recipe, conversations: Sequence[Conversation], vocabulary: np.ndarray) -> Batches:
+def _batches(target: Teacher, recipe: Recipe, conversations: Sequence[Conversation], vocabulary: np.ndarray) -> Batches:
     return Batches(
         conversations,
         np.asarray(target.prefix, np.int32),
@@ -209,7 +210,7 @@ def _batches(target: Target, recipe: Recipe, conversations: Sequence[Conversatio
 
 
 def _train(
-    target: Target,
+    target: Teacher,
     recipe: Recipe,
     taught: Sequence[Conversation],
     held_out: Sequence[Conversation],
@@ -233,16 +234,19 @@ def _train(
     return jax.tree.map(jnp.asarray, jax.device_get(model))  # from all devices to the first
 
 
-_LAWS: dict[Law, float] = {"greedy": 0.0, "sampled": 1.0}  # temperatures of the texts that stand for a law
+_DISTRIBUTIONS: dict[Distribution, float] = {
+    "greedy": 0.0,
+    "sampled": 1.0,
+}  # temperatures of the texts that stand for a distribution
 
 
 def calibrated(
-    target: Target, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
+    target: Teacher, draft: DraftModel, held_out: Sequence[Conversation], progress: Callable[[int, int], None]
 ) -> tuple[DraftModel, dict[str, Any]]:
     """Fit a draft's odds of repeats and its calibrations to text that it has not learned, and measure it there.
 
     Returns:
-        The draft with odds and calibrations of all that text, and for each law what `metrics.measure` says,
+        The draft with odds and calibrations of all that text, and for each distribution what `metrics.measure` says,
         where half of the text is kept from the fit.
     """
     prefix = np.asarray(target.prefix, np.int32)
@@ -258,31 +262,38 @@ def calibrated(
     ]
     if not answers:
         raise GelatoError(f"none of {len(held_out)} held-out conversations can be calibrated on; take a larger corpus")
-    answers = [answer for answer in answers if answer.temperature in _LAWS.values()] or answers
+    answers = [answer for answer in answers if answer.temperature in _DISTRIBUTIONS.values()] or answers
     states = answer_states(target.model, answers)
     answers = [answer._replace(states=rows) for answer, rows in zip(answers, states, strict=True)]
 
-    def traces(part: int) -> dict[Law, list[Trace]]:
-        """Of each law, with the odds of repeats that the draft has by now."""
+    def traces(part: int) -> dict[Distribution, list[Trace]]:
+        """Of each distribution, with the odds of repeats that the draft has by now."""
         found = trace_answers(
             target.model, draft, answers, progress=lambda done, total: progress(part * total + done, 2 * total)
         )
-        return {law: _of_law(law, found, answers) for law in _LAWS}
+        return {distribution: _of_distribution(distribution, found, answers) for distribution in _DISTRIBUTIONS}
 
-    draft = dataclasses.replace(draft, repeats=RepeatLaws(**{law: fit_repeats(t, law) for law, t in traces(0).items()}))
+    draft = dataclasses.replace(
+        draft,
+        repeats=RepeatOddsSet(**{distribution: fit_repeats(t, distribution) for distribution, t in traces(0).items()}),
+    )
     measured = traces(1)
-    fits = {law: fit_calibration(some, law) for law, some in measured.items()}
-    report = {law: measure(some, ["corpus"] * len(some), law) for law, some in measured.items()}
+    fits = {distribution: fit_calibration(some, distribution) for distribution, some in measured.items()}
+    report = {
+        distribution: measure(some, ["corpus"] * len(some), distribution) for distribution, some in measured.items()
+    }
     return dataclasses.replace(draft, calibration=Calibrations(**fits)), report
 
 
-def _of_law(law: Law, traces: Sequence[Trace], answers: Sequence[Answer]) -> list[Trace]:
-    """Traces of answers of a law; all of them where there are too few of it."""
-    chosen = [t for t, answer in zip(traces, answers, strict=True) if answer.temperature == _LAWS[law]]
+def _of_distribution(distribution: Distribution, traces: Sequence[Trace], answers: Sequence[Answer]) -> list[Trace]:
+    """Traces of answers of a distribution; all of them where there are too few of it."""
+    chosen = [
+        t for t, answer in zip(traces, answers, strict=True) if answer.temperature == _DISTRIBUTIONS[distribution]
+    ]
     return chosen if len(chosen) >= _FEWEST else list(traces)
 
 
-def _settings(target: Target, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:
+def _settings(target: Teacher, recipe: Recipe, corpus: Path | None) -> dict[str, Any]:
     """All that must stay as it is when a run goes on, by the name of its option, ready for JSON."""
     written = dataclasses.asdict(recipe.corpus)
     if corpus is not None:  # the others are of writing

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_jax.training.calibrate import Law, joined
+from gelato_jax.training.calibrate import Distribution, joined
 from gelato_jax.training.trace import LONGEST_REPEAT, Trace
 from gelato_jax.types import RepeatOdds
 
@@ -13,7 +13,7 @@ _PRIOR = 4.0  # tokens of evidence that leaving the head's odds alone is worth (
 _STEPS = 100  # of Newton's method, at most
 
 
-def fit_repeats(traces: Sequence[Trace], law: Law) -> RepeatOdds:
+def fit_repeats(traces: Sequence[Trace], distribution: Distribution) -> RepeatOdds:
     """Fit the odds of repeated tokens, by how many tokens repeat and at each exit.
 
     Sampled: the odds are such that the token's chance is the target's, in the mean (logistic
@@ -22,14 +22,14 @@ def fit_repeats(traces: Sequence[Trace], law: Law) -> RepeatOdds:
     one that is the target's (logistic regression where either is).
 
     Args:
-        traces: of answers of that law, measured without odds of repeats.
-        law: which of the two.
+        traces: of answers of that distribution, measured without odds of repeats.
+        distribution: which of the two.
     """
     trace = joined(traces)
     exits = trace.repeat_odds.shape[1]
     slope, offset = np.ones((exits, LONGEST_REPEAT)), np.zeros((exits, LONGEST_REPEAT))
     unseen = np.zeros(LONGEST_REPEAT)
-    target = np.asarray(trace.repeat_wins if law == "greedy" else trace.repeat_chance, np.float64)
+    target = np.asarray(trace.repeat_wins if distribution == "greedy" else trace.repeat_chance, np.float64)
     for size in range(1, LONGEST_REPEAT + 1):
         members = trace.repeat_count == size
         missing = members & np.isnan(trace.repeat_odds[:, 0])
@@ -37,7 +37,7 @@ def fit_repeats(traces: Sequence[Trace], law: Law) -> RepeatOdds:
         for index in range(exits):
             inside = members & ~missing
             rival = np.zeros(len(target))
-            if law == "greedy":
+            if distribution == "greedy":
                 inside = inside & (trace.repeat_wins | trace.rival_wins[:, index])
                 rival = np.asarray(trace.rival[:, index], np.float64)
             odds = np.asarray(trace.repeat_odds[inside, index], np.float64)

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from gelato_jax.files import atomic_write
 from gelato_jax.models import Model
 from gelato_jax.training.batches import Batches
-from gelato_jax.training.distill import TrainSettings, TrainState, make_optimizer, measure, split_trained, train_step
+from gelato_jax.training.distill import TrainSettings, TrainState, batch_sums, make_optimizer, split_trained, train_step
 
 SAVE_EVERY_S = 300.0
 """Seconds between two states on the disk: what a kill can cost."""
@@ -67,7 +67,7 @@ def train(
     first, saved = int(state.step), time.monotonic()
     log = _Log(folder / "log.jsonl", first)
     looks = {round(steps * (look + 1) / measurements) for look in range(measurements)}
-    stream = batches.stream(settings.seed, skip=first)
+    stream = batches.shuffled(settings.seed, skip=first)
     for step in range(first, steps):
         state, report = train_step(
             state,
@@ -95,7 +95,7 @@ def evaluate(trained: dict, fixed: dict, held_out: Batches, shape: Model, dtype:
     """Averages over conversations that are not trained on: divergence, acceptance and agreement at every exit."""
     totals: dict[str, float] = {}
     for batch in held_out.once():
-        for name, value in jax.device_get(measure(trained, fixed, batch, shape, dtype=dtype)).items():
+        for name, value in jax.device_get(batch_sums(trained, fixed, batch, shape, dtype=dtype)).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     weights = {"agreement": totals.pop("greedy_weight"), "other": totals.pop("weight")}
     return {

@@ -5,7 +5,7 @@ tokens go through the heads, some at a time: their logits never exist all togeth
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,55 +17,32 @@ from gelato_jax.decoding import DraftModel
 from gelato_jax.decoding.repeats import column_of, weigh_repeat
 from gelato_jax.models import Model
 from gelato_jax.training.distill import exit_states
+from gelato_jax.training.states import Answer, answer_states, over_rows, target_states
 from gelato_jax.types import record
 
 LONGEST_REPEAT = 4
 """Tokens of a repeat that are told apart at most."""
 
 _POSITIONS = 128  # compared at a time: the target's logits of so many stay near a CPU's caches
-_TOKENS = 1024  # of a batch of rows, padding included: enough for full products, little lost where rows are few
-_SHORTEST = 64  # tokens that a row is padded to at least
-
-_T = TypeVar("_T")
 
 
 @record
 class Trace:
-    """Draft against target ahead of each of M tokens, at every exit. Laws are those at temperature 1."""
+    """Draft against target ahead of each of M tokens, at every exit. Distributions are those at temperature 1."""
 
     entropy: Array  # [M, X] nats, of the draft's softmax over its own vocabulary
     probe: Array  # [M, X] nats, what an exit's check says of that entropy; the entropy itself where there is no probe
     acceptance: Array  # [M, X] sum of min(p, q) over the target's vocabulary, which is 1 - TV(p, q)
-    chance: (
-        Array  # [M, X] min(1, q / p) of the token that follows: the chance that it was drafted, given that it stands
-    )
+    chance: Array  # [M, X] min(1, q / p) of the token that follows: the chance that it was drafted, given the text
     agreement: Array  # [M, X] bool: draft and target have the same likeliest token
     target_entropy: Array  # [M] nats
     reached: Array  # [M, X] bool: the token got as far as this exit
-    repeat_count: Array  # [M] int32 last tokens that stood in the text before; 0: what follows is without meaning
+    repeat_count: Array  # [M] int32 last tokens that were in the text before; 0: what follows is without meaning
     repeat_odds: Array  # [M, X] log odds under the head of the token that followed them there; nan: the head lacks it
     rival: Array  # [M, X] log-probability of the likeliest other token, among the others
     rival_wins: Array  # [M, X] bool: that one is the target's likeliest
     repeat_chance: Array  # [M] that token's probability under the target
     repeat_wins: Array  # [M] bool: it is the target's likeliest
-
-
-class Answer(NamedTuple):
-    """A text of the target's."""
-
-    category: str
-    prompt: np.ndarray  # [P] int32 ids, the chat template included
-    tokens: np.ndarray  # [N] int32 ids of the answer
-    temperature: float
-    states: np.ndarray | None = None  # [N, D] float32 target's normed state ahead of each token
-
-
-@jax.jit
-def target_states(target: Model, tokens: Array) -> Array:
-    """The target's normed last states `[R, T, D]` over rows `[R, T]`, ready for its head."""
-    decoder = target.bind()
-    x, _ = decoder.forward(tokens, None, jnp.zeros((tokens.shape[0],), jnp.int32))
-    return decoder.exit_norm(-1)(x)
 
 
 @jax.jit
@@ -75,7 +52,7 @@ def draft_states(draft: Model, tokens: Array, leaves: Array) -> Array:
     Args:
         draft: its decoder.
         tokens: the rows.
-        leaves: `[R, T]` int32 exit at which a token leaves. Behind it the state stands still: deeper exits of this
+        leaves: `[R, T]` int32 exit at which a token leaves. After it the state stands still: deeper exits of this
             token mean nothing, and deeper layers see keys and values projected from that state, as they do while
             drafting.
     """
@@ -94,10 +71,10 @@ def _compare(
     repeated: Array,
     repeat_count: Array,
 ) -> Trace:
-    """Compare M positions of texts of one law.
+    """Compare M positions of texts of one distribution.
 
     Args:
-        target: the model whose law counts.
+        target: the model whose distribution counts.
         draft: what is measured.
         temperature: [] of the texts, 0 or 1: says which odds of repeats hold.
         target_state: `[M, D]`.
@@ -162,7 +139,7 @@ def _compare(
 
 
 def _column_ids(draft: DraftModel, repeated: Array) -> Array:
-    """Target ids `[M, Q]` of the columns of a draft's law."""
+    """Target ids `[M, Q]` of the columns of a draft's distribution."""
     size = draft.model.config.valid_outputs
     ids = jnp.arange(size) if draft.vocabulary is None else draft.vocabulary
     ids = jnp.broadcast_to(ids, (repeated.shape[0], size))
@@ -175,7 +152,7 @@ def _longest(draft: DraftModel) -> int:
 
 
 def suggestions(tokens: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """`decoding.repeats.find_repeat` behind every token of a text `[T]`: tokens `[T]` and counts `[T]`, int32."""
+    """`decoding.repeats.find_repeat` after every token of a text `[T]`: tokens `[T]` and counts `[T]`, int32."""
     text = tokens.tolist()
     followers: list[dict[tuple[int, ...], int]] = [{} for _ in range(longest)]
     repeated, counts = np.zeros(len(text), np.int32), np.zeros(len(text), np.int32)
@@ -196,7 +173,7 @@ def trace_rows(
     """Compare a draft with its target at every position of whole rows.
 
     Args:
-        target: the model whose law counts.
+        target: the model whose distribution counts.
         draft: what is measured.
         tokens: `[R, T]` int32 ids of the target.
         leaves: `[R, T]` int32 exit of each token; the deepest if not given. See `draft_states`.
@@ -280,57 +257,6 @@ def _columns(draft: DraftModel, answer: Answer, oracle: np.ndarray, run: tuple[A
     ahead = slice(len(answer.prompt), len(text) - 1)
     repeated, counts = suggestions(text, _longest(draft))
     return oracle[1:], state[1:], answer.tokens[1:], leaves[1:], repeated[ahead], counts[ahead]
-
-
-def answer_states(
-    target: Model, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[np.ndarray]:
-    """The target's normed states ahead of each token of the answers: what `Answer.states` holds."""
-    return over_rows(lambda tokens: target_states(target, jnp.asarray(tokens)), answers, progress)
-
-
-def over_rows(
-    run: Callable[[np.ndarray], _T],
-    answers: Sequence[Answer],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[_T]:
-    """Run prompts with their answers through a model, rows of like length together.
-
-    Args:
-        run: from tokens `[R, T]` to a tree of arrays `[R, T, ...]`.
-        answers: the texts.
-        progress: told tokens that are through, and their number.
-
-    Returns:
-        For each answer what `run` gave ahead of each of its tokens: NumPy leaves `[N, ...]`.
-    """
-    lengths = [_padded(len(answer.prompt) + len(answer.tokens)) for answer in answers]
-    results: list = [None] * len(answers)
-    done = 0
-    for size in sorted(set(lengths)):
-        members = [index for index, length in enumerate(lengths) if length == size]
-        rows = max(1, _TOKENS // size)
-        for begin in range(0, len(members), rows):
-            chosen = members[begin : begin + rows]
-            tokens = np.zeros((rows, size), np.int32)  # a last batch is filled up: one program for each length
-            for row, index in enumerate(chosen):
-                text = np.concatenate([answers[index].prompt, answers[index].tokens])
-                tokens[row, : len(text)] = text
-            outputs = jax.tree.map(np.asarray, run(tokens))
-            for row, index in enumerate(chosen):
-                first = len(answers[index].prompt) - 1
-                ahead = slice(first, first + len(answers[index].tokens))
-                # Copies: a view would keep the whole batch.
-                results[index] = jax.tree.map(lambda leaf, row=row, ahead=ahead: leaf[row, ahead].copy(), outputs)
-            done += size * len(chosen)
-            progress(done, sum(lengths))
-    return results
-
-
-def _padded(length: int) -> int:
-    """The next power of two, or three quarters of it: few sizes, each compiled once."""
-    size = max(_SHORTEST, 1 << (length - 1).bit_length())
-    return size * 3 // 4 if size > _SHORTEST and length <= size * 3 // 4 else size
 
 
 def _deepest(draft: DraftModel, shape: tuple[int, ...]) -> Array:

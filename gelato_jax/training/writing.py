@@ -192,6 +192,6 @@ def likeliest(logits: Array, count: int) -> tuple[Array, Array]:
         return lax.top_k(logits, count)
     _, chosen = lax.top_k(blocks.max(axis=-1), count)
     candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=1).reshape(rows, -1)
-    values, places = lax.top_k(candidates, count)
-    ids = jnp.take_along_axis(chosen, places // _BLOCK, axis=1) * _BLOCK + places % _BLOCK
+    values, positions = lax.top_k(candidates, count)
+    ids = jnp.take_along_axis(chosen, positions // _BLOCK, axis=1) * _BLOCK + positions % _BLOCK
     return values, ids

@@ -18,7 +18,7 @@ DRAFT = TARGET + jax.random.normal(noise_key, (VOCAB, VOCAB))
 
 @jax.jit
 def decode(key, target, draft):
-    """Rows of WANTED tokens or more, drawn from the target's law, and how many rounds they took."""
+    """Rows of WANTED tokens or more, drawn from the target's distribution, and how many rounds they took."""
     rows = jnp.arange(ROWS)[:, None]
 
     def step(last, uniforms):

@@ -2,8 +2,8 @@
 
 Every op takes `implementation=None`: the first one that serves the inputs on the platform that the
 program is lowered for. A name picks one, or raises ValueError: `pallas_tpu`, `pallas_triton` and their
-twin `mosaic_gpu`, for accelerators; `cpu`, `xla` and the textbook's `reference`; with `_interpret` behind
-it, a kernel run as XLA code. All sums are float32, logits of -inf are legal, no epsilon bends a law, and
+twin `mosaic_gpu`, for accelerators; `cpu`, `xla` and the textbook's `reference`; with `_interpret` after
+it, a kernel run as XLA code. All sums are float32, logits of -inf are legal, no epsilon bends a distribution, and
 no op offers a gradient.
 """
 

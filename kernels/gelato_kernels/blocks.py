@@ -4,7 +4,7 @@ XLA on a CPU runs `jnp.argmax`, a full cumulative sum or a gather of V elements 
 time; block reductions run vectorised, and what is left is a search over the blocks and one inside
 the chosen block.
 
-The block layout is part of the law of a draw: with the same uniforms every implementation picks the
+The block layout is part of the distribution of a draw: with the same uniforms every implementation picks the
 block by the first and the token inside it by the second, so they agree up to rounding.
 """
 
@@ -27,7 +27,7 @@ def block_size(vocab: int) -> int:
     return NARROW_BLOCK if vocab % WIDE_BLOCK and vocab % NARROW_BLOCK == 0 else WIDE_BLOCK
 
 
-def split(x: Array, fill: float) -> Array:
+def to_blocks(x: Array, fill: float) -> Array:
     """Reshape [..., V] into blocks [..., blocks, size]; a last block that falls short is filled with `fill`."""
     size = block_size(x.shape[-1])
     short = -x.shape[-1] % size
@@ -73,19 +73,21 @@ def first_true(mask: Array) -> Array:
     return jnp.min(jnp.where(mask, index, mask.shape[-1]), axis=-1)
 
 
-def argmax(blocks: Array, block_max: Array, maximum: Array) -> Array:
-    """Lowest id that attains the maximum.
+def argmax(blocks: Array, block_max: Array, maximum: Array, vocab: int) -> Array:
+    """Lowest id that attains the maximum; some id of the vocabulary where a logit is nan.
 
     Args:
         blocks: [..., blocks, size] logits.
         block_max: [..., blocks] maximum of each block.
         maximum: [...] maximum of the row.
+        vocab: V; what the last block has beyond it is filling.
 
     Returns:
         [...] int32 token ids.
     """
-    block = first_true(block_max == maximum[..., None])
-    return block * blocks.shape[-1] + first_true(take_block(blocks, block) == maximum[..., None])
+    block = jnp.minimum(first_true(block_max == maximum[..., None]), block_max.shape[-1] - 1)
+    found = block * blocks.shape[-1] + first_true(take_block(blocks, block) == maximum[..., None])
+    return jnp.minimum(found, vocab - 1)
 
 
 def pick(weights: Array, uniform: Array) -> Array:
@@ -132,7 +134,7 @@ def draw(
 
 
 class Scale(NamedTuple):
-    """What makes a row of logits a law: p(x) = exp(x - maximum - log_total)."""
+    """What makes a row of logits a distribution: p(x) = exp(x - maximum - log_total)."""
 
     maximum: Array  # [B]
     log_total: Array  # [B]
@@ -142,9 +144,9 @@ def residual_weights(target: Array, draft: Array, target_scale: Scale, draft_sca
     """max(p - q, 0) of logits [B, ...]."""
     wide = (slice(None), *[None] * (target.ndim - 1))
 
-    def law(x: Array, scale: Scale) -> Array:
-        # exp(d - log S), not exp(d) / S: a product may be fused with the subtraction, unrounded, and equal laws would
+    def probability(x: Array, scale: Scale) -> Array:
+        # exp(d - log S), not exp(d) / S: a product may be fused with the subtraction, unrounded, and equal rows would
         # then leave a residual of rounding errors.
         return jnp.exp(x - scale.maximum[wide] - scale.log_total[wide])
 
-    return jnp.maximum(law(target, target_scale) - law(draft, draft_scale), 0.0)
+    return jnp.maximum(probability(target, target_scale) - probability(draft, draft_scale), 0.0)

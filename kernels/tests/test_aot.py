@@ -88,8 +88,8 @@ def _heads(batch, window, heads, kv_heads, size, slots, dtype):
 
 
 def _window(vocab, dtype=F32):
-    laws = shape(dtype, 2, 5, vocab), shape(dtype, 2, 4, vocab)
-    return laws[0], shape(I32, 2, 4), shape(I32, 2), shape(F32, 2, 4), shape(F32, 2, 2), laws[1]
+    distributions = shape(dtype, 2, 5, vocab), shape(dtype, 2, 4, vocab)
+    return distributions[0], shape(I32, 2, 4), shape(I32, 2), shape(F32, 2, 4), shape(F32, 2, 2), distributions[1]
 
 
 CALLS = {

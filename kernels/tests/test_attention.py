@@ -10,8 +10,8 @@ import gelato_kernels as gk
 from gelato_kernels.attention import pallas, xla
 from gelato_kernels.attention.api import BACKENDS
 from gelato_kernels.attention.cases import CASES, case
+from gelato_kernels.compilers import Compiler
 from gelato_kernels.dispatch import runnable
-from gelato_kernels.targets import Target
 
 window_attention = jax.jit(gk.window_attention, static_argnames=("scale", "implementation"))
 IMPLEMENTATIONS = runnable(BACKENDS)
@@ -79,8 +79,8 @@ def test_parts_are_merged_and_dead_slots_hidden(name, programs, monkeypatch):
     order = ("query", "cache_key", "cache_value", "lengths", "window_key", "window_value")
     arrays = [inputs[argument] for argument in order]
     arrays[0] = arrays[0] / 4  # the kernel's queries are scaled
-    target = Target(name=name, interpret=True)
-    out = jax.jit(partial(pallas.window_attention, target=target, block_slots=16))(*arrays)
+    compiler = Compiler(name=name, interpret=True)
+    out = jax.jit(partial(pallas.window_attention, compiler=compiler, block_slots=16))(*arrays)
     assert_close(out, inputs)
 
 

@@ -1,7 +1,7 @@
-"""The output law of whole rounds is the target's, and broken rounds are caught.
+"""The output distribution of whole rounds is the target's, and broken rounds are caught.
 
 Target and draft are Markov chains over 6 tokens with some impossible steps. Rounds of random draft
-length run until 3 tokens stand; the joint law of these 3 is compared with the exact product by
+length run until there are 3 tokens; the joint distribution of these 3 is compared with the exact product by
 chi-square over 200k samples. z > 5 happens by chance 6e-6 of the time; the keys are fixed.
 """
 
@@ -51,7 +51,7 @@ def _halves(broken, target, tokens, length, noise, draft):
 
 
 def _support(draft):
-    """The law as ids and probabilities, the likeliest first, one of probability 0 last."""
+    """The distribution as ids and probabilities, the likeliest first, one of probability 0 last."""
     return gk.Support(*reversed(jax.lax.top_k(jax.nn.softmax(draft), VOCAB)))
 
 
@@ -169,7 +169,7 @@ def _z_of(name, broken):
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_joint_law_is_the_targets(name):
+def test_joint_distribution_is_the_targets(name):
     assert _z_of(name, Broken()) < 5
 
 
@@ -178,6 +178,6 @@ def test_mutants_are_caught(mutant):
     assert _z_of("halves", MUTANTS[mutant]) > 5
 
 
-def test_shared_noise_has_the_targets_law():
+def test_shared_noise_has_the_targets_distribution():
     (text, _), _ = jax.jit(_matched_round)(_empty(), jax.random.key(8))
     assert _z(text) < 5

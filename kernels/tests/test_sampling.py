@@ -36,7 +36,7 @@ def test_never_draws_a_token_of_probability_zero(implementation):
     assert len(drawn) > 5
 
 
-def test_has_the_softmax_law(softmax64):
+def test_has_the_softmax_distribution(softmax64):
     # 200k draws over 300 tokens in two blocks; z > 5 of chi-square happens by chance 5e-6 of the time.
     logits = jnp.asarray(normal(3, 300)) / 3
     tokens = jax.jit(lambda u: gk.sample(jnp.broadcast_to(logits, (len(u), 300)), u))(

@@ -10,9 +10,9 @@ from jax.experimental.pallas import tpu
 
 import gelato_kernels as gk
 from gelato_kernels.case_logits import masked, normal
+from gelato_kernels.compilers import Compiler
 from gelato_kernels.sweeps import pallas, xla
 from gelato_kernels.sweeps.records import Sweeps
-from gelato_kernels.targets import Target
 from gelato_kernels.token_stats.two_level import token_stats
 from gelato_kernels.unembedding import pallas as unembedding
 from gelato_kernels.unembedding.cases import CASES as HEADS
@@ -21,13 +21,13 @@ from gelato_kernels.verification.two_level import speculative_verify
 
 
 @pytest.fixture(scope="module")
-def target():
-    return Target(name="tpu", interpret=tpu.InterpretParams(detect_races=True))
+def compiler():
+    return Compiler(name="tpu", interpret=tpu.InterpretParams(detect_races=True))
 
 
 @pytest.fixture(scope="module")
-def sweeps(target):
-    return Sweeps(partial(pallas.statistics, target=target), partial(pallas.residual, target=target))
+def sweeps(compiler):
+    return Sweeps(partial(pallas.statistics, compiler=compiler), partial(pallas.residual, compiler=compiler))
 
 
 @pytest.mark.parametrize("make", [normal, masked])
@@ -50,11 +50,11 @@ def map_arrays(arrays):
     return [jax.tree.map(jnp.asarray, array) for array in arrays]
 
 
-def test_unembedding(target):
+def test_unembedding(compiler):
     inputs = HEADS["int8"]()
     names = ("hidden", "weight", "scale", "uniforms", "temperature")
     arrays = [None if inputs.get(name) is None else jnp.asarray(inputs[name]) for name in names]
-    stats = unembedding.unembed_entropy(*arrays, target=target)
-    plain = unembedding.unembed_entropy(*arrays, target=Target(name="tpu", interpret=True))
+    stats = unembedding.unembed_entropy(*arrays, compiler=compiler)
+    plain = unembedding.unembed_entropy(*arrays, compiler=Compiler(name="tpu", interpret=True))
     for a, b in zip(stats, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=4e-6, atol=4e-6)

@@ -50,6 +50,15 @@ def test_ties_give_the_lowest_id():
         assert int(entropy(logits, implementation=name).argmax[0]) == 300
 
 
+@pytest.mark.parametrize("implementation", runnable(BACKENDS))
+def test_a_row_with_a_nan_stays_in_the_vocabulary(implementation):
+    logits = jnp.zeros((2, 5003)).at[0].set(jnp.nan).at[1, 7].set(jnp.nan)
+    stats = entropy(logits, uniforms=jnp.full((2, 2), 0.5), temperature=jnp.float32(0.0), implementation=implementation)
+    assert np.isnan(stats.logsumexp).all()
+    for ids in (stats.argmax, stats.token):
+        assert ((np.asarray(ids) >= 0) & (np.asarray(ids) < 5003)).all()
+
+
 def test_a_certain_row_has_entropy_zero():
     logits = jnp.full((1, 5003), -jnp.inf).at[0, 4000].set(7.0)
     stats = entropy(logits, implementation="xla")

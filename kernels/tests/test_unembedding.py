@@ -62,6 +62,14 @@ def test_matches_float64(implementation, case, softmax64, assert_drawn):
             assert_drawn(weights, inputs["uniforms"][row], int(stats.token[row]), noise)
 
 
+@pytest.mark.parametrize("implementation", runnable(api.BACKENDS))
+def test_a_row_with_a_nan_stays_in_the_vocabulary(implementation):
+    inputs = CASES["wide_int8"]()
+    hidden = np.full_like(inputs["hidden"], np.nan)
+    argmax = np.asarray(unembed_entropy(**{**inputs, "hidden": hidden}, implementation=implementation).argmax)
+    assert ((argmax >= 0) & (argmax < inputs["weight"].shape[0])).all()
+
+
 def test_the_kernels_write_no_logits():
     """The program of a TPU's kernel holds no array of [rows, V]; that of `xla` does."""
     rows, vocab = 3, 50_000

@@ -21,7 +21,7 @@ accept = jax.jit(gk.accept, static_argnames="implementation")
 sample_residual = jax.jit(gk.sample_residual, static_argnames="implementation")
 
 
-def draft_laws(inputs, row, length, vocab, softmax64):
+def draft_distributions(inputs, row, length, vocab, softmax64):
     """q of a row's draft tokens in float64, [length, vocab], of whichever form the case has."""
     if inputs.get("draft_logits") is not None:
         return softmax64(inputs["draft_logits"][row, :length])
@@ -44,7 +44,7 @@ def test_matches_float64(implementation, case, softmax64, assert_drawn):
     for row, length in enumerate(np.asarray(inputs["draft_length"])):
         tokens = np.asarray(inputs["draft_tokens"][row])
         p = softmax64(inputs["target_logits"][row, : length + 1])
-        q = draft_laws(inputs, row, length, p.shape[1], softmax64)
+        q = draft_distributions(inputs, row, length, p.shape[1], softmax64)
         stop = 0
         while stop < length and accept_u[row, stop] * q[stop, tokens[stop]] < p[stop, tokens[stop]]:
             stop += 1
@@ -69,7 +69,7 @@ def test_cases_reach_every_outcome():
     assert any(g == 0 for _, g in stops)
 
 
-HALVED = ("ragged", "masked", "equal_laws", "impossible_draft", "no_draft")
+HALVED = ("ragged", "masked", "equal_distributions", "impossible_draft", "no_draft")
 HALVES = [(n, case) for n in IMPLEMENTATIONS for case in HALVED if not n.startswith("mosaic") or case == "ragged"]
 
 

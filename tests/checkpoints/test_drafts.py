@@ -27,7 +27,7 @@ from gelato_jax.control import default_calibration
 from gelato_jax.decoding import make_draft
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.warm_start import DraftShape, warm_start
-from gelato_jax.types import STREAK_PLACES, Calibrations, RepeatLaws, RepeatOdds
+from gelato_jax.types import KNOWN_POSITIONS, Calibrations, RepeatOdds, RepeatOddsSet
 
 IDS = np.arange(3, 263, 4)
 FACTS = {"target": "tiny", "provenance": {"seed": 7}, "metrics": {"acceptance": [0.4, 0.5]}}
@@ -46,11 +46,11 @@ def draft(target):
     """Two exits, a cut vocabulary, 8-bit weights, calibrations and odds of repeats that differ."""
     model = warm_start(target[1], DraftShape(layers=(0, 1), exits=(1, 2), vocabulary=len(IDS)), IDS)
     calibration = Calibrations(greedy=default_calibration(2, 0.7), sampled=default_calibration(2, 0.45))
-    streak = jnp.linspace(0.5, 0.9, STREAK_PLACES)
-    greedy = dataclasses.replace(calibration.greedy, streak_acceptance=streak)
+    conditional = jnp.linspace(0.5, 0.9, KNOWN_POSITIONS)
+    greedy = dataclasses.replace(calibration.greedy, conditional_acceptance=conditional)
     calibration = dataclasses.replace(calibration, greedy=greedy)
     shape = (2, 3)
-    repeats = RepeatLaws(
+    repeats = RepeatOddsSet(
         greedy=RepeatOdds(slope=jnp.full(shape, 0.25), offset=jnp.full(shape, 1.5), unseen=jnp.full(3, 0.5)),
         sampled=RepeatOdds(slope=jnp.full(shape, 0.75), offset=jnp.full(shape, 0.5), unseen=jnp.full(3, 0.125)),
     )
@@ -215,12 +215,12 @@ def test_refuses_a_vocabulary_that_is_not_the_targets(ids, complaint, save, draf
 def test_refuses_calibrations_that_are_not_whole(save, draft, target):
     folder = save()
     whole = json.loads((folder / "draft.json").read_text())["calibration"]
-    without_streaks = {name: value for name, value in whole["greedy"].items() if name != "streak_acceptance"}
+    without_positions = {name: value for name, value in whole["greedy"].items() if name != "streak_acceptance"}
     for changes, complaint in [
         ({"greedy": {**whole["greedy"], "scale": [1.0]}}, "scale has shape (1,), must be (2,)"),
         ({"greedy": {**whole["greedy"], "decay": [0.1, float("nan")]}}, "decay has shape (2,), must be (2,) finite"),
         ({"sampled": {}}, "'class_edges'"),
-        ({"greedy": without_streaks}, "calibration: 'streak_acceptance'; "),
+        ({"greedy": without_positions}, "calibration: 'streak_acceptance'; "),
         ({"greedy": {**whole["greedy"], "streak_acceptance": [0.5] * 3}}, "streak_acceptance has shape (3,), must be "),
         ({"sampled": None}, "calibration: "),
     ]:

@@ -76,17 +76,17 @@ def test_a_world_that_is_not_three_names_is_one_line(gelato):
     assert "DEVICE/LINK/EDGE" in error
 
 
-def test_the_law_runs_every_payload_and_fails_a_bent_one(gelato, monkeypatch):
+def test_the_distribution_runs_every_payload_and_fails_a_bent_one(gelato, monkeypatch):
     monkeypatch.setattr(law, "PAYLOADS", law.PAYLOADS[:1])
     monkeypatch.setattr(law, "RUNS", 1)
     monkeypatch.setattr(law, "ROWS", 2_000)
-    code, out, _ = gelato("bench", "lossless", "--law", "--json", "-")
+    code, out, _ = gelato("bench", "lossless", "--distribution", "--json", "-")
     checks = json.loads(out)["checks"]
     assert code == 0
     assert [check["controller"] for check in checks] == ["ratio", "gelato", "static", "hf_schedule"]
     assert all(check["texts"] == 2_000 and check["z"] < law.LIMIT_Z for check in checks)
     monkeypatch.setattr(law, "LIMIT_Z", -100.0)
-    assert gelato("bench", "lossless", "--law", "--json", "-")[0] == 1
+    assert gelato("bench", "lossless", "--distribution", "--json", "-")[0] == 1
 
 
 def test_kernels_are_measured_without_a_model(gelato, monkeypatch):
@@ -102,7 +102,7 @@ def test_kernels_are_measured_without_a_model(gelato, monkeypatch):
     assert (code, "x textbook" in out) == (0, True)
 
 
-@pytest.mark.parametrize("option", [("--model", "qwen2.5-0.5b"), ("--draft-length", "2"), ("--law",)])
+@pytest.mark.parametrize("option", [("--model", "qwen2.5-0.5b"), ("--draft-length", "2"), ("--distribution",)])
 def test_an_option_that_kernels_do_not_have_is_refused(gelato, option):
     code, _, error = gelato("bench", "kernels", *option)
     assert (code, error.count("\n")) == (2, 1)

@@ -33,13 +33,13 @@ def test_report_table_and_figures(gelato, prompt_file, tmp_path, monkeypatch):
     report = json.loads((out / "eval.json").read_text())
     assert report["exits"] == [1, 3]
     assert report["num_prompts"] == 5
-    for law in ("greedy", "sampled"):
-        categories = report[law]["categories"]
+    for distribution in ("greedy", "sampled"):
+        categories = report[distribution]["categories"]
         assert {name: row["prompts"] for name, row in categories.items()} == {"even": 3, "odd": 2}
         assert all(0 <= value <= 1 for row in categories.values() for value in row["acceptance"])
-        assert len(report[law]["average"]["tokens_per_round"][1]) == 12
-        assert set(report[law]["reliability"]["held_out"]) == {"curve", "classes"}
-        assert f"{report[law]['average']['acceptance'][1]:.3f}" in text
+        assert len(report[distribution]["average"]["tokens_per_round"][1]) == 12
+        assert set(report[distribution]["reliability"]["held_out"]) == {"curve", "classes"}
+        assert f"{report[distribution]['average']['acceptance'][1]:.3f}" in text
     assert min(report["cost"]["measured"]["share"]) > 0
     assert all(word in text for word in ("even", "odd", "greedy @1", "sampled @3", "calibration error", "weights read"))
     for name in ("reliability", "acceptance", "rounds"):

@@ -100,15 +100,15 @@ def test_power_floor_names_both_numbers(gelato):
     assert f"{floor:.3g} W" in error
 
 
-def settled(controller, **options_given):
+def completed(controller, **options_given):
     options_given = {"controller": controller, **options_given}
-    return options.settle(options.ControlOptions(**options_given))
+    return options.complete(options.ControlOptions(**options_given))
 
 
 def test_controllers_have_their_own_defaults_and_take_their_own_options():
-    assert [settled(name)["draft_length"] for name in ("static", "hf_schedule", "ratio")] == [4, 5, None]
-    assert [settled(name)["penalty_weight"] for name in ("ratio", "gelato_estimated", "static")] == [10.0, 10.0, None]
-    assert settled("ratio")["power_budget_w"] is None
+    assert [completed(name)["draft_length"] for name in ("static", "hf_schedule", "ratio")] == [4, 5, None]
+    assert [completed(name)["penalty_weight"] for name in ("ratio", "gelato_estimated", "static")] == [10.0, 10.0, None]
+    assert completed("ratio")["power_budget_w"] is None
     for field, names in options.CONTROLLER_FIELDS.items():
         assert any(options.taken_as(field, controller) in names for controller in control.CONTROLLERS)
 
@@ -116,7 +116,7 @@ def test_controllers_have_their_own_defaults_and_take_their_own_options():
 @pytest.mark.parametrize("name", ["gelato", "gelato_estimated"])
 @pytest.mark.parametrize(("field", "budget"), [("power_budget_w", 2.0), ("energy_budget_j", 0.25)])
 def test_both_forms_of_a_budget(name, field, budget):
-    values = options.settle(
+    values = options.complete(
         *(group() for group in (options.InputOptions, options.TextOptions, options.PayloadOptions)),
         options.ControlOptions(controller=name, **{field: budget}),
         options.SystemOptions(),
@@ -134,6 +134,6 @@ def test_lists_are_those_of_the_registries():
     assert set(get_args(hints["draft_sampling"])) == set(control.DRAFT_SAMPLINGS)
     assert all(callable(getattr(payloads, scheme)) for scheme in get_args(hints["payload"]))
     assert options.InputOptions().model == gelato_checkpoints.DEFAULT_MODEL
-    settled = options.settle(options.SystemOptions())
+    completed = options.complete(options.SystemOptions())
     defaults = inspect.signature(system.preset).parameters
-    assert {name: settled[name] for name in defaults} == {name: p.default for name, p in defaults.items()}
+    assert {name: completed[name] for name in defaults} == {name: p.default for name, p in defaults.items()}

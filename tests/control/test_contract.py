@@ -191,7 +191,7 @@ assert "jax" not in sys.modules
 spec.loader.exec_module(module)
 groups = options.InputOptions, options.TextOptions, options.PayloadOptions, options.SystemOptions
 for given in ({{}}, {{"draft_length": 2}}):
-    values = options.settle(options.ControlOptions(controller="aimd", **given), *(group() for group in groups))
+    values = options.complete(options.ControlOptions(controller="aimd", **given), *(group() for group in groups))
     print("first", int(choices.build(values)[1]["controller"].params))
 print("code", run(["generate", "hi", "--controller", "aimd", "--power-budget-w", "2"]))
 run(["generate", "--help"])

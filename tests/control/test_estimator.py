@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, AcceptanceForecast, CostTable
+from gelato_jax.types import KNOWN_POSITIONS, AcceptanceForecast, CostTable
 
 G = 8
 
@@ -47,22 +47,22 @@ def test_counts_in_plain_python():
         assert float(estimator.rate(estimate)) == pytest.approx(mean, rel=1e-5)
 
 
-LONGEST = STREAK_PLACES + 4
-RISING = 0.9 - 0.4 * 0.8 ** np.arange(STREAK_PLACES)
+LONGEST = KNOWN_POSITIONS + 4
+RISING = 0.9 - 0.4 * 0.8 ** np.arange(KNOWN_POSITIONS)
 ROUNDS = [(4, 4), (LONGEST, 15), (0, 0), (1, 0), (13, 12), (LONGEST, LONGEST), (12, 11), (5, 2), (12, 12), (13, 13)]
 
 
-def _streaks(acceptance, mean_acceptance):
+def _known_by_position(acceptance, mean_acceptance):
     return dataclasses.replace(
         default_calibration(),
         mean_acceptance=jnp.float32(mean_acceptance),
-        streak_acceptance=jnp.asarray(np.broadcast_to(acceptance, STREAK_PLACES), jnp.float32),
+        conditional_acceptance=jnp.asarray(np.broadcast_to(acceptance, KNOWN_POSITIONS), jnp.float32),
     )
 
 
 def test_in_flat_text_the_forecast_is_a_discounted_beta():
     estimator = Estimator.create(discount=0.9, prior_strength=3.0)
-    estimate = estimator.init(_streaks(0.6, 0.6))
+    estimate = estimator.init(_known_by_position(0.6, 0.6))
     for drafted, accepted in ROUNDS:
         estimate = estimator.update(estimate, _outcome(drafted, accepted))
         rate, forecast = float(estimator.rate(estimate)), estimator.forecast(estimate, LONGEST)
@@ -70,15 +70,15 @@ def test_in_flat_text_the_forecast_is_a_discounted_beta():
         assert float(forecast.rate) == rate
 
 
-def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
+def test_rejections_are_counted_against_those_expected_by_position():
     controller = ratio(estimator=Estimator.create(discount=0.9, prior_strength=3.0))
-    state = controller.init(_streaks(RISING, 0.6))
+    state = controller.init(_known_by_position(RISING, 0.6))
     time_s = 0.1 + 0.01 * jnp.arange(LONGEST + 1, dtype=jnp.float32)
     cost_table = CostTable(time_s=time_s, energy_j=time_s, uplink_bps=jnp.float32(1e6), rtt_s=jnp.float32(0.1))
-    hazards = [1.0 - RISING[min(place, STREAK_PLACES - 1)] for place in range(LONGEST)]
+    hazards = [1.0 - RISING[min(place, KNOWN_POSITIONS - 1)] for place in range(LONGEST)]
     failures = expected = long_failures = long_expected = 0.0
     levels = []
-    np.testing.assert_allclose(controller.forecast(state, STREAK_PLACES).survival[1:], np.cumprod(RISING), rtol=1e-5)
+    np.testing.assert_allclose(controller.forecast(state, KNOWN_POSITIONS).survival[1:], np.cumprod(RISING), rtol=1e-5)
     for drafted, accepted in ROUNDS:
         state = controller.update(state, _outcome(drafted, accepted))
         failures = 0.9 * failures + (accepted < drafted)
@@ -98,13 +98,13 @@ def test_in_streaks_rejections_are_counted_against_those_expected_by_place():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]), min_size=STREAK_PLACES, max_size=STREAK_PLACES),
+    st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]), min_size=KNOWN_POSITIONS, max_size=KNOWN_POSITIONS),
     st.sampled_from([0.01, 0.6, 0.99, 1.0]),
     st.lists(st.tuples(st.integers(0, LONGEST), st.integers(0, LONGEST)), max_size=8),
 )
-def test_a_forecast_is_of_chances(streak, mean_acceptance, rounds):
+def test_a_forecast_is_of_chances(conditional, mean_acceptance, rounds):
     estimator = Estimator.create()
-    estimate = estimator.init(_streaks(streak, mean_acceptance))
+    estimate = estimator.init(_known_by_position(conditional, mean_acceptance))
     for drafted, accepted in rounds:
         estimate = _learned(estimator, estimate, _outcome(drafted, min(accepted, drafted)))
     forecast = estimator.forecast(estimate, LONGEST)
@@ -117,11 +117,11 @@ def test_a_forecast_is_of_chances(streak, mean_acceptance, rounds):
 
 def test_rejections_beyond_all_expectation_leave_no_chance():
     estimator = Estimator.create(prior_strength=0.1)
-    estimate = estimator.init(_streaks(np.linspace(0.95, 0.1, STREAK_PLACES), 0.6))
+    estimate = estimator.init(_known_by_position(np.linspace(0.95, 0.1, KNOWN_POSITIONS), 0.6))
     for _ in range(20):
         estimate = estimator.update(estimate, _outcome(4, 0))
     assert float(estimator.rejection_level(estimate)) > 2
-    np.testing.assert_array_equal(estimator.forecast(estimate, LONGEST).survival[STREAK_PLACES:], 0.0)
+    np.testing.assert_array_equal(estimator.forecast(estimate, LONGEST).survival[KNOWN_POSITIONS:], 0.0)
 
 
 def test_not_censored():
@@ -184,7 +184,7 @@ def test_the_long_run_never_lowers_the_prior():
 def test_from_entropy_the_forecast_is_what_the_curve_says_of_the_latest_drafts():
     """Mean of alpha(H) over the tested drafts, discounted, each worth ten verdicts; what was accepted says nothing."""
     estimator = Estimator.create(discount=0.9, prior_strength=3.0, from_entropy=1.0)
-    estimate = estimator.init(_streaks(RISING, 0.6))
+    estimate = estimator.init(_known_by_position(RISING, 0.6))
     np.testing.assert_allclose(estimator.forecast(estimate, 4).survival, 0.6 ** np.arange(5), rtol=1e-5)
     said = tested = 0.0
     for drafted, accepted, alpha in [(4, 4, 0.9), (4, 1, 0.2), (0, 0, 0.5), (3, 0, 0.7), (2, 1, 0.35)]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, gelato, gelato_estimated, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, Compensated, CostTable, RoundCost
+from gelato_jax.types import KNOWN_POSITIONS, Compensated, CostTable, RoundCost
 
 RULES = [ratio, gelato, gelato_estimated]
 G = 6
@@ -185,8 +185,8 @@ def _state(controller, queue, tokens, seconds, mean_acceptance):
     return dataclasses.replace(state, rule=rule)
 
 
-def _in_streaks(state, acceptance):
-    estimate = dataclasses.replace(state.estimate, streak=jnp.asarray(acceptance, jnp.float32))
+def _by_position(state, acceptance):
+    estimate = dataclasses.replace(state.estimate, conditional=jnp.asarray(acceptance, jnp.float32))
     return dataclasses.replace(state, estimate=estimate)
 
 
@@ -207,9 +207,9 @@ def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, rule)
     rng = np.random.default_rng(seed)
     time_s = 0.02 + np.cumsum(rng.uniform(0.001, 0.05, G + 1))
     energy_j = 0.01 + np.cumsum(rng.uniform(0.001, 0.3, G + 1))
-    streak = rng.uniform(0.05, 0.95, STREAK_PLACES)
+    conditional = rng.uniform(0.05, 0.95, KNOWN_POSITIONS)
     # The paper's form knows no places.
-    tokens = np.cumsum(alpha ** _g.astype(np.float64) if rule is gelato else [1.0, *np.cumprod(streak[:G])])
+    tokens = np.cumsum(alpha ** _g.astype(np.float64) if rule is gelato else [1.0, *np.cumprod(conditional[:G])])
     theta = 123.0 / 4.5 if started else (tokens / time_s).max()
     controller = rule(power_budget_w=CAP_W, penalty_weight=weight)
     if rule is ratio:
@@ -217,7 +217,7 @@ def test_plan_maximises_its_objective(seed, weight, queue, alpha, started, rule)
     else:
         score = weight * tokens / time_s - queue * energy_j
     state = _state(controller, queue, 123.0 if started else 0.0, 4.5 if started else 0.0, alpha)
-    plan = _planned(controller, _in_streaks(state, streak), _cost_table(time_s, energy_j))
+    plan = _planned(controller, _by_position(state, conditional), _cost_table(time_s, energy_j))
     best = int(plan.draft_budget)
     assert score[best] >= score.max() - 1e-4 * np.abs(score).max()
     if rule is ratio:

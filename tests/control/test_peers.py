@@ -19,7 +19,7 @@ from gelato_jax.control.sled import sled
 from gelato_jax.control.specdec_entropy import specdec_entropy
 from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, CostTable, RoundPlan
+from gelato_jax.types import KNOWN_POSITIONS, CostTable, RoundPlan
 
 G = 6
 CALIBRATION = default_calibration(num_exits=2)
@@ -113,8 +113,8 @@ def test_flexspec():
         cap, alpha, cost_table = rng.uniform(0.0, 4.0), rng.uniform(0.1, 0.9), _random_outlook(rng)
         controller = flexspec(cap)
         calibration = default_calibration(mean_acceptance=alpha)
-        streaks = dataclasses.replace(calibration, streak_acceptance=jnp.linspace(0.1, 0.9, STREAK_PLACES))
-        state = controller.init(streaks)  # not that rule's business
+        rising = dataclasses.replace(calibration, conditional_acceptance=jnp.linspace(0.1, 0.9, KNOWN_POSITIONS))
+        state = controller.init(rising)  # not that rule's business
         plan = _planned(controller, state, cost_table)
         time_s, energy_j = np.asarray(cost_table.time_s, np.float64), np.asarray(cost_table.energy_j, np.float64)
         rate, allowed, chosen = _tokens(alpha, G) / time_s, energy_j <= cap * time_s, int(plan.draft_budget)

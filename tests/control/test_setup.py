@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 
@@ -196,6 +197,32 @@ def test_a_cap_under_the_idle_floor_is_refused_with_both_numbers():
         control.check_power_budget(0.25, orin, scheme, vocab_size=V)
     for enough in (0.5, math.inf):
         control.check_power_budget(enough, orin, scheme, vocab_size=V)
+
+
+@pytest.mark.parametrize("rule", [control.gelato, control.gelato_estimated])
+def test_a_budget_under_an_idle_round_is_refused_with_both_numbers(rule):
+    orin, scheme = system.preset("orin-nano-15w", "5mhz-500m", "h100-7b"), payloads.scalar()
+
+    def check(joules):
+        control.check_energy_budget(rule(energy_budget_j=joules), orin, scheme, vocab_size=V)
+        return joules
+
+    with pytest.raises(GelatoError, match=r"energy_budget_j 0\.001 .* J that a round costs") as refused:
+        check(0.001)
+    floor = float(re.search(r"above (\S+) J", str(refused.value))[1])
+    for enough in (1.01 * floor, math.inf):
+        check(enough)
+    with pytest.raises(GelatoError, match="energy_budget_j"):
+        check(0.99 * floor)
+    with pytest.raises(GelatoError, match=r"energy_budget_j 0\.001 "):  # of many devices the lowest
+        check(jnp.array([1.0, 0.001]))
+    assert float(jax.jit(check)(0.001)) == pytest.approx(0.001)  # a tracer has no value yet
+
+
+def test_other_controllers_have_no_budget_a_round():
+    orin, scheme = system.preset("orin-nano-15w", "5mhz-500m", "h100-7b"), payloads.scalar()
+    for controller in (control.static(), control.ratio(power_budget_w=2.0), control.gelato(power_budget_w=2.0)):
+        control.check_energy_budget(controller, orin, scheme, vocab_size=V)
 
 
 def test_import_starts_no_backend():

@@ -16,7 +16,7 @@ from gelato_jax.decoding.ends import ends
 from gelato_jax.decoding.plan import plan
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.update import update
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 
 SCHEMES = {
     "full": payloads.full(),
@@ -68,16 +68,16 @@ class DeviceProcess:
         @jax.jit
         def draft(state, row):
             channel = rows(job.system.link.observe)(row.link)
-            planned = rows(partial(plan, terms=job.terms, max_draft_length=shapes.max_draft_length))(row, channel)
+            planned = rows(partial(plan, setup=job.setup, max_draft_length=shapes.max_draft_length))(row, channel)
             return planned, channel, *device.draft(state, row, planned, channel)
 
         @jax.jit
         def commit(state, row, planned, channel, drafted, downlink, target_row):
             after, committed = device.commit(state, row, drafted, downlink, lambda: target_row)
-            seen = rows(partial(observe, terms=job.terms))(
+            seen = rows(partial(observe, setup=job.setup))(
                 row, planned, channel, drafted.effort, committed, device.active(state)
             )
-            row, seen = rows(partial(update, terms=job.terms))(row, seen, drafted.effort, committed)
+            row, seen = rows(partial(update, setup=job.setup))(row, seen, drafted.effort, committed)
             return after, row, seen, committed
 
         self.draft, self.commit = draft, commit
@@ -120,7 +120,7 @@ def pair(small_pairs, cut_vocabulary):
     draft = cut_vocabulary(pair.draft, np.setdiff1d(np.arange(61), np.arange(3, 40, 4)))
     shape = (draft.work.shape[0], 2)
     odds = RepeatOdds(slope=jnp.full(shape, 0.5), offset=jnp.full(shape, 0.5), unseen=jnp.full(2, 0.4))
-    draft = dataclasses.replace(draft, repeats=RepeatLaws(greedy=odds, sampled=odds))
+    draft = dataclasses.replace(draft, repeats=RepeatOddsSet(greedy=odds, sampled=odds))
     return dataclasses.replace(pair, draft=draft)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import control, payloads, system
+from gelato_jax.decoding import catch_up, encode_prompts, job, make_job, verify
 from gelato_jax.decoding import draft as drafting
-from gelato_jax.decoding import encode_prompts, job, make_job, verify
 from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start
@@ -76,7 +76,7 @@ def big():
     """A job whose caches outweigh everything else in the program: `(job, prompts, shapes)`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 4096)
-        patch.setattr(drafting, "CATCH_UP_WINDOW", 2)
+        patch.setattr(catch_up, "CATCH_UP_WINDOW", 2)
         config = gelato.testing.tiny_config(layers=2, num_heads=1, head_dim=64)
         target = gelato.testing.tiny_model(config)
         draft = gelato.testing.noisy_copy(target, 0.03, exits=(1,))

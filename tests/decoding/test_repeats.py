@@ -1,4 +1,4 @@
-"""Repeats: what is found in a text, what it does to a law, and that decoding stays lossless with it."""
+"""Repeats: what is found in a text, what it does to a distribution, and that decoding stays lossless with it."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from gelato_jax import control, payloads
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
 from gelato_jax.testing import tiny_pair
 from gelato_jax.training.trace import suggestions
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 
 LONGEST = 3
 SETTINGS = gelato.DecodeSettings(max_draft_length=4, max_new_tokens=24, prefill_chunk=16)
@@ -77,8 +77,8 @@ def pair(request, cut_vocabulary):
     whole = tiny_pair()
     draft = whole.draft if request.param == "all ids" else cut_vocabulary(whole.draft, list(range(0, 60, 2)))
     exits = draft.work.shape[0]
-    laws = RepeatLaws(greedy=odds(0.3, 3.0, 0.9, exits), sampled=odds(0.7, 1.0, 0.3, exits))
-    return dataclasses.replace(whole, draft=dataclasses.replace(draft, repeats=laws))
+    distributions = RepeatOddsSet(greedy=odds(0.3, 3.0, 0.9, exits), sampled=odds(0.7, 1.0, 0.3, exits))
+    return dataclasses.replace(whole, draft=dataclasses.replace(draft, repeats=distributions))
 
 
 @pytest.mark.parametrize("payload", ["candidates", "seeded", "quantized"])

@@ -11,7 +11,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.decoding import encode_prompts, make_job
-from gelato_jax.decoding.draft import CATCH_UP_WINDOW
+from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.prefill import fresh_sessions, read_tokens
 from gelato_jax.decoding.programs import advance, start, unpack
 

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gelato_experiments.studies import draft_shapes, draft_variants
+from gelato_experiments.studies.draft_shapes import study as draft_shapes
+from gelato_experiments.studies.draft_variants import study as draft_variants
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.ids import read_ids, write_ids
 
 
-def report(greedy, sampled):
+def evaluation(greedy, sampled):
     """What an `eval.json` holds, as far as the study reads it."""
-    laws = {"greedy": greedy, "sampled": sampled}
-    averages = {law: {"average": {"acceptance": [value], "tokens_per_round": [[1.5]]}} for law, value in laws.items()}
+    decodings = {"greedy": greedy, "sampled": sampled}
+    averages = {
+        decoding: {"average": {"acceptance": [value], "tokens_per_round": [[1.5]]}}
+        for decoding, value in decodings.items()
+    }
     return {"exits": [6], "cost": {"weights": [0.2]}, **averages}
 
 
@@ -35,14 +39,14 @@ def test_variants_share_their_text_and_nothing_is_done_twice(corpus, tmp_path, m
         folder = Path(options["out"])
         folder.mkdir(parents=True)
         name = "run.json" if command == "train-draft" else "eval.json"
-        (folder / name).write_text(json.dumps({"tokens": 20} if command == "train-draft" else report(0.3, 0.2)))
+        (folder / name).write_text(json.dumps({"tokens": 20} if command == "train-draft" else evaluation(0.3, 0.2)))
 
     monkeypatch.setattr(draft_variants, "_call", gelato)
     monkeypatch.setattr(draft_shapes, "time_windows", lambda target, longest: [1.0] * longest)
     full = tmp_path / "full"
     full.mkdir()
     (full / "run.json").write_text(json.dumps({"tokens": 2000}))
-    (full / "eval_head_alone.json").write_text(json.dumps(report(0.7, 0.3)))
+    (full / "eval_head_alone.json").write_text(json.dumps(evaluation(0.7, 0.3)))
     study = draft_variants.DraftVariants(
         prompts=tmp_path / "p.txt", work=tmp_path / "work", out=tmp_path / "out", corpus=corpus, full=full,
         only=("four", "six"), recipe=("epochs=1",),

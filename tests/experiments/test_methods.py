@@ -8,17 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelato_experiments.inputs import SHIPPED, recording
+from gelato_experiments.inputs import SHIPPED, read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
 from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.played import lookup
-from gelato_experiments.studies import frontier
+from gelato_experiments.studies.frontier.claims import claims as claims_of
+from gelato_experiments.studies.frontier.played import lookup
+from gelato_experiments.studies.frontier.settings import Settings
+from gelato_experiments.studies.frontier.study import run
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import payloads, simulation, system
 from gelato_jax.control import Estimator, default_calibration
 from gelato_jax.testing import observation
-from gelato_jax.types import STREAK_PLACES, CostTable
+from gelato_jax.types import KNOWN_POSITIONS, CostTable
 
 MODEL = EntropyModel(
     initial=[0.4, 0.3, 0.3],
@@ -38,7 +40,7 @@ def scenario():
     return Scenario(system=system.preset(), payload=payloads.candidates(8))
 
 
-def test_a_synthetic_recording_has_the_models_law():
+def test_a_synthetic_recording_has_the_models_distribution():
     texts = synthetic_recording(MODEL, texts=32, positions=256, max_draft_length=4)
     chance = texts.rollouts.chance[:, :, 0]
     survival = np.cumprod(chance, axis=-1).mean(axis=(0, 1))
@@ -47,7 +49,7 @@ def test_a_synthetic_recording_has_the_models_law():
     curve = texts.calibration.scale[0] * np.exp(-texts.calibration.decay[0] * texts.rollouts.entropy)
     np.testing.assert_allclose(curve, texts.rollouts.chance, rtol=1e-4)
     np.testing.assert_allclose(
-        np.cumprod(texts.calibration.streak_acceptance), MODEL.survival(STREAK_PLACES)[1:], rtol=1e-5
+        np.cumprod(texts.calibration.conditional_acceptance), MODEL.survival(KNOWN_POSITIONS)[1:], rtol=1e-5
     )
 
 
@@ -90,7 +92,7 @@ def test_intervals_of_equal_shares_are_points():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recordings_say_how_they_were_made(name):
-    shipped = recording(name)
+    shipped = read_recording(name)
     assert shipped.temperature == (1.0 if name.endswith("sampled") else 0.0)
     assert shipped.about["pair"] == "smollm2-135m"
     tuning, judging = shipped.halves()
@@ -100,8 +102,8 @@ def test_shipped_recordings_say_how_they_were_made(name):
     assert np.isfinite(shipped.rollouts.entropy[inside]).all()
     assert ((chance >= 0) & (chance <= 1)).all()
     if shipped.temperature == 0:
-        stands = np.cumprod(chance, axis=-1).sum(axis=-1)
-        np.testing.assert_array_equal(stands, shipped.rollouts.accepted[inside])
+        accepted = np.cumprod(chance, axis=-1).sum(axis=-1)
+        np.testing.assert_array_equal(accepted, shipped.rollouts.accepted[inside])
 
 
 def test_a_looked_up_policy_is_drawn_from():
@@ -140,7 +142,7 @@ def test_a_looked_up_policy_is_drawn_from():
 def test_frontier_on_a_small_world(texts, tmp_path):
     file = tmp_path / "texts.npz"
     simulation.save(file, texts)
-    settings = frontier.Settings(
+    settings = Settings(
         recording=str(file),
         links=("5mhz-500m-60ms",),
         caps_w=(0.3, 0.6, 3.0),
@@ -153,7 +155,7 @@ def test_frontier_on_a_small_world(texts, tmp_path):
         entropy_classes=3,
     )
     told = []
-    rows = frontier.run(settings, lambda name, done, total: told.append((done, total)))
+    rows = run(settings, lambda name, done, total: told.append((done, total)))
     assert all(done <= total for done, total in told)
     assert [row["cap_w"] for row in rows if row["kind"] == "infeasible"] == [0.3]
 
@@ -168,13 +170,13 @@ def test_frontier_on_a_small_world(texts, tmp_path):
         assert rate("model", "entropy-stopping", cap) >= rate("model", "round-level", cap) * 0.999
         assert rate("model", "ratio_priced", cap) <= rate("model", "entropy-stopping", cap) * 1.03
     assert rate("method", "ratio", 3.0) > rate("method", "target-only", 3.0)
-    claims = frontier.claims(settings, rows)
+    claims = claims_of(settings, rows)
     assert claims[-1].holds
     assert {claim.holds for claim in claims} <= {True, False, None}
     # A world where a method that keeps the cap is better must say so.
     better = [
         dict(row, tokens_per_s=99.0) if row["method"] == "static" and row["kind"] == "method" else row for row in rows
     ]
-    (beaten,) = [claim for claim in frontier.claims(settings, better) if claim.claim.startswith("no method")]
+    (beaten,) = [claim for claim in claims_of(settings, better) if claim.claim.startswith("no method")]
     assert beaten.holds is False
     assert "static" in beaten.measured

@@ -14,7 +14,7 @@ from gelato_experiments.oracles import (
     clairvoyant,
     entropy_stopping,
     evaluate,
-    fit,
+    fixed_length_tables,
     round_level,
 )
 
@@ -217,13 +217,13 @@ def stopping_rules(model, costs, w):
             ]
         )
 
-    def after(drafted, law, survival):
+    def after(drafted, chances, survival):
         """Every continuation: to end the round here, or to draft and choose again in each class."""
         rows = [outcome(survival)]
         if drafted < costs.max_draft_length:
             paid = np.array([0.0, costs.token_s[w, drafted], costs.token_j[w, drafted]])
             branches = []
-            for chance, row, accept in zip(law, model.transition, model.acceptance, strict=True):
+            for chance, row, accept in zip(chances, model.transition, model.acceptance, strict=True):
                 accepted = survival * accept
                 branches.append(chance * (after(drafted + 1, row, accepted) + np.array([accepted, 0.0, 0.0])))
             rows += [paid + sum(choice) for choice in itertools.product(*branches)]
@@ -265,7 +265,7 @@ def test_stopping_finds_a_floor_that_no_fixed_length_reaches():
     costs = RoundCosts([1.0], [1.0], np.full((1, 3), 0.01), np.full((1, 3), 0.1), [0.0], [0.0], [0.0], [10.0])
     rules = stopping_rules(model, costs, 0)
     floor = (rules[:, 2] / rules[:, 1]).min()
-    fixed = round_level.solve([1.0], *entropy_stopping.fixed_length_tables(model, costs)).floor_w
+    fixed = round_level.solve([1.0], *fixed_length_tables(model, costs)).floor_w
     found = entropy_stopping.solve([1.0], model, costs, power_cap_w=between(0.5, floor, fixed))
     assert floor < 0.99 * fixed
     assert found.floor_w == pytest.approx(floor, rel=1e-9)
@@ -294,12 +294,12 @@ def simulate(policy, probability, model, costs, seed):
     state = rng.choice(len(probability), rounds, p=probability)
     which = (rng.random(rounds) >= policy.weight[0, state]).astype(int)
     point = np.full(rounds, len(policy.survival) - 1)
-    law = np.broadcast_to(model.initial, (rounds, len(model.initial)))
+    chances = np.broadcast_to(model.initial, (rounds, len(model.initial)))
     drafting, alive = policy.start[which, state], np.ones(rounds, bool)
     tokens, length = np.ones(rounds), np.zeros(rounds)
     seconds, joules = costs.base_s[state], costs.base_j[state]
     for i in range(drafts):
-        kind = (rng.random(rounds)[:, None] >= law.cumsum(axis=1)[:, :-1]).sum(axis=1)
+        kind = (rng.random(rounds)[:, None] >= chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
         seconds, joules = seconds + drafting * costs.token_s[state, i], joules + drafting * costs.token_j[state, i]
         length += drafting
         alive &= ~drafting | (rng.random(rounds) < model.acceptance[kind])
@@ -310,7 +310,7 @@ def simulate(policy, probability, model, costs, seed):
         point = upper - (rng.random(rounds) >= (survival - low) / (high - low))
         if i < drafts - 1:
             drafting = drafting & policy.go[which, i, kind, point, state]
-            law = model.transition[kind]
+            chances = model.transition[kind]
     seconds = seconds + np.where(alive, costs.full_s[state], costs.reject_s[state])
     joules = joules + np.where(alive, costs.full_j[state], costs.reject_j[state])
     sample = np.stack([tokens, seconds, joules, length])
@@ -332,25 +332,11 @@ def test_stopping_policy_does_what_is_reported_when_played(points):
     assert abs(mean[3] - found.mean_draft_length) < SIGMAS * math.sqrt(covariance[3, 3])
 
 
-def test_fixed_lengths_by_hand():
-    model = EntropyModel(initial=[0.5, 0.5], transition=[[1.0, 0.0], [0.0, 1.0]], acceptance=[1.0, 0.5])
-    costs = RoundCosts([1.0], [2.0], [[0.1, 0.2]], [[1.0, 2.0]], [10.0], [0.0], [0.0], [100.0])
-    tokens, seconds, joules = entropy_stopping.fixed_length_tables(model, costs)
-    # Accepted: the first with 1/2 * 1 + 1/2 * 1/2, both with 1/2 * 1 + 1/2 * 1/4.
-    np.testing.assert_allclose(tokens, [[1.0, 1.75, 2.375]])
-    np.testing.assert_allclose(seconds, [[1.0, 1.1 + 2.5, 1.3 + 3.75]])
-    np.testing.assert_allclose(joules, [[102.0, 3.0 + 75.0, 5.0 + 62.5]])
-    np.testing.assert_allclose(model.accepted_lengths(2), [0.25, 0.125, 0.625])
-    seconds, joules = costs.by_outcome()
-    np.testing.assert_allclose(seconds[0], [[1.0, 11.1, 11.3], [1.0, 1.1, 11.3], [1.0, 1.1, 1.3]])
-    np.testing.assert_allclose(joules[0], [[102.0, 3.0, 5.0], [102.0, 103.0, 5.0], [102.0, 103.0, 105.0]])
-
-
 @EXAMPLES
 @given(SEEDS, PLACE, st.integers(1, 4))
 def test_more_knowledge_is_never_worse(seed, place, classes):
     probability, model, costs = random_world(seed, states=3, classes=classes, drafts=5)
-    tables = entropy_stopping.fixed_length_tables(model, costs)
+    tables = fixed_length_tables(model, costs)
     free = round_level.solve(probability, *tables)
     for cap in (between(place, free.floor_w, free.power_w), math.inf):
         coarse = round_level.solve(probability, *tables, power_cap_w=cap)
@@ -365,7 +351,7 @@ def test_more_knowledge_is_never_worse(seed, place, classes):
 def test_entropies_are_worth_something_where_they_tell():
     model = EntropyModel(initial=[0.5, 0.5], transition=np.full((2, 2), 0.5), acceptance=[1.0, 0.0])
     costs = RoundCosts([0.1], [0.1], np.full((1, 4), 0.03), np.full((1, 4), 0.1), *([0.0] for _ in range(4)))
-    coarse = round_level.solve([1.0], *entropy_stopping.fixed_length_tables(model, costs))
+    coarse = round_level.solve([1.0], *fixed_length_tables(model, costs))
     fine = entropy_stopping.solve([1.0], model, costs)
     # Stop at the first token of the bad class: 15/16 accepted of 15/8 drafted; fixed length 1: 1.5 / 0.13.
     assert coarse.tokens_per_s == pytest.approx(1.5 / 0.13)
@@ -391,62 +377,6 @@ def test_clairvoyant_equals_enumeration(seed, place):
     assert by_state.tokens_per_s == found.tokens_per_s
 
 
-# The model
-
-
-def test_fit_finds_the_model_that_drew_the_rollouts():
-    model = EntropyModel(
-        initial=[0.2, 0.5, 0.3],
-        transition=[[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.1, 0.3, 0.6]],
-        acceptance=[0.95, 0.6, 0.2],
-    )
-    rng = np.random.default_rng(0)
-    rollouts, drafts = 50_000, 4
-    kind = np.zeros((rollouts, drafts), int)
-    law = np.broadcast_to(model.initial, (rollouts, 3))
-    for i in range(drafts):
-        kind[:, i] = (rng.random(rollouts)[:, None] >= law.cumsum(axis=1)[:, :-1]).sum(axis=1)
-        law = model.transition[kind[:, i]]
-    entropy = np.array([0.1, 1.0, 3.0])[kind]
-    accepted = rng.random(kind.shape) < model.acceptance[kind]
-    by_chance = fit(entropy, model.acceptance[kind], [0.5, 2.0])
-    np.testing.assert_allclose(by_chance.acceptance, model.acceptance, rtol=1e-12)
-    by_mask = fit(entropy, accepted, [0.5, 2.0])
-    # At most 3 standard errors of the rarest cell are 0.01; each is met some 2e4 times or more.
-    for found in (by_chance, by_mask):
-        np.testing.assert_allclose(found.initial, model.initial, atol=0.02)
-        np.testing.assert_allclose(found.transition, model.transition, atol=0.02)
-        np.testing.assert_allclose(found.acceptance, model.acceptance, atol=0.02)
-
-
-def test_fit_counts_acceptance_while_alive_and_transitions_always():
-    # Class 1 is accepted as a first token; after a rejection it would not be, which must not count.
-    entropy = [[0.0, 1.0], [1.0, 0.0], [0.0, np.nan]]
-    chance = [[0.0, 0.0], [1.0, 0.5], [0.0, np.nan]]
-    model = fit(entropy, chance, [0.5])
-    np.testing.assert_allclose(model.initial, [2 / 3, 1 / 3])
-    np.testing.assert_allclose(model.transition, [[0.0, 1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(model.acceptance, [0.5 / 3, 1.0])
-    everything = fit(entropy, chance, [0.5], alive=np.ones((3, 2)))
-    np.testing.assert_allclose(everything.acceptance, [0.5 / 3, 0.5])
-    # A class that no token fell into: the overall mean and law.
-    padded = fit(entropy, chance, [0.5, 2.0])
-    assert padded.acceptance[2] == pytest.approx(1.5 / 5)
-    np.testing.assert_allclose(padded.transition[2], [3 / 5, 2 / 5, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: EntropyModel([1.0], [[1.0]], [1.1]), "acceptance"),
-        (lambda: EntropyModel([0.9], [[1.0]], [0.5]), "initial"),
-        (lambda: fit([[0.0, 1.0]], [[0.5, 2.0]], [0.5]), "chance"),
-        (lambda: fit([[0.0, 1.0]], [[0.5, 0.5]], [0.5, 0.5]), "increase"),
-        (lambda: RoundCosts([0.0], [0.0], [[0.1]], [[0.1]], *([0.0] for _ in range(4))), "no time"),
-        (lambda: RoundCosts([1.0], [0.0, 1.0], [[0.1]], [[0.1]], *([0.0] for _ in range(4))), "base_j"),
-        (lambda: entropy_stopping.solve(*random_world(0), max_points=1), "max_points"),
-    ],
-)
-def test_bad_input_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_stopping_refuses_a_grid_of_one_point():
+    with pytest.raises(ValueError, match="max_points"):
+        entropy_stopping.solve(*random_world(0), max_points=1)

@@ -1,13 +1,17 @@
-"""The committed results come from the committed code: two small studies, run again, fall inside their intervals."""
+"""The committed results come from the committed code.
 
+Claims follow from the tables; two small studies, run again, fall inside their intervals.
+"""
+
+import dataclasses
 import json
 import math
 from pathlib import Path
 
 import pytest
 
-from gelato_experiments.runner import read_rows
 from gelato_experiments.studies import registry
+from gelato_experiments.tables import as_json, read_rows
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "studies-quick"
 MEASURED = ("tokens_per_s", "energy_per_token_j", "gap_tokens_per_s")
@@ -35,6 +39,17 @@ def test_a_study_gives_its_committed_table_again(name):
             assert abs(old[figure] - new[figure]) <= allowed, (figure, old, new)
             compared += 1
     assert compared > len(committed) / 2
+
+
+@pytest.mark.parametrize("name", registry.STUDIES)
+def test_committed_claims_follow_from_the_committed_table(name):
+    study, rows = registry.load(name), read_rows(RESULTS / name / "metrics.csv")
+    committed = json.loads((RESULTS / name / "claims.json").read_text())
+    found = [dataclasses.asdict(claim) for claim in study.claims(study.quick, rows)]
+    assert [
+        {**claim, "holds": None if claim["holds"] is None else bool(claim["holds"])} for claim in found
+    ] == committed
+    assert json.loads((RESULTS / name / "run.json").read_text())["settings"] == as_json(study.quick)
 
 
 def test_every_study_has_committed_results():

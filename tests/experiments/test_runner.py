@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gelato_experiments import figures, runner
+from gelato_experiments import figures, runner, tables
 from gelato_experiments.study import Claim, Study
 
 ROWS = [
@@ -73,9 +73,9 @@ def run(study, out, preset="quick"):
 
 def test_a_table_comes_back_with_its_types(tmp_path):
     path = tmp_path / "metrics.csv"
-    runner.write_rows(path, ROWS)
+    tables.write_rows(path, ROWS)
     columns = ["policy", "rate", "count", "good", "note", "late"]
-    back = runner.read_rows(path)
+    back = tables.read_rows(path)
     assert back == [{name: row.get(name) for name in columns} for row in ROWS]
     assert [list(map(type, row.values())) for row in back[:2]] == [
         [str, float, int, bool, type(None), type(None)],
@@ -85,8 +85,8 @@ def test_a_table_comes_back_with_its_types(tmp_path):
 
 def test_nan_and_scalars_of_libraries_come_back_as_python_has_them(tmp_path):
     path = tmp_path / "metrics.csv"
-    runner.write_rows(path, [{"a": math.nan, "b": np.float64(0.1), "c": np.int64(7), "d": np.bool_(False)}])
-    (row,) = runner.read_rows(path)
+    tables.write_rows(path, [{"a": math.nan, "b": np.float64(0.1), "c": np.int64(7), "d": np.bool_(False)}])
+    (row,) = tables.read_rows(path)
     assert math.isnan(row.pop("a"))
     assert row == {"b": 0.1, "c": 7, "d": False}
     assert type(row["d"]) is bool
@@ -99,14 +99,14 @@ def test_any_cell_comes_back(tmp_path_factory, cells):
         "".join(cell for cell in cells if isinstance(cell, str)).encode()
     except UnicodeEncodeError:
         return  # a lone surrogate is no text of a file
-    runner.write_rows(path, [{"x": cell} for cell in cells])
-    back = [row["x"] for row in runner.read_rows(path)]
+    tables.write_rows(path, [{"x": cell} for cell in cells])
+    back = [row["x"] for row in tables.read_rows(path)]
     assert [(type(cell), cell) for cell in back] == [(type(cell), cell) for cell in cells]
 
 
 def test_a_list_in_a_cell_is_refused(tmp_path):
     with pytest.raises(TypeError, match="a value of rates is a list"):
-        runner.write_rows(tmp_path / "metrics.csv", [{"rates": [1, 2]}])
+        tables.write_rows(tmp_path / "metrics.csv", [{"rates": [1, 2]}])
     assert not list(tmp_path.iterdir())
 
 
@@ -127,7 +127,7 @@ def test_a_run_leaves_all_files_and_what_they_came_from(tmp_path):
     claims = json.loads((tmp_path / "fake" / "claims.json").read_text())
     assert [claim["holds"] for claim in claims] == [True, None]
     # float32 is written in full.
-    assert runner.read_rows(tmp_path / "fake" / "metrics.csv")[1]["rate"] == float(np.float32(0.1))
+    assert tables.read_rows(tmp_path / "fake" / "metrics.csv")[1]["rate"] == float(np.float32(0.1))
 
 
 def test_the_figure_has_no_addresses(tmp_path):
@@ -194,7 +194,7 @@ def test_kept_rows_of_other_settings_are_not_taken(tmp_path):
     mended = dataclasses.replace(fake.study, claims=Fake().study.claims)
     run(mended, tmp_path, "full")
     assert fake.runs == 2
-    assert runner.read_rows(tmp_path / "fake" / "metrics.csv")[0]["seed"] == 1
+    assert tables.read_rows(tmp_path / "fake" / "metrics.csv")[0]["seed"] == 1
 
 
 def test_a_kill_between_two_renames_costs_nothing_else(tmp_path):

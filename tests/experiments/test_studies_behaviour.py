@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from gelato_experiments import figures, runner
-from gelato_experiments.inputs import recording as load
+from gelato_experiments import figures, tables
+from gelato_experiments.inputs import read_recording
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.studies import calibration, calibration_fits, delay, depth, registry, workloads
-from gelato_experiments.studies.workloads_claims import OURS
+from gelato_experiments.studies import calibration, delay, depth, registry, workloads
+from gelato_experiments.studies.calibration import fits
+from gelato_experiments.studies.workloads.claims import OURS
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import simulation
 
@@ -65,8 +66,8 @@ def concluded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
 
     def conclude(study, settings):
-        runner.write_rows(folder / f"{study.name}.csv", study.run(settings, quiet))
-        rows = runner.read_rows(folder / f"{study.name}.csv")
+        tables.write_rows(folder / f"{study.name}.csv", study.run(settings, quiet))
+        rows = tables.read_rows(folder / f"{study.name}.csv")
         with figures.style():
             figures.save(study.draw(settings, rows), folder)
         return rows, study.claims(settings, rows)
@@ -79,7 +80,9 @@ def of(rows, **wanted):
 
 
 def test_longer_delays_deserve_longer_drafts(files, concluded):
-    settings = delay.Settings(recording=files["good"], edges=("rtx3090-7b",), rtts_s=(1e-3, 0.1, 1.0, 2.0), **EFFORT)
+    settings = delay.study.Settings(
+        recording=files["good"], edges=("rtx3090-7b",), rtts_s=(1e-3, 0.1, 1.0, 2.0), **EFFORT
+    )
     rows, claims = concluded(delay.STUDY, settings)
     free, dear = of(rows, kind="length", cap_w=math.inf), of(rows, kind="length", cap_w=settings.cap_w)
     for name in ("static", "ratio", "iid"):
@@ -94,18 +97,18 @@ def test_longer_delays_deserve_longer_drafts(files, concluded):
 def test_fit_finds_a_logarithm():
     delays = tuple(np.geomspace(1e-3, 1.0, 8))
     lengths = np.repeat((np.log(delays) - np.log(delays[0]))[:, None] * 2.0 + 1.0, 8, axis=1)
-    found = delay.fit(delays, lengths)
+    found = delay.study.fit(delays, lengths)
     assert found["slope"] == pytest.approx(2.0)
     assert found["r2"] == pytest.approx(1.0)
     assert found["critical_s"] == delays[0]
 
 
 def test_fit_needs_a_line():
-    assert delay.fit((0.001, 0.01, 0.1), np.ones((3, 8)))["slope"] is None
+    assert delay.study.fit((0.001, 0.01, 0.1), np.ones((3, 8)))["slope"] is None
 
 
 def test_where_more_is_accepted_drafts_are_longer(files, concluded):
-    settings = workloads.Settings(
+    settings = workloads.study.Settings(
         short=files["poor"], long=files["good"], methods=METHODS, caps_w=(math.inf, 1.0), **EFFORT
     )
     rows, claims = concluded(workloads.STUDY, settings)
@@ -123,7 +126,7 @@ def test_where_more_is_accepted_drafts_are_longer(files, concluded):
 
 
 def test_an_exit_as_good_and_cheaper_is_taken(files, concluded):
-    settings = depth.Settings(
+    settings = depth.study.Settings(
         recording=files["exits"], lengths=(0, 1, 3), thresholds_nats=(0.0, 5.0), caps_w=(1.0, math.inf), **EFFORT
     )
     rows, claims = concluded(depth.STUDY, settings)
@@ -141,22 +144,25 @@ def test_an_exit_as_good_and_cheaper_is_taken(files, concluded):
 
 
 def point(power, rate):
-    return depth.Point(np.full(8, rate), np.full(8, power), np.ones(8), np.ones(1))
+    return depth.study.Point(np.full(8, rate), np.full(8, power), np.ones(8), np.ones(1))
 
 
 def test_hull_leaves_out_what_a_mixture_beats():
-    assert depth.hull([point(1.0, 10.0), point(2.0, 10.5), point(3.0, 12.0), point(4.0, 11.0)], [5, 6, 7, 8]) == [5, 7]
+    assert depth.study.hull([point(1.0, 10.0), point(2.0, 10.5), point(3.0, 12.0), point(4.0, 11.0)], [5, 6, 7, 8]) == [
+        5,
+        7,
+    ]
 
 
 def test_savings_compare_joules_at_equal_speed():
-    found = depth.savings([point(1.0, 10.0), point(3.0, 20.0)], [point(0.5, 10.0), point(1.5, 20.0)])
+    found = depth.study.savings([point(1.0, 10.0), point(3.0, 20.0)], [point(0.5, 10.0), point(1.5, 20.0)])
     assert [speed for speed, _ in found] == pytest.approx(list(np.linspace(10.0, 20.0, 9)))
     assert np.concatenate([saved for _, saved in found]) == pytest.approx(0.5)
-    assert depth.savings([point(1.0, 10.0)], [point(1.0, 12.0)]) == []
+    assert depth.study.savings([point(1.0, 10.0)], [point(1.0, 12.0)]) == []
 
 
 def test_a_true_calibration_has_no_error(files, concluded):
-    settings = calibration.Settings(
+    settings = calibration.study.Settings(
         recordings=(files["exits"],), caps_w=(1.0, math.inf), weights=(0.1, 0.3), resamples=20, **EFFORT
     )
     rows, claims = concluded(calibration.STUDY, settings)
@@ -174,19 +180,19 @@ def test_a_true_calibration_has_no_error(files, concluded):
 
 
 def test_a_constant_calibration_is_wrong_by_the_spread_of_acceptance(files):
-    recorded = load(files["exits"])
-    drawn = calibration_fits.tokens(recorded, 0, later=False)
+    recorded = read_recording(files["exits"])
+    drawn = fits.tokens(recorded, 0, later=False)
     mean = np.full(len(drawn.text), drawn.outcome.mean())
-    error, low, high, bins = calibration.calibration_error(mean, drawn, 50, 0)
+    error, low, high, bins = calibration.study.calibration_error(mean, drawn, 50, 0)
     assert error == pytest.approx(0.0, abs=1e-12)  # all in one bin: right on the mean
     assert len(bins) == 1
     assert low <= high
-    shifted = calibration.calibration_error(mean + 0.1, drawn, 50, 0)[0]
+    shifted = calibration.study.calibration_error(mean + 0.1, drawn, 50, 0)[0]
     assert shifted == pytest.approx(0.1)
 
 
 def test_refitting_finds_the_model(files):
-    fitted = calibration_fits.refitted(load(files["exits"]))
+    fitted = fits.refitted(read_recording(files["exits"]))
     assert np.asarray(fitted.scale) == pytest.approx(1.0, abs=1e-3)
     assert np.asarray(fitted.decay) == pytest.approx(0.35, abs=1e-3)
 

@@ -10,8 +10,9 @@ from gelato_experiments import figures
 from gelato_experiments.methods import METHODS, Scenario, Share
 from gelato_experiments.methods.compare import compare, measure
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.studies import ablation, gains, headline
-from gelato_experiments.studies.pairs import entropy_model, pair_of
+from gelato_experiments.studies import ablation, headline
+from gelato_experiments.studies.headline.pairs import entropy_model, pair_of
+from gelato_experiments.studies.shared import gains
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import control, payloads, simulation, system
 
@@ -45,14 +46,14 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gained(files):
-    settings = headline.Settings(**files, acceptances=(0.5, 0.8), **EFFORT)
-    return settings, headline.run(settings, quiet)
+    settings = headline.study.Settings(**files, acceptances=(0.5, 0.8), **EFFORT)
+    return settings, headline.study.run(settings, quiet)
 
 
 @pytest.fixture(scope="module")
 def ablated(files):
-    settings = ablation.Settings(texts=(files["sampled"],), payloads=("full", "candidates"), **EFFORT)
-    return settings, ablation.run(settings, quiet)
+    settings = ablation.study.Settings(texts=(files["sampled"],), payloads=("full", "candidates"), **EFFORT)
+    return settings, ablation.study.run(settings, quiet)
 
 
 def world(link=SLOW, text="sampled", cap=math.inf):
@@ -148,7 +149,7 @@ def test_merged_rules_are_the_same_rules():
     one = dataclasses.replace(method, grid=({"penalty_weight": 0.1, "discount": 0.8},))
     cells = {cap: gains.Cell(one, scenario, cap) for cap in (math.inf, 1.0)}
     merged = gains.judge(cells, half, half, effort)
-    plain = measure(half, [scenario.terms(half, one, cap, one.grid[0]) for cap in cells], effort)
+    plain = measure(half, [scenario.setup(half, one, cap, one.grid[0]) for cap in cells], effort)
     for index, cap in enumerate(cells):
         for name in ("tokens_per_s", "power_w"):
             mine = getattr(merged[cap].figures, name)

@@ -7,11 +7,16 @@ import pytest
 
 from gelato_experiments import figures
 from gelato_experiments.oracles import EntropyModel
-from gelato_experiments.runner import read_rows, write_rows
-from gelato_experiments.studies import exact_world, fluctuation, penalty_sweep, queue_claims, queue_stability
-from gelato_experiments.studies.mutants import mutant
-from gelato_experiments.studies.worlds import WORLDS
+from gelato_experiments.studies import fluctuation, penalty_sweep, queue_stability
+from gelato_experiments.studies.fluctuation.worlds import WORLDS
+from gelato_experiments.studies.penalty_sweep import claims as gap_claims
+from gelato_experiments.studies.penalty_sweep.study import MUTANTS
+from gelato_experiments.studies.queue_stability import claims as queue_claims
+from gelato_experiments.studies.queue_stability.rules import MUTANTS as QUEUE_MUTANTS
+from gelato_experiments.studies.shared import exact_world
+from gelato_experiments.studies.shared.mutants import mutant
 from gelato_experiments.synthetic import synthetic_recording
+from gelato_experiments.tables import read_rows, write_rows
 from gelato_jax import control, simulation, system
 
 MODEL = EntropyModel(
@@ -41,24 +46,24 @@ def _conclude(study, settings, folder):
 def test_t3_gap_and_queue_against_the_weight(tmp_path):
     """Seed fixed; the checks grant 95 % intervals of 16 devices, and mutants are far outside them."""
     settings = dataclasses.replace(
-        penalty_sweep.QUICK, weights=4, devices=16, rounds=4_000, settling=1_500, positions=1 << 14
+        penalty_sweep.STUDY.quick, weights=4, devices=16, rounds=4_000, settling=1_500, positions=1 << 14
     )
     rows, claims = _conclude(penalty_sweep.STUDY, settings, tmp_path)
     for claim in claims.values():
         assert claim.holds, claim
-    whole = penalty_sweep.of(rows, "ratio", 1.5)
+    whole = gap_claims.of(rows, "ratio", 1.5)
     assert whole[0]["gap_tokens_per_s"] > 5 * whole[-1]["gap_tokens_per_s"]  # there was a gap to close
-    assert penalty_sweep.broken(rows, "ratio", settings.caps_w) == []
-    for name in penalty_sweep.MUTANTS:
-        assert penalty_sweep.broken(rows, name, settings.caps_w), name
-    stale = penalty_sweep.of(rows, "stale theta", 1.5)
-    assert not penalty_sweep.queue_prices(stale)
-    assert not penalty_sweep.keeps_path(penalty_sweep.of(rows, "no queue", 1.0))
+    assert gap_claims.broken(rows, "ratio", settings.caps_w) == []
+    for name in MUTANTS:
+        assert gap_claims.broken(rows, name, settings.caps_w), name
+    stale = gap_claims.of(rows, "stale theta", 1.5)
+    assert not gap_claims.queue_prices(stale)
+    assert not gap_claims.keeps_path(gap_claims.of(rows, "no queue", 1.0))
 
 
 def test_t1_t2_paths_and_the_bound_of_the_queue(recorded, tmp_path):
     settings = dataclasses.replace(
-        queue_stability.QUICK,
+        queue_stability.STUDY.quick,
         recording=recorded,
         lengths=(300, 3_000),
         delay_rounds=800,
@@ -77,7 +82,7 @@ def test_t1_t2_paths_and_the_bound_of_the_queue(recorded, tmp_path):
     assert queue_claims.keeps_bound(whole)
     assert max(row["queue_max_j"] / row["sharp_bound_j"] for row in whole) > 0.1
     assert all(row["no_draft_j"] <= settings.budget_j for row in whole)  # the condition of T2
-    assert {name: queue_claims.broken(rows, name)[-1:] for name in queue_claims.MUTANTS} == {
+    assert {name: queue_claims.broken(rows, name)[-1:] for name in QUEUE_MUTANTS} == {
         "no queue": ["path"],
         "E without budget": ["bound"],
         "queue not heeded": ["bound"],
@@ -90,7 +95,7 @@ def test_t1_t2_paths_and_the_bound_of_the_queue(recorded, tmp_path):
 
 def test_fluctuation_end_to_end(recorded, tmp_path):
     settings = dataclasses.replace(
-        fluctuation.QUICK, recording=recorded, methods=("static", "ratio"), devices=16, rounds=400
+        fluctuation.STUDY.quick, recording=recorded, methods=("static", "ratio"), devices=16, rounds=400
     )
     rows, claims = _conclude(fluctuation.STUDY, settings, tmp_path)
     assert {(row["method"], row["world"]) for row in rows} == {

@@ -1,8 +1,8 @@
-"""The studies of what is true: the law of sampled text, and the simulator against the real loop."""
+"""The studies of what is true: the distribution of sampled text, and the simulator against the real loop."""
 
 import pytest
 
-from gelato_experiments import figures, runner
+from gelato_experiments import figures, tables
 from gelato_experiments.benchmarks import law
 from gelato_experiments.benchmarks import simulation as benchmark
 from gelato_experiments.studies import losslessness, real_loop
@@ -22,8 +22,8 @@ def concluded(study, settings, tmp_path):
     """Rows as a table gives them back, claims and figure."""
     told = []
     found = study.run(settings, lambda *news: told.append(news))
-    runner.write_rows(tmp_path / "metrics.csv", found)
-    rows = runner.read_rows(tmp_path / "metrics.csv")
+    tables.write_rows(tmp_path / "metrics.csv", found)
+    rows = tables.read_rows(tmp_path / "metrics.csv")
     with figures.style():
         figures.save(study.draw(settings, rows), tmp_path)
     assert told[-1][1] == told[-1][2] > 0
@@ -32,7 +32,7 @@ def concluded(study, settings, tmp_path):
 
 
 def test_losslessness(tmp_path):
-    settings = losslessness.Settings(
+    settings = losslessness.study.Settings(
         rows=20_000,
         runs=1,
         mutant_runs=2,
@@ -55,16 +55,16 @@ def test_losslessness(tmp_path):
 
 
 def test_every_exit_meets_every_controller():
-    checks = [names for names, _ in losslessness._checks(losslessness.Settings())]
-    assert len(checks) == len(law.PAYLOADS) * len(losslessness.CONTROLLERS)
+    checks = [names for names, _ in losslessness.study._checks(losslessness.study.Settings())]
+    assert len(checks) == len(law.PAYLOADS) * len(losslessness.study.CONTROLLERS)
     for kind in ("length_exit", "depth_exit"):
         met = {(names["controller"], names[kind]) for names in checks}
         names = {name for _, name in met}
-        assert len(met) == len(names) * len(losslessness.CONTROLLERS)
+        assert len(met) == len(names) * len(losslessness.study.CONTROLLERS)
 
 
 def test_real_loop(tmp_path):
-    settings = real_loop.Settings(
+    settings = real_loop.study.Settings(
         pair="tiny",
         prompts=6,
         max_new_tokens=20,
@@ -76,13 +76,13 @@ def test_real_loop(tmp_path):
     )
     rows, claims = concluded(real_loop.STUDY, settings, tmp_path)
     assert [(row["part"], row["method"]) for row in rows] == [
-        *((real_loop.GREEDY, method) for method in settings.methods),
-        (real_loop.DEPTH, "ratio_priced"),
-        (real_loop.SAMPLED, "static 2"),
+        *((real_loop.study.GREEDY, method) for method in settings.methods),
+        (real_loop.study.DEPTH, "ratio_priced"),
+        (real_loop.study.SAMPLED, "static 2"),
     ]
     assert [claim.holds for claim in claims[:2]] == [True, True], claims
     for row in rows:
-        if row["part"] == real_loop.GREEDY:
+        if row["part"] == real_loop.study.GREEDY:
             assert (row["texts_differ"], row["counts_differ"]) == (0, 0)
             assert abs(row["tokens_per_s_off"]) < 1e-5
             assert abs(row["energy_off"]) < 1e-5

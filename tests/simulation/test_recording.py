@@ -15,11 +15,12 @@ from gelato_jax.decoding import encode_prompts, job, make_job
 from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.plan import plan as decide
 from gelato_jax.decoding.programs import advance, start, unpack
+from gelato_jax.simulation import recorder, rollouts
 from gelato_jax.simulation import recording as files
-from gelato_jax.simulation import rollouts
+from gelato_jax.simulation.recorder import make_recording
 from gelato_jax.simulation.recording import load, save
-from gelato_jax.simulation.rollouts import record, roll_out
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.simulation.rollouts import roll_out
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 from gelato_kernels.attention import xla
 
 G, NEW = 5, 20
@@ -67,14 +68,14 @@ def sampled(pair, prompts, settings):
 
 @pytest.fixture(scope="module")
 def small(pair, prompts, settings):
-    return record(pair, prompts, settings=settings, categories="abab", batch_rows=4)
+    return make_recording(pair, prompts, settings=settings, categories="abab", batch_rows=4)
 
 
 @partial(jax.jit, static_argnames="shapes")
 def drafted_entropy(state, work, shapes):
     """What the round that `advance` runs next will draft."""
     channel = jax.vmap(work.system.link.observe)(state.row.link)
-    planned = jax.vmap(partial(decide, terms=work.terms, max_draft_length=shapes.max_draft_length))(state.row, channel)
+    planned = jax.vmap(partial(decide, setup=work.setup, max_draft_length=shapes.max_draft_length))(state.row, channel)
     return draft(state.device, state.row, planned, channel, work, shapes)[0].entropy
 
 
@@ -204,7 +205,7 @@ def test_exits_differ_and_rollouts_are_mixed(greedy):
     assert ((greedy[0].max_probability > 0) & (greedy[0].max_probability < 1)).all()
 
 
-def test_greedy_laws_are_point_masses(greedy):
+def test_greedy_distributions_are_point_masses(greedy):
     recorded = greedy[0]
     assert (recorded.q == 1).all()
     assert set(np.unique(recorded.p)) == {0.0, 1.0}
@@ -218,7 +219,7 @@ def test_sampled_fields_agree(sampled):
     assert ((sampled.overlap >= 0) & (sampled.overlap <= 1)).all()
     assert ((sampled.q > 0) & (sampled.q <= 1)).all()
     np.testing.assert_allclose(sampled.chance, np.minimum(1, sampled.p / sampled.q), rtol=1e-5)
-    assert (sampled.q <= sampled.max_probability * (1 + 1e-5)).all()  # temperature 1: the law is unprocessed
+    assert (sampled.q <= sampled.max_probability * (1 + 1e-5)).all()  # temperature 1: the distribution is unprocessed
     assert ((sampled.support >= 1) & (sampled.support <= 61)).all()
     certain = sampled.max_probability > 0.9 + 1e-5
     assert certain.any()
@@ -228,7 +229,7 @@ def test_sampled_fields_agree(sampled):
 
 
 @pytest.mark.parametrize("field", ["overlap", "chance"])
-def test_drafts_are_accepted_as_often_as_the_laws_overlap(field, sampled):
+def test_drafts_are_accepted_as_often_as_the_distributions_overlap(field, sampled):
     """Draft i + 1, where i stand, is accepted with the recorded probability: sums of differences of a martingale."""
     expected = getattr(sampled, field).astype(np.float64)
     stands = sampled.accepted[..., None] >= np.arange(1, G + 1)
@@ -263,7 +264,7 @@ def test_sampled_text_draws_apart(pair, prompts, settings):
 
 
 def test_no_position_sees_a_uniform_again(pair, prompts, settings):
-    """Nearly uniform laws show the uniforms: were one seen twice, a token would come again and again."""
+    """Nearly uniform distributions show the uniforms: were one seen twice, a token would come again and again."""
     texts = roll_out(pair, prompts, settings=dataclasses.replace(settings, temperature=1e6))[1]
     assert all(len(set(text)) > NEW / 2 for text in texts)  # 20 draws of 61 ids: fewer than 1 in 1e4 texts fail
 
@@ -300,11 +301,11 @@ def test_a_draft_vocabulary_and_its_repeats(pair, settings):
     head = {"head.kernel": pair.draft.model.params["head.kernel"][ids]}
     model = dataclasses.replace(pair.draft.model, config=config, params={**pair.draft.model.params, **head})
     odds = RepeatOdds(slope=jnp.ones((EXITS, 2)), offset=jnp.zeros((EXITS, 2)), unseen=jnp.full(2, 0.6))
-    laws = RepeatLaws(greedy=odds, sampled=odds)
-    cut = dataclasses.replace(pair.draft, model=model, vocabulary=jnp.asarray(ids, jnp.int32), repeats=laws)
+    distributions = RepeatOddsSet(greedy=odds, sampled=odds)
+    cut = dataclasses.replace(pair.draft, model=model, vocabulary=jnp.asarray(ids, jnp.int32), repeats=distributions)
     prompts = np.random.default_rng(1).integers(0, 60, (64, 30)).tolist()
     settings = dataclasses.replace(settings, temperature=1.0, max_new_tokens=12, seed=2)
-    recorded = record(
+    recorded = make_recording(
         dataclasses.replace(pair, draft=cut), prompts, settings=settings, categories="a" * 64, batch_rows=64
     )
     assert recorded.draft_vocab_size == len(ids) + 1
@@ -320,12 +321,12 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     """Batches are by length, the result is not; what is kept is not run again."""
     told = []
     asked = {"settings": settings, "categories": "abcd", "batch_rows": 2, "cache": tmp_path / "kept"}
-    first = record(pair, prompts, **asked, progress=lambda *news: told.append(news))
+    first = make_recording(pair, prompts, **asked, progress=lambda *news: told.append(news))
     np.testing.assert_array_equal(first.rollouts.accepted, greedy[0].accepted)
     np.testing.assert_allclose(first.rollouts.entropy, greedy[0].entropy, rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(first.rollouts.prompt_tokens, [1, 16, 5, 23])
     total = 4 * (NEW - 1)
-    assert {(stage, whole) for stage, _, whole in told} == {(rollouts.STAGE, total)}
+    assert {(stage, whole) for stage, _, whole in told} == {(recorder.STAGE, total)}
     counts = [done for _, done, _ in told]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (0, total)
@@ -337,18 +338,18 @@ def test_order_resume_and_progress(greedy, pair, prompts, settings, tmp_path, mo
     other = {**asked, "settings": dataclasses.replace(settings, seed=5)}
     with monkeypatch.context() as patch:
         patch.setattr(rollouts, "start", refuse)
-        again = record(pair, prompts, **asked)
+        again = make_recording(pair, prompts, **asked)
         with pytest.raises(AssertionError, match="kept"):
-            record(pair, prompts, **other)
+            make_recording(pair, prompts, **other)
         with pytest.raises(AssertionError, match="kept"):
-            record(pair, prompts, **asked, top_p_mass=0.5)
+            make_recording(pair, prompts, **asked, top_p_mass=0.5)
     for old, new in zip(jax.tree.leaves(first.rollouts), jax.tree.leaves(again.rollouts), strict=True):
         np.testing.assert_array_equal(old, new)
 
     sorted((tmp_path / "kept").iterdir())[0].unlink()
     told.clear()
-    record(pair, prompts, **asked, progress=lambda *news: told.append(news))
-    assert told[0] == (rollouts.STAGE, total // 2, total)
+    make_recording(pair, prompts, **asked, progress=lambda *news: told.append(news))
+    assert told[0] == (recorder.STAGE, total // 2, total)
     assert len(told) > 2
 
 
@@ -379,4 +380,4 @@ def test_refusals(changes, word, pair, prompts, settings):
     others = {name: value for name, value in changes.items() if name not in names}
     asked = {"prompts": prompts, "categories": "abcd", **others}
     with pytest.raises(ValueError, match=re.escape(word)):
-        record(pair, settings=settings, **asked)
+        make_recording(pair, settings=settings, **asked)

@@ -1,4 +1,4 @@
-"""The simulator tells the truth: greedy rounds replay exactly, sampled ones in law, and worlds go on as they should."""
+"""Greedy rounds replay exactly, sampled ones in distribution, and worlds go on as they should."""
 
 import dataclasses
 import importlib
@@ -22,9 +22,9 @@ from gelato_jax.control.ucb_specstop import ucb_specstop
 from gelato_jax.decoding import job, make_job
 from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.payloads.candidates import Candidates
-from gelato_jax.simulation import Environment, save
+from gelato_jax.simulation import Environment, lifetime, save
 from gelato_jax.simulation.noise import unrolled
-from gelato_jax.simulation.rollouts import record
+from gelato_jax.simulation.recorder import make_recording
 from gelato_jax.types import record as record_of_arrays
 from gelato_kernels.attention import xla
 
@@ -98,7 +98,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def greedy(pair, prompts, settings):
-    return record(pair, prompts, settings=settings, categories="abcabc")
+    return make_recording(pair, prompts, settings=settings, categories="abcabc")
 
 
 def rules(controller="static", length_exit="none", exit=EXITS - 1, among=(tuple(CONTROLLERS), tuple(LENGTH_EXITS))):
@@ -112,9 +112,9 @@ def rules(controller="static", length_exit="none", exit=EXITS - 1, among=(tuple(
     }
 
 
-def terms_of(pair, settings, **choices):
+def setup_of(pair, settings, **choices):
     """What the real loop's books follow from."""
-    return make_job(pair, settings=settings, **choices).terms
+    return make_job(pair, settings=settings, **choices).setup
 
 
 def real(pair, prompts, settings, **choices):
@@ -128,9 +128,9 @@ def exact(total):
     return np.asarray(total.high, np.float64) + np.asarray(total.low, np.float64)
 
 
-def replayed(recording, terms, prompts, **changes):
+def replayed(recording, setups, prompts, **changes):
     asked = {"devices": len(prompts), "texts": range(len(prompts)), "endless": False, "rounds": NEW - 1, "seed": SEED}
-    return simulation.simulate(recording, terms, **{**asked, "history": True, **changes})
+    return simulation.simulate(recording, setups, **{**asked, "history": True, **changes})
 
 
 def assert_same(info, generation, result, setting):
@@ -171,7 +171,7 @@ def test_greedy_rounds_replay_exactly(payload, pair, prompts, settings, world, g
     among = EVERY if payload == "candidates" else SOME
     names = [(*pair, index % EXITS) for index, pair in enumerate(itertools.product(*among))]
     choices = [{**rules(*some, among), "payload": PAYLOADS[payload], "system": world} for some in names]
-    result = replayed(greedy, [terms_of(pair, settings, **some) for some in choices], prompts)
+    result = replayed(greedy, [setup_of(pair, settings, **some) for some in choices], prompts)
     budgets, exits, queues = set(), 0, 0.0
     for number, some in enumerate(choices):
         info, generation = real(pair, prompts, settings, **some)
@@ -207,8 +207,8 @@ class Mutant(Candidates):
 def mutant(sound):
     """`run_round` of a simulation with every mistake in it; a number in the payload says which is made."""
 
-    def step(state, drafter, verifier, terms, size, **others):
-        on = lambda name: terms.policy.payload.number == MUTANTS.index(name)  # noqa: E731
+    def step(state, drafter, verifier, setup, size, **others):
+        on = lambda name: setup.policy.payload.number == MUTANTS.index(name)  # noqa: E731
         unless = lambda name, new, old: jax.tree.map(lambda a, b: jnp.where(on(name), b, a), new, old)  # noqa: E731
         rollouts = drafter.rollouts
         shown = dataclasses.replace(
@@ -218,9 +218,9 @@ def mutant(sound):
             positions=rollouts.positions + on("ends late"),
             chance=unless("takes another exit", rollouts.chance, rollouts.chance[:, :, ::-1]),
         )
-        device = dataclasses.replace(state.device, lag=unless("forgets the lag", state.device.lag, 0))
-        before = dataclasses.replace(state, device=device)
-        after, seen = sound(before, drafter._replace(rollouts=shown), verifier, terms, size, **others)
+        forgetful = dataclasses.replace(state.row, lag=unless("forgets the lag", state.row.lag, 0))
+        before = dataclasses.replace(state, row=forgetful)
+        after, seen = sound(before, drafter._replace(rollouts=shown), verifier, setup, size, **others)
         old, new = state.row, after.row
         link = dataclasses.replace(
             new.link,
@@ -242,9 +242,9 @@ def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, g
     some = {"controller": CONTROLLERS["ratio"], "length_exit": LENGTH_EXITS["none"], "system": world}
     sent = [Mutant(count=2, number=jnp.int32(number)) for number in range(len(MUTANTS))]
     info, generation = real(pair, prompts, settings, payload=sent[0], **some)
-    monkeypatch.setattr(running, "run_round", mutant(running.run_round))
+    monkeypatch.setattr(lifetime, "run_round", mutant(lifetime.run_round))
     running._run.clear_cache()
-    result = replayed(greedy, [terms_of(pair, settings, payload=payload, **some) for payload in sent], prompts)
+    result = replayed(greedy, [setup_of(pair, settings, payload=payload, **some) for payload in sent], prompts)
     running._run.clear_cache()
     assert_same(info, generation, result, 0)
     for number in range(1, len(MUTANTS)):
@@ -253,7 +253,7 @@ def test_the_comparison_catches_a_wrong_replay(pair, prompts, settings, world, g
 
 
 def plain(recording, world, payload="candidates", **changes):
-    """Terms of a plain structure: rules as they come, without a choice among them."""
+    """Setups of a plain structure: rules as they come, without a choice among them."""
     chosen = {
         "controller": control.ratio(power_budget_w=2.2, penalty_weight=0.05),
         "length_exit": control.length_exits.priced(),
@@ -261,7 +261,7 @@ def plain(recording, world, payload="candidates", **changes):
         "draft_sampling": control.draft_sampling.fixed(),
         "payload": PAYLOADS[payload],
     }
-    return simulation.make_terms(recording, gelato.decoding.Policy(**{**chosen, **changes}), world)
+    return simulation.make_setup(recording, gelato.decoding.Policy(**{**chosen, **changes}), world)
 
 
 def assert_equal(one, other, rtol=0.0):
@@ -280,10 +280,10 @@ def test_endless_devices_go_on(greedy, still):
     """Queue and estimate go on from answer to answer; each prompt is paid for once, and fills the queue."""
     cap = 2.2
     # A draft of one token pays at any price here: every prompt is read, and costs the same whatever the queue.
-    terms = plain(greedy, still, controller=control.ratio(power_budget_w=cap, penalty_weight=50.0))
-    result = simulation.simulate(greedy, [terms], devices=5, rounds=80, history=True)
+    setup = plain(greedy, still, controller=control.ratio(power_budget_w=cap, penalty_weight=50.0))
+    result = simulation.simulate(greedy, [setup], devices=5, rounds=80, history=True)
     costs = [
-        observe_prompt(still.link.channel(), tokens, jnp.bool_(True), terms=terms)
+        observe_prompt(still.link.channel(), tokens, jnp.bool_(True), setup=setup)
         for tokens in greedy.rollouts.prompt_tokens
     ]
     joules, over = [float(cost.energy_j) for cost in costs], [float(c.energy_j - cap * c.time_s) for c in costs]
@@ -316,16 +316,16 @@ def test_devices_that_end_stand_still(greedy, world):
 
 
 def test_chunks_and_groups_change_nothing(greedy, world, monkeypatch):
-    terms = [plain(greedy, world, controller=control.ratio(power_budget_w=cap)) for cap in (2.0, 2.5, 9.0)]
+    setups = [plain(greedy, world, controller=control.ratio(power_budget_w=cap)) for cap in (2.0, 2.5, 9.0)]
     asked = {"devices": 21, "rounds": 40}
-    whole = simulation.simulate(greedy, terms, **asked)
-    alone = [simulation.simulate(greedy, [one], **asked) for one in terms]
+    whole = simulation.simulate(greedy, setups, **asked)
+    alone = [simulation.simulate(greedy, [one], **asked) for one in setups]
     monkeypatch.setattr(running, "CHUNK", 8)
     monkeypatch.setattr(running, "GROUP", 2)
-    assert_equal(whole, simulation.simulate(greedy, terms, **asked), rtol=1e-6)
+    assert_equal(whole, simulation.simulate(greedy, setups, **asked), rtol=1e-6)
     for number, one in enumerate(alone):
         assert_equal(jax.tree.map(lambda leaf, number=number: leaf[number : number + 1], whole), one, rtol=1e-6)
-    fewer = simulation.simulate(greedy, terms, devices=7, rounds=40)
+    fewer = simulation.simulate(greedy, setups, devices=7, rounds=40)
     assert_equal(jax.tree.map(lambda leaf: leaf[:, :7], whole), fewer, rtol=1e-6)
 
 
@@ -346,7 +346,7 @@ policy = Policy(
     draft_sampling=control.draft_sampling.fixed(),
     payload=payloads.candidates(2),
 )
-result = simulation.simulate(recording, [simulation.make_terms(recording, policy, world)], devices=21, rounds=40)
+result = simulation.simulate(recording, [simulation.make_setup(recording, policy, world)], devices=21, rounds=40)
 np.savez(sys.argv[2], devices=len(jax.devices()), **{str(n): x for n, x in enumerate(jax.tree.leaves(result))})
 """
 
@@ -365,15 +365,15 @@ def test_more_jax_devices_change_nothing(greedy, world, tmp_path):
 
 
 def test_numbers_rounds_and_settings_compile_nothing(greedy, world):
-    def terms(cap, weight):
+    def setup(cap, weight):
         return plain(greedy, world, controller=control.ratio(power_budget_w=cap, penalty_weight=weight))
 
     running._run.clear_cache()
     for number, caps in enumerate([(2.0, 3.0), (1.5, 2.5, 4.0), np.linspace(1, 9, 20).tolist()]):
-        simulation.simulate(greedy, [terms(cap, 1.0 + number) for cap in caps], devices=6, rounds=5 + number)
+        simulation.simulate(greedy, [setup(cap, 1.0 + number) for cap in caps], devices=6, rounds=5 + number)
         assert running._run._cache_size() == 1
     for number in range(2):
-        simulation.simulate(greedy, [terms(2.0 + number, 1.0)], devices=6, rounds=9 + number, seed=number)
+        simulation.simulate(greedy, [setup(2.0 + number, 1.0)], devices=6, rounds=9 + number, seed=number)
         assert running._run._cache_size() == 2  # a setting alone has a program of its own
 
 
@@ -390,22 +390,22 @@ def test_the_written_out_hash_is_jaxs_own():
 
 def test_what_warms_up_is_not_counted(greedy, still):
     """Totals after a warm-up are those of the rounds behind it."""
-    terms, asked = [plain(greedy, still)], {"devices": 6, "history": True}
-    whole = simulation.simulate(greedy, terms, rounds=50, **asked)
-    behind = simulation.simulate(greedy, terms, warmup=20, rounds=30, **asked)
+    setups, asked = [plain(greedy, still)], {"devices": 6, "history": True}
+    whole = simulation.simulate(greedy, setups, rounds=50, **asked)
+    behind = simulation.simulate(greedy, setups, warmup=20, rounds=30, **asked)
     assert_equal(jax.tree.map(lambda leaf: leaf[:, :, 20:], whole.history), behind.history, rtol=1e-6)
     np.testing.assert_allclose(
         exact(behind.totals.time_s), behind.history.seen.time_s.sum(axis=-1, dtype=np.float64), rtol=1e-6
     )
-    summed = simulation.simulate(greedy, terms, warmup=20, rounds=30, devices=6)
+    summed = simulation.simulate(greedy, setups, warmup=20, rounds=30, devices=6)
     assert_equal(dataclasses.replace(behind, history=None), summed, rtol=1e-6)
     assert (behind.totals.rounds == 30).all()
 
 
 def test_an_environment_of_one_mode_is_none(greedy, world):
-    terms = [plain(greedy, world)]
-    one = simulation.simulate(greedy, terms, devices=6, rounds=40)
-    other = simulation.simulate(greedy, terms, devices=6, rounds=40, environment=Environment.create([[1.0]]))
+    setups = [plain(greedy, world)]
+    one = simulation.simulate(greedy, setups, devices=6, rounds=40)
+    other = simulation.simulate(greedy, setups, devices=6, rounds=40, environment=Environment.create([[1.0]]))
     assert_equal(one, other, rtol=1e-6)
 
 
@@ -485,7 +485,7 @@ def many(prompts):
 @pytest.fixture(scope="module")
 def sampled(pair, many, settings):
     settings = dataclasses.replace(settings, temperature=1.0)
-    return record(pair, many, settings=settings, categories="a" * len(many), batch_rows=len(many))
+    return make_recording(pair, many, settings=settings, categories="a" * len(many), batch_rows=len(many))
 
 
 def test_sampled_and_seeded_is_refused(sampled, world):
@@ -503,14 +503,14 @@ def figures(totals):
 
 @pytest.mark.parametrize("names", [("static", "none"), ("ratio", "priced"), ("gelato", "bucket")])
 def test_sampled_rounds_replay_nearly(names, pair, many, settings, world, sampled):
-    """The law of a round at a position is right, how positions follow one another is not quite."""
+    """The distribution of a round at a position is right, how positions follow one another is not quite."""
     settings = dataclasses.replace(settings, temperature=1.0)
     some = {**rules(*names, among=SAMPLED), "payload": PAYLOADS["candidates"], "system": world}
     runs = [gelato.generate(pair, many, settings=dataclasses.replace(settings, seed=n), **some) for n in range(4)]
     expected = figures(jax.tree.map(lambda *leaves: np.concatenate(leaves), *(run.totals for run in runs)))
-    terms = [terms_of(pair, settings, **some)]
+    setups = [setup_of(pair, settings, **some)]
     texts = list(range(len(many))) * 4
-    result = replayed(sampled, terms, texts, texts=texts, history=False)
+    result = replayed(sampled, setups, texts, texts=texts, history=False)
     np.testing.assert_allclose(figures(result.totals), expected, rtol=NEARLY)
 
 
@@ -528,6 +528,6 @@ def test_depth_by_token_replays_nearly(depth, pair, prompts, settings, world, gr
         "system": world,
     }
     run = gelato.generate(pair, prompts, settings=settings, **some)
-    result = replayed(greedy, [terms_of(pair, settings, **some)], prompts, history=False)
+    result = replayed(greedy, [setup_of(pair, settings, **some)], prompts, history=False)
     np.testing.assert_allclose(figures(result.totals), figures(run.totals), rtol=NEARLY)
     assert (run.totals.exits.sum(axis=0) > 0).sum() > 1

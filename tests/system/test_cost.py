@@ -73,7 +73,9 @@ def test_outlook_where_the_answer_does_not_depend_on_the_verdict(system, channel
     np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["apart", "streaks"])
+@pytest.mark.parametrize(
+    "survival", [0.6 ** np.arange(G + 1), 1 / (1 + np.arange(G + 1))], ids=["independent", "conditional"]
+)
 @pytest.mark.parametrize("count", [0, 3])
 def test_outlook_expects_over_the_verdict(system, channel, count, survival):
     scheme = payloads.candidates(count) if count else payloads.scalar()
@@ -93,6 +95,18 @@ def test_a_device_that_never_drafts_feeds_nothing_but_still_waits(system, channe
     np.testing.assert_allclose(
         (cost_table.time_s[0], cost_table.energy_j[0]), _round(0, 0, HEADER, HEADER + 10, 1, 1), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("remaining", [40, 3, 0])
+def test_a_draft_that_has_not_read_its_prompt_shares_it_among_the_tokens_to_come(system, channel, remaining):
+    cost_table = _cost_table(system, channel, payloads.seeded(), unread=True, lag=100, remaining=remaining)
+    expected = []
+    for g in range(G + 1):
+        tokens = sum(0.6**i for i in range(g + 1))
+        fed = 0.6**g + 100 * min(tokens / max(remaining, 1), 1.0) if g else 0.0
+        expected.append(_round(0.7 * g, fed, HEADER + 10 * g + 10, HEADER + 10, g + 1, 1))
+    np.testing.assert_allclose(np.stack([cost_table.time_s, cost_table.energy_j], 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(cost_table.catch_up_s, 100 * DEVICE["prefill_s"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("scheme", [payloads.full(), payloads.top_k(9), payloads.seeded()])

@@ -22,15 +22,15 @@ def equal(left, right) -> bool:
 
 
 def test_a_stream_is_reproducible_and_may_be_entered_anywhere(corpus):
-    whole = list(islice(batches(corpus).stream(seed=3), 20))
-    assert all(map(equal, whole[13:], batches(corpus).stream(seed=3, skip=13)))
-    assert not equal(whole[0], next(batches(corpus).stream(seed=4)))
+    whole = list(islice(batches(corpus).shuffled(seed=3), 20))
+    assert all(map(equal, whole[13:], batches(corpus).shuffled(seed=3, skip=13)))
+    assert not equal(whole[0], next(batches(corpus).shuffled(seed=4)))
 
 
 def test_an_epoch_sees_no_conversation_twice(corpus):
     stream = batches(corpus)
     count = stream.batches_per_epoch(seed=0)
-    rows = [row.tobytes() for batch in islice(stream.stream(seed=0), count) for row in batch.tokens]
+    rows = [row.tobytes() for batch in islice(stream.shuffled(seed=0), count) for row in batch.tokens]
     assert len(set(rows)) == len(rows)
     assert len(rows) >= len(corpus[0]) - 7  # a last batch that falls short is left out
 
@@ -42,7 +42,7 @@ def test_once_sees_every_conversation(corpus):
 
 def test_positions_learn_what_the_target_thought_of_the_next_token(corpus):
     by_text = {c.tokens.tobytes(): c for c in corpus[0]}
-    batch = next(batches(corpus, user_weight=0.25).stream(seed=0))
+    batch = next(batches(corpus, user_weight=0.25).shuffled(seed=0))
     rows_of_ids = {token: row for row, token in enumerate(VOCABULARY.tolist())}
     for row in range(batch.tokens.shape[0]):
         text = batch.tokens[row]
@@ -62,7 +62,7 @@ def test_positions_learn_what_the_target_thought_of_the_next_token(corpus):
 
 def test_rows_are_shared_evenly(corpus):
     for multiple in (1, 3, 5, 16):
-        batch = next(batches(corpus, multiple=multiple).stream(seed=0))
+        batch = next(batches(corpus, multiple=multiple).shuffled(seed=0))
         assert batch.tokens.shape[0] % multiple == 0
 
 

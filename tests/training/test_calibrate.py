@@ -1,4 +1,4 @@
-"""Fits against what is known of them: curves that made the data, laws of the isotonic fit, counts by hand."""
+"""Fits against what is known of them: curves that made the data, distributions of the isotonic fit, counts by hand."""
 
 import json
 
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gelato_jax.control.calibration import acceptance_at
 from gelato_jax.testing import tiny_pair
 from gelato_jax.training import calibrate, metrics
-from gelato_jax.training.trace import Answer, Trace
-from gelato_jax.types import STREAK_PLACES
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace
+from gelato_jax.types import KNOWN_POSITIONS
 
 FINITE = st.floats(0, 1, width=32)
 
@@ -103,7 +104,7 @@ def test_a_calibration_says_what_made_the_data():
     np.testing.assert_allclose(fit.deeper_acceptance[0, :, 1], trace.agreement[:, 1].mean(), atol=0.03)
     np.testing.assert_allclose(fit.deeper_acceptance[1, :, 1], means, atol=0.02)
     # The sixth draft of a round is reached some 2,000 times.
-    np.testing.assert_allclose(fit.streak_acceptance[:6], trace.agreement[:, 1].mean(), atol=0.05)
+    np.testing.assert_allclose(fit.conditional_acceptance[:6], trace.agreement[:, 1].mean(), atol=0.05)
     report = calibrate.reliability(fit, [fake_trace(random, 100) for _ in range(200)], "greedy")
     assert max(report["curve"]["error"] + report["classes"]["error"]) < 0.03
     # What controllers read is the curve that was fitted.
@@ -128,80 +129,80 @@ def test_what_follows_an_accepted_token_counts():
     assert float(fit.next_acceptance.max()) < 1e-6
 
 
-def of_last_exit(random, law, chance, acceptance):
-    """A trace whose deepest exit did that under `law`; all else is noise."""
+def of_last_exit(random, distribution, chance, acceptance):
+    """A trace whose deepest exit did that under `distribution`; all else is noise."""
     trace, size = fake_trace(random, len(chance)), len(chance)
-    columns = {"agreement": chance} if law == "greedy" else {"chance": chance, "acceptance": acceptance}
+    columns = {"agreement": chance} if distribution == "greedy" else {"chance": chance, "acceptance": acceptance}
     return Trace(**{**vars(trace), **{name: np.stack([random.random(size), own], 1) for name, own in columns.items()}})
 
 
-HAZARD = 0.5 * 0.8 ** np.arange(STREAK_PLACES)
+HAZARD = 0.5 * 0.8 ** np.arange(KNOWN_POSITIONS)
 SIZES = [1, 2, 3, 5, 8, 13, 400]
 
 
-def test_streaks_of_agreement_are_found_again():
+def test_conditional_agreement_is_found_again():
     """An error of a place is judged by its own standard error: 4.5 of them, false alarm under 1e-4 in all."""
     random, traces, reached = np.random.default_rng(5), [], np.zeros(max(SIZES))
     for size in SIZES * 60:
-        agreed, streak = np.zeros(size), 0
+        agreed, position = np.zeros(size), 0
         for token in range(size):
-            reached[streak] += 1
-            agreed[token] = random.random() >= HAZARD[min(streak, STREAK_PLACES - 1)]
-            streak = streak + 1 if agreed[token] else 0
+            reached[position] += 1
+            agreed[token] = random.random() >= HAZARD[min(position, KNOWN_POSITIONS - 1)]
+            position = position + 1 if agreed[token] else 0
         traces.append(of_last_exit(random, "greedy", agreed, agreed))
-    found, reached = calibrate.fit_streak(traces, "greedy"), reached[:STREAK_PLACES]
+    found, reached = calibrate.fit_conditional(traces, "greedy"), reached[:KNOWN_POSITIONS]
     assert reached.min() > 300
     assert (abs(found - (1 - HAZARD)) < 4.5 * np.sqrt(HAZARD * (1 - HAZARD) / reached)).all()
 
 
-def test_streaks_under_chances_are_found_again():
+def test_conditional_chances_are_found_again():
     """Two kinds of text, each lasting; a token's chance is spread about its kind's acceptance.
 
     Over 25 seeds the last place has a standard deviation of 0.0034, all others less: 4 of them.
     """
     random, accept, stays = np.random.default_rng(6), np.array([0.9, 0.3]), 0.85
     turn = np.array([[stays, 1 - stays], [1 - stays, stays]])
-    law, expected = np.array([0.5, 0.5]) * (1 - accept) @ turn, []
-    for _ in range(STREAK_PLACES):
-        expected.append(law @ accept / law.sum())
-        law = law * accept @ turn
+    distribution, expected = np.array([0.5, 0.5]) * (1 - accept) @ turn, []
+    for _ in range(KNOWN_POSITIONS):
+        expected.append(distribution @ accept / distribution.sum())
+        distribution = distribution * accept @ turn
     traces = []
     for size in [400] * 400:
         turns = random.random(size) > np.r_[0.5, np.full(size - 1, stays)]
         kinds = np.logical_xor.accumulate(turns).astype(int)
         chance = random.beta(2 * accept[kinds], 2 * (1 - accept[kinds]))
         traces.append(of_last_exit(random, "sampled", chance, accept[kinds]))
-    found = calibrate.fit_streak(traces, "sampled")
+    found = calibrate.fit_conditional(traces, "sampled")
     np.testing.assert_allclose(found, expected, atol=0.015)
     assert expected[-1] - expected[0] > 0.2
 
 
-@given(st.lists(st.integers(1, STREAK_PLACES + 3), min_size=1, max_size=4), st.integers(0, 99))
-def test_streaks_of_short_texts_by_hand(sizes, seed):
+@given(st.lists(st.integers(1, KNOWN_POSITIONS + 3), min_size=1, max_size=4), st.integers(0, 99))
+def test_conditional_acceptance_of_short_texts_by_hand(sizes, seed):
     random = np.random.default_rng(seed)
     texts = [random.random((2, size)) for size in sizes]
-    reached, stood = np.zeros(STREAK_PLACES), np.zeros(STREAK_PLACES)
+    reached, stood = np.zeros(KNOWN_POSITIONS), np.zeros(KNOWN_POSITIONS)
     for chance, acceptance in texts:
         for begin in range(len(chance)):
             alive = 1 - chance[begin - 1] if begin else 1.0
-            for place in range(min(STREAK_PLACES, len(chance) - begin)):
+            for place in range(min(KNOWN_POSITIONS, len(chance) - begin)):
                 reached[place] += alive
                 stood[place] += alive * acceptance[begin + place]
                 alive *= chance[begin + place]
-    found = calibrate.fit_streak([of_last_exit(random, "sampled", *text) for text in texts], "sampled")
+    found = calibrate.fit_conditional([of_last_exit(random, "sampled", *text) for text in texts], "sampled")
     np.testing.assert_allclose(found, (stood + stood.sum() / reached.sum()) / (reached + 1), rtol=1e-5)
 
 
 def test_a_place_that_no_draft_reached_has_the_mean():
     random = np.random.default_rng(0)
     traces = [of_last_exit(random, "greedy", agreed, agreed) for agreed in (np.ones(1), np.array([1.0, 0.0]))]
-    found = calibrate.fit_streak(traces, "greedy")  # three drafts, two stood
-    np.testing.assert_allclose(found, [8 / 9, 1 / 3, *[2 / 3] * (STREAK_PLACES - 2)], rtol=1e-6)
+    found = calibrate.fit_conditional(traces, "greedy")  # three drafts, two stood
+    np.testing.assert_allclose(found, [8 / 9, 1 / 3, *[2 / 3] * (KNOWN_POSITIONS - 2)], rtol=1e-6)
 
 
 @given(st.integers(0, 30), st.integers(0, 9))
 def test_a_split_is_a_partition(prompts, seed):
-    fitted, held_out = calibrate.split(prompts, seed)
+    fitted, held_out = calibrate.split_prompts(prompts, seed)
     assert sorted([*fitted, *held_out]) == list(range(prompts))
     assert 0 <= len(fitted) - len(held_out) <= 1
 

@@ -9,7 +9,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.training import corpus as corpora
 from gelato_jax.training.corpus import Conversation, read_corpus, shard_paths, write_corpus, write_shard
 from gelato_jax.training.ids import read_ids, write_ids
-from gelato_jax.training.recording import record, record_corpus
+from gelato_jax.training.soft_labels import label, label_corpus
 
 FIELDS = ("tokens", "top_ids", "top_log_probs")
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_no_corpus_is_told(content, tmp_path):
 def test_recording_gives_what_was_recorded_while_writing(corpus, target, frame, tmp_path):
     conversations = corpus[0][:40]
     write_ids(tmp_path / "ids.npz", conversations)
-    for ours, theirs in zip(record(target, read_ids(tmp_path / "ids.npz"), frame), conversations, strict=True):
+    for ours, theirs in zip(label(target, read_ids(tmp_path / "ids.npz"), frame), conversations, strict=True):
         np.testing.assert_allclose(ours.top_log_probs, theirs.top_log_probs, rtol=2e-3, atol=1e-3)
         assert (ours.top_ids == theirs.top_ids).mean() > 0.99  # equals but for near ties
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
@@ -116,11 +116,11 @@ def test_recording_gives_what_was_recorded_while_writing(corpus, target, frame, 
 
 def test_a_killed_recorder_goes_on(corpus, target, frame, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    record_corpus(target, corpus[0], frame, whole, shard_tokens=800)
+    label_corpus(target, corpus[0], frame, whole, shard_tokens=800)
     with pytest.raises(Killed):
-        record_corpus(target, corpus[0], frame, killed, shard_tokens=800, progress=killer(2500))
+        label_corpus(target, corpus[0], frame, killed, shard_tokens=800, progress=killer(2500))
     assert 0 < len(shard_paths(killed)) < len(shard_paths(whole))
-    record_corpus(target, corpus[0], frame, killed, shard_tokens=800)
+    label_corpus(target, corpus[0], frame, killed, shard_tokens=800)
     pairs = list(zip(read_corpus(killed), read_corpus(whole), strict=True))
     assert len(pairs) == len(corpus[0])
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in pairs)

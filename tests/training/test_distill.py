@@ -26,11 +26,11 @@ def draft(target):
 @pytest.fixture(scope="module")
 def batch(corpus):
     batches = Batches(corpus[0], np.array([5, 6, 7]), VOCABULARY, tokens_per_batch=512)
-    return jax.tree.map(jnp.asarray, next(batches.stream(seed=0)))
+    return jax.tree.map(jnp.asarray, next(batches.shuffled(seed=0)))
 
 
 def one_position(p: np.ndarray, kept: int, rows: int) -> Batch:
-    """A batch of a single position with the target's law `p [V]`; the head has the first `rows` ids."""
+    """A batch of a single position with the target's distribution `p [V]`; the head has the first `rows` ids."""
     order = np.argsort(-p, kind="stable")[:kept]
     ones = np.ones((1, 1))
     return Batch(
@@ -43,16 +43,18 @@ def one_position(p: np.ndarray, kept: int, rows: int) -> Batch:
     )
 
 
-laws = st.integers(0, 2**31 - 1).map(lambda seed: np.random.default_rng(seed).dirichlet(np.full(12, 0.7)) * 0.99 + 1e-3)
+distributions = st.integers(0, 2**31 - 1).map(
+    lambda seed: np.random.default_rng(seed).dirichlet(np.full(12, 0.7)) * 0.99 + 1e-3
+)
 
 
-def lumped(law: np.ndarray, order: np.ndarray) -> np.ndarray:
+def lumped(distribution: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The outcomes that are told apart: those named, and the rest."""
-    return np.append(law[order], 1.0 - law[order].sum())
+    return np.append(distribution[order], 1.0 - distribution[order].sum())
 
 
 @settings(max_examples=30, deadline=None)
-@given(laws, laws)
+@given(distributions, distributions)
 def test_scores_are_numpys_where_the_head_has_every_token(p, q):
     p, q = p / p.sum(), q / q.sum()
     scores = score(jnp.log(q)[None, None].astype(jnp.float32), one_position(p, 5, 12))
@@ -65,8 +67,8 @@ def test_scores_are_numpys_where_the_head_has_every_token(p, q):
 
 
 @settings(max_examples=30, deadline=None)
-@given(laws, st.integers(0, 11), st.floats(0.3, 3.0))
-def test_the_divergence_is_zero_iff_the_laws_are_equal(p, moved, by):
+@given(distributions, st.integers(0, 11), st.floats(0.3, 3.0))
+def test_the_divergence_is_zero_iff_the_distributions_are_equal(p, moved, by):
     p = p / p.sum()
     logits = np.log(p)[None, None].astype(np.float32)
     batch = one_position(p, 11, 12)
@@ -148,7 +150,7 @@ def test_steps_learn_and_leave_the_embedding_alone(draft, corpus):
     optimizer = distill.make_optimizer(options, 30)
     state = TrainState(jax.tree.map(jnp.copy, trained), optimizer.init(trained), jnp.zeros((), jnp.int32))
     reports = []
-    for some in islice(batches.stream(seed=0), 30):
+    for some in islice(batches.shuffled(seed=0), 30):
         state, report = distill.train_step(
             state, fixed, some, draft, settings=options, optimizer=optimizer, dtype=jnp.dtype("float32")
         )

@@ -22,7 +22,7 @@ def batches(corpus):
 def seen(model, batches):
     """States, entropies and weights at the first exit of every learned position of an epoch."""
     decoder, parts = model.bind(), []
-    stream = batches.stream(seed=0)
+    stream = batches.shuffled(seed=0)
     for _ in range(batches.batches_per_epoch(seed=0)):
         batch = next(stream)
         state = exit_states(decoder, jnp.asarray(batch.tokens), jnp.ones(batch.tokens.shape, jnp.int32))[0]

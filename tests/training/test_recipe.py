@@ -14,7 +14,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.training.corpus import CorpusSettings
 from gelato_jax.training.distill import TrainSettings
 from gelato_jax.training.ids import read_ids, write_ids
-from gelato_jax.training.recipe import HELD_OUT_EVERY, Recipe, Target, split, train_draft
+from gelato_jax.training.recipe import HELD_OUT_EVERY, Recipe, Teacher, split_conversations, train_draft
 from gelato_jax.training.warm_start import DraftShape
 
 CORPUS = CorpusSettings(
@@ -34,7 +34,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def bundle(target, openings):
-    return Target(name="tiny", model=target, prefix=(5, 6, 7), header=(8, 9), ends=(60,), openings=openings)
+    return Teacher(name="tiny", model=target, prefix=(5, 6, 7), header=(8, 9), ends=(60,), openings=openings)
 
 
 class Saved:
@@ -130,8 +130,8 @@ def test_ids_alone_make_the_draft_again(killed, bundle, tmp_path):
     assert (report["settings"]["corpus"], report["by"]) == ("corpus.npz", "a test")
     assert "temperatures" not in report["settings"]  # of writing
     np.testing.assert_array_equal(again.draft.vocabulary, saved.draft.vocabulary)
-    for law in ("greedy", "sampled"):
-        ours, theirs = (np.array(s.metrics["quantized"][law]["overall"]["acceptance"]) for s in (again, saved))
+    for distribution in ("greedy", "sampled"):
+        ours, theirs = (np.array(s.metrics["quantized"][distribution]["overall"]["acceptance"]) for s in (again, saved))
         np.testing.assert_allclose(ours, theirs, atol=0.05)
 
 
@@ -170,7 +170,7 @@ def test_impossible_settings_leave_no_folder(bundle, tmp_path):
 
 
 def test_held_out_conversations_are_not_learned_from(corpus):
-    held_out, taught = split(corpus[0])
+    held_out, taught = split_conversations(corpus[0])
     assert len(held_out) == -(-len(corpus[0]) // HELD_OUT_EVERY)
     assert len(held_out) + len(taught) == len(corpus[0])
     assert not {id(c) for c in held_out} & {id(c) for c in taught}

@@ -16,8 +16,9 @@ from gelato_jax.testing import noisy_copy, tiny_config, tiny_pair
 from gelato_jax.training.answers import model_fingerprint, write_answers
 from gelato_jax.training.metrics import expected_rounds
 from gelato_jax.training.repeat_fit import fit_repeats, logistic
-from gelato_jax.training.trace import Answer, Trace, trace_answers, trace_rows
-from gelato_jax.types import RepeatLaws, RepeatOdds
+from gelato_jax.training.states import Answer
+from gelato_jax.training.trace import Trace, trace_answers, trace_rows
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
 
 PROMPTS = [("short", "3 1 4"), ("short", "1 5"), ("long", "9 2 6 5 3 5 8"), ("long", "9 7 9 3 2 3 8 4")]
 
@@ -107,7 +108,7 @@ def believing(draft, *, slope, offset, unseen):
     """A draft with odds of repeats of up to two tokens."""
     shape = (draft.work.shape[0], 2)
     odds = RepeatOdds(slope=jnp.full(shape, slope), offset=jnp.full(shape, offset), unseen=jnp.full(2, unseen))
-    return dataclasses.replace(draft, repeats=RepeatLaws(greedy=odds, sampled=odds))
+    return dataclasses.replace(draft, repeats=RepeatOddsSet(greedy=odds, sampled=odds))
 
 
 @pytest.mark.parametrize("repeats", ["head alone", "repeats", "repeats beyond the head"])
@@ -184,8 +185,8 @@ def test_fitted_odds_are_those_that_made_the_data():
         rival=zeros,
         rival_wins=np.ones((size, 1), bool),
     )
-    for law, tolerance in (("sampled", 1e-3), ("greedy", 0.1)):  # greedy: five standard errors of 20,000 draws
-        found = fit_repeats([trace], law)
+    for distribution, tolerance in (("sampled", 1e-3), ("greedy", 0.1)):  # greedy: five standard errors of 20,000 draws
+        found = fit_repeats([trace], distribution)
         assert float(found.slope[0, 1]) == pytest.approx(0.6, abs=tolerance)
         assert float(found.offset[0, 1]) == pytest.approx(0.8, abs=tolerance)
         assert (float(found.slope[0, 0]), float(found.offset[0, 0])) == (1.0, 0.0)  # no evidence: the head's odds

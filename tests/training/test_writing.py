@@ -1,4 +1,4 @@
-"""What a target writes: frames, laws, and what it thought of every token."""
+"""What a target writes: frames, distributions, and what it thought of every token."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +69,7 @@ def test_given_openings_are_kept(target, frame, settings, openings, tmp_path):
     assert {tokens[0] for tokens in starts} == {11, 13}
 
 
-def test_user_turns_follow_the_targets_law(target, frame, log_probs):
+def test_user_turns_follow_the_targets_distribution(target, frame, log_probs):
     """Chi-square of the first token of 4,096 user turns; z < 5 fails a sound writer once in 3e6."""
     rows = 4096
     state = writing.begin(target, frame, rows, 8, seed=3)

@@ -11,7 +11,6 @@ that a machine that slows down slows both sides.
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -26,6 +25,7 @@ from gelato_jax.decoding.local import run_windows
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
+from gelato_jax.decoding.timing import alternate
 from gelato_jax.models import random_model
 
 CALLS = 15
@@ -64,11 +64,11 @@ def run(pair: Pair, *, draft_length: int = 4, progress: Callable[[str], None] = 
     bare, step = _autoregressive(pair)
     progress("rounds")
     round_s, draft_s, window_s, over_parts = _rounds(pair, shapes)
-    laws = {"greedy": {}, "temperature": {"temperature": 0.8}, "top_p": {"temperature": 0.8, "top_p": 0.9}}
+    samplings = {"greedy": {}, "temperature": {"temperature": 0.8}, "top_p": {"temperature": 0.8, "top_p": 0.9}}
     shares = {}
-    for name, law in laws.items():
+    for name, sampling in samplings.items():
         progress(f"overhead, {name}")
-        shares[name] = _overhead(pair, shapes, DecodeSettings(max_draft_length=draft_length, **law)) / round_s
+        shares[name] = _overhead(pair, shapes, DecodeSettings(max_draft_length=draft_length, **sampling)) / round_s
     return Result(
         bare_step_s=bare,
         autoregressive_step_s=step[0],
@@ -80,18 +80,6 @@ def run(pair: Pair, *, draft_length: int = 4, progress: Callable[[str], None] = 
         round_over_parts=over_parts,
         overhead_share=shares,
     )
-
-
-def alternate(*programs: Callable[[], object]) -> list[list[float]]:
-    """Time programs in turn, `CALLS` times each, after a call of each that does not count: seconds."""
-    times: list[list[float]] = [[] for _ in programs]
-    for call in range(CALLS + 1):
-        for seconds, program in zip(times, programs, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            if call:
-                seconds.append(time.perf_counter() - start)
-    return times
 
 
 def _ratio(numerator: list[float], denominator: list[float]) -> float:
@@ -110,7 +98,9 @@ def _autoregressive(pair: Pair) -> tuple[float, tuple[float, float]]:
         return lambda: decode_autoregressive(job, **batch, shapes=settings.shapes)
 
     steps = long - short
-    bare, few, many = alternate(lambda: run_windows(pair.target, window=1, steps=steps), decode(short), decode(long))
+    bare, few, many = alternate(
+        lambda: run_windows(pair.target, window=1, steps=steps), decode(short), decode(long), calls=CALLS
+    )
     loop = [(b - a) / steps for a, b in zip(few, many, strict=True)]
     bare = [seconds / steps for seconds in bare]
     return statistics.median(bare), (statistics.median(loop), _ratio(loop, bare))
@@ -144,6 +134,7 @@ def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
         _round_program(pair, shapes, DecodeSettings(max_draft_length=size)),
         lambda: run_windows(pair.draft.model, window=1, steps=ROUNDS * size),
         lambda: run_windows(pair.target, window=size + 1, steps=ROUNDS),
+        calls=CALLS,
     )
     parts = [a + b for a, b in zip(drafts, windows, strict=True)]
     seconds = (statistics.median(rounds) / ROUNDS, statistics.median(drafts) / ROUNDS / size)
@@ -159,5 +150,5 @@ def _overhead(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> float:
     config = testing.tiny_config(vocab_size, 1, hidden_size=8, mlp_size=8, num_heads=1, tied_head=True)
     target, draft = random_model(config, 0), random_model(config, 1)
     hollow = dataclasses.replace(pair, target=target, draft=make_draft(draft))
-    (times,) = alternate(_round_program(hollow, shapes, settings))
+    (times,) = alternate(_round_program(hollow, shapes, settings), calls=CALLS)
     return float(np.median(times)) / ROUNDS

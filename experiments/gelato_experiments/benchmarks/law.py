@@ -1,7 +1,7 @@
-"""The law of sampled text: exact on a vocabulary small enough to enumerate.
+"""The distribution of sampled text: exact on a vocabulary small enough to enumerate.
 
-A tiny pair decodes one prompt in many rows at once. The joint law of the first three tokens, and of
-the three after the first (all of them drawn by rounds), are compared with the target's own law by a
+A tiny pair decodes one prompt in many rows at once. The joint distribution of the first three tokens, and of
+the three after the first (all of them drawn by rounds), are compared with the target's own by a
 chi-square each, z = (chi2 - df) / sqrt(2 df), over 216 cells. A sound decoder exceeds z = 5 with
 probability under 1e-5 (chi-square tail at df 215).
 """
@@ -26,7 +26,7 @@ ROWS = 50_000
 RUNS = 4
 LIMIT_Z = 5.0
 RARE = 5.0
-"""Expected count under which cells are pooled: the chi-square law needs counts."""
+"""Expected count under which cells are pooled: the chi-square distribution needs counts."""
 SETTINGS = DecodeSettings(max_draft_length=2, max_new_tokens=NEW_TOKENS, temperature=1.0, prefill_chunk=1)
 
 PAYLOADS = (
@@ -41,7 +41,7 @@ PAYLOADS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Check:
     """One check."""
 
     payload: str
@@ -55,17 +55,17 @@ class Row:
 def tiny_pair() -> Pair:
     """A target of six tokens and a draft that is often wrong about it; no token ends a text."""
     config = testing.tiny_config(VOCAB, 2, hidden_size=4, mlp_size=4, num_heads=1, head_dim=4)
-    # This seed's laws depend on the past (up to TV 0.94), their entropies span 0.5 to 1.7 nats, and a
+    # This seed's distributions depend on the past (up to TV 0.94), their entropies span 0.5 to 1.7 nats, and a
     # draft token of the deepest exit is accepted with probability 0.7.
     target = testing.tiny_model(config, 8, 1.2)
     draft = testing.noisy_copy(target, 0.5, exits=(1,))
     return Pair(name="law", target=target, draft=draft, tokenizer=testing.NumberTokenizer(), eos_ids=(VOCAB,))
 
 
-def run() -> Iterator[Row]:
+def run() -> Iterator[Check]:
     """Check every payload under every controller, each with exits that past draws steer."""
     pair = tiny_pair()
-    law = joint_law(target_logits(pair), SETTINGS)
+    joint = joint_law(target_logits(pair), SETTINGS)
     controllers = (
         control.ratio(power_budget_w=1.5, penalty_weight=0.05),
         control.gelato(energy_budget_j=0.2, penalty_weight=0.05),
@@ -85,10 +85,10 @@ def run() -> Iterator[Row]:
             }
             counts, totals = count_texts(pair, choices, runs=RUNS, seed=next(seeds))
             drafted, accepted = int(totals.drafted.sum()), int(totals.accepted.sum())
-            yield Row(
+            yield Check(
                 payload=payload.scheme,
                 controller=name,
-                z=z_score(counts, law),
+                z=z_score(counts, joint),
                 texts=int(counts.sum()),
                 drafted=drafted / int(totals.rounds.sum()),
                 accepted=accepted / max(drafted, 1),
@@ -120,19 +120,19 @@ def shaped(logits: np.ndarray, settings: DecodeSettings) -> np.ndarray:
 
 
 def joint_law(logits: np.ndarray, settings: DecodeSettings) -> np.ndarray:
-    """Law of the first four tokens, `[V, V, V, V]`."""
+    """Distribution of the first four tokens, `[V, V, V, V]`."""
     steps = shaped(logits, settings).reshape(*[VOCAB] * (NEW_TOKENS - 1), NEW_TOKENS, VOCAB)
     first, second, third, fourth = steps[0, 0, 0, 0], steps[:, 0, 0, 1], steps[:, :, 0, 2], steps[..., 3, :]
     return first[:, None, None, None] * second[..., None, None] * third[..., None] * fourth
 
 
-def z_score(counts: np.ndarray, law: np.ndarray) -> float:
+def z_score(counts: np.ndarray, joint: np.ndarray) -> float:
     """The worse of two chi-squares: tokens 1-3 and tokens 2-4."""
-    return max(_chi_square(counts.sum(3), law.sum(3)), _chi_square(counts.sum(0), law.sum(0)))
+    return max(_chi_square(counts.sum(3), joint.sum(3)), _chi_square(counts.sum(0), joint.sum(0)))
 
 
-def _chi_square(counts: np.ndarray, law: np.ndarray) -> float:
-    counts, expected = counts.ravel(), law.ravel() * counts.sum()
+def _chi_square(counts: np.ndarray, joint: np.ndarray) -> float:
+    counts, expected = counts.ravel(), joint.ravel() * counts.sum()
     if counts[expected == 0].any():
         return float("inf")
     rare = expected < RARE
@@ -158,7 +158,7 @@ def count_texts(
     Args:
         pair: what decodes.
         choices: policy, as `make_job` takes it.
-        settings: the law.
+        settings: temperature and truncation.
         runs: programs run, each with a seed of its own.
         seed: the first.
         program: `decode`, or a mutant of it.

@@ -1,4 +1,4 @@
-"""Decoders with one mistake each that bends the law of sampled text: what `benchmarks.law` must catch.
+"""Decoders with one mistake each that bends the distribution of sampled text: what `benchmarks.law` must catch.
 
 All mutants are one program: a number in the payload says which is in force.
 """

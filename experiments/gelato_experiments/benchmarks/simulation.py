@@ -20,7 +20,7 @@ from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.decoding import Policy
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.simulation import Recording
 
 DRAFT_LENGTHS = (8, 12)
@@ -31,7 +31,7 @@ SHALLOW_WORK = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Timing:
     """One timing."""
 
     draft_length: int
@@ -61,7 +61,7 @@ class Many:
 class Result:
     """All figures."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Timing, ...]
     many: Many
 
 
@@ -114,7 +114,7 @@ def figures(result: Result) -> dict[str, Any]:
     return {**dataclasses.asdict(result), "bytes_per_device": result.many.bytes_per_device}
 
 
-def world(max_draft_length: int) -> tuple[Recording, Terms]:
+def world(max_draft_length: int) -> tuple[Recording, Setup]:
     """A drawn recording of two exits, and every feature."""
     # Three classes of entropy that persist; acceptance from likely to seldom; assumed.
     model = EntropyModel(
@@ -142,10 +142,10 @@ def world(max_draft_length: int) -> tuple[Recording, Terms]:
         draft_sampling=control.draft_sampling.fixed(),
         payload=payloads.candidates(32),
     )
-    return recording, simulation.make_terms(recording, policy, system.preset())
+    return recording, simulation.make_setup(recording, policy, system.preset())
 
 
-def _timed(max_draft_length: int, group: Sequence[Any]) -> Row:
+def _timed(max_draft_length: int, group: Sequence[Any]) -> Timing:
     recording, terms = world(max_draft_length)
 
     def simulate(rounds: int, seed: int) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def _timed(max_draft_length: int, group: Sequence[Any]) -> Row:
     first_s, _ = simulate(1, 0)
     took = [simulate(ROUNDS, seed) for seed in range(REPEATS)]
     count = DEVICES * ROUNDS
-    return Row(
+    return Timing(
         draft_length=max_draft_length,
         jax_devices=len(group),
         rounds_per_s=count / min(wall for wall, _ in took),

@@ -17,12 +17,9 @@ from gelato_jax.system import System
 ALONE = "target alone"
 ADAPTIVE = "ratio"
 
-Progress = Callable[[int, int], None]
-"""Told prompts done and in all."""
-
 
 @dataclasses.dataclass
-class Row:
+class PolicySums:
     """One policy's sums over all prompts."""
 
     policy: str
@@ -41,7 +38,7 @@ class Row:
         """By the clock, prompts included."""
         return self.tokens / self.clock_s
 
-    def figures(self, alone: "Row") -> dict[str, Any]:
+    def figures(self, alone: "PolicySums") -> dict[str, Any]:
         """The row as plain numbers, its clock also against the target alone."""
         return {
             **dataclasses.asdict(self),
@@ -66,24 +63,24 @@ def run(
     system: System,
     lengths: Sequence[int] = (0, 1, 2, 4, 8),
     adaptive: control.Controller | None = None,
-    progress: Progress = lambda done, total: None,
-) -> list[Row]:
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[PolicySums]:
     """Decode every prompt under every policy.
 
     Args:
         pair: draft and target.
         prompts: texts.
-        settings: lengths and law; `max_draft_length` is at least the largest of `lengths`.
+        settings: lengths and temperature; `max_draft_length` is at least the largest of `lengths`.
         system: the modelled world, and what the adaptive controller believes about costs.
         lengths: fixed draft lengths; 0 is a round without drafts.
         adaptive: the controller beside them, with priced exits; `ratio` without a cap if not given.
             What it learns on a prompt it keeps for the next.
-        progress: told how far it is.
+        progress: told prompts done and in all.
 
     Returns:
         The target alone, each fixed length, the adaptive controller.
     """
-    rows = [Row(ALONE), *(Row(f"static {length}") for length in lengths), Row(ADAPTIVE)]
+    rows = [PolicySums(ALONE), *(PolicySums(f"static {length}") for length in lengths), PolicySums(ADAPTIVE)]
     controllers = (*map(control.static, lengths), control.ratio() if adaptive is None else adaptive)
     exits = (control.length_exits.none(), control.length_exits.priced())
     sessions: list[Any] = [None] * len(controllers)
@@ -116,7 +113,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return call(), time.perf_counter() - start
 
 
-def _add(row: Row, figures: dict[str, Any], seconds: float, different: bool) -> None:
+def _add(row: PolicySums, figures: dict[str, Any], seconds: float, different: bool) -> None:
     """Add one decode."""
     row.tokens += figures["new_tokens"]
     row.clock_s += seconds

@@ -11,7 +11,7 @@ import numpy as np
 from gelato_experiments.methods.base import Method, Setting
 from gelato_experiments.study import Row
 from gelato_jax import simulation
-from gelato_jax.decoding.records import Terms
+from gelato_jax.decoding.records import Setup
 from gelato_jax.payloads import Payload, Vocabularies
 from gelato_jax.simulation import Recording
 from gelato_jax.system import System
@@ -35,10 +35,10 @@ class Scenario:
     payload: Payload | None = None
     vocabularies: Vocabularies | None = None
 
-    def terms(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Terms:
+    def setup(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Setup:
         """A method in this world, under a cap (inf: none)."""
         payload = method.payload() if self.payload is None else self.payload
-        return simulation.make_terms(
+        return simulation.make_setup(
             recording,
             method.build(cap_w, **setting).policy(payload),
             self.system,
@@ -46,7 +46,8 @@ class Scenario:
         )
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
     """How much is simulated: devices, rounds of each, rounds before that do not count, seed, shares for intervals."""
 
     devices: int = 64
@@ -66,7 +67,7 @@ class Measured(NamedTuple):
     acceptance: np.ndarray
 
 
-def measure(recording: Recording, settings: Sequence[Terms], effort: Share) -> Measured:
+def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> Measured:
     """Simulate settings. Shares of the devices are independent; the same share meets the same world everywhere."""
     result = simulation.simulate(
         recording, settings, devices=effort.devices, rounds=effort.rounds, warmup=effort.warmup, seed=effort.seed
@@ -107,7 +108,7 @@ def compare(
     judging: Recording,
     scenario: Scenario,
     caps_w: Sequence[float],
-    effort: Share = Share(),  # noqa: B008
+    effort: Share = Share(),
 ) -> list[Row]:
     """One row for each cap: the setting of most tokens per second that keeps it in tuning, judged on other texts.
 
@@ -126,13 +127,13 @@ def compare(
         `_half` of the interval, `draft_length`, `acceptance`, and `keeps_cap` (on the texts judged).
     """
     tried = [(cap, setting) for cap in caps_w for setting in method.grid]
-    tuned = measure(tuning, [scenario.terms(tuning, method, cap, setting) for cap, setting in tried], effort)
+    tuned = measure(tuning, [scenario.setup(tuning, method, cap, setting) for cap, setting in tried], effort)
     rate, power = tuned.tokens_per_s.mean(axis=1), tuned.power_w.mean(axis=1)
     chosen = []
     for number, cap in enumerate(caps_w):
         own = slice(number * len(method.grid), (number + 1) * len(method.grid))
         chosen.append(method.grid[best_setting(rate[own], power[own], cap)])
-    settings = [scenario.terms(judging, method, cap, s) for cap, s in zip(caps_w, chosen, strict=True)]
+    settings = [scenario.setup(judging, method, cap, s) for cap, s in zip(caps_w, chosen, strict=True)]
     judged = measure(judging, settings, effort)
     return [
         _row(method, cap, setting, judged, number)

@@ -11,6 +11,7 @@ from gelato_experiments.oracles.costs import RoundCosts
 from gelato_experiments.oracles.entropy_model import EntropyModel, fit
 from gelato_experiments.oracles.entropy_stopping import StoppingOptimum, StoppingPolicy
 from gelato_experiments.oracles.round_level import RoundLevelOptimum, evaluate
+from gelato_experiments.oracles.stopping_rules import fixed_length_tables
 
 __all__ = [
     "EntropyModel",
@@ -22,5 +23,6 @@ __all__ = [
     "entropy_stopping",
     "evaluate",
     "fit",
+    "fixed_length_tables",
     "round_level",
 ]

@@ -18,8 +18,8 @@ def solve(
     No policy that learns less can do better; the entropies would add nothing to k.
 
     Args:
-        probability: [W] law of the link state.
-        accepted: [G + 1] law of k, the number of G drafts that would be accepted; or [W, G + 1].
+        probability: [W] distribution of the link state.
+        accepted: [G + 1] distribution of k, the number of G drafts that would be accepted; or [W, G + 1].
         costs: costs of a round; it is rejected iff k < g.
         power_cap_w: Pbar, watts; inf for none.
 
@@ -27,7 +27,7 @@ def solve(
         The optimum; `policy` is [W * (G + 1), G + 1], state w * (G + 1) + k, then draft length.
 
     Raises:
-        ValueError: shapes disagree or a law is none.
+        ValueError: shapes disagree or a distribution is none.
         RuntimeError: the solver gave up.
     """
     states, lengths = len(costs.base_s), costs.max_draft_length + 1

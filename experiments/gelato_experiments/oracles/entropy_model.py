@@ -18,8 +18,8 @@ class EntropyModel:
     acceptance[c], independently of everything else; the chain goes on whether they were or not.
 
     Args:
-        initial: [C] law of the first token's class.
-        transition: [C, C] law of the next token's class, by row.
+        initial: [C] distribution of the first token's class.
+        transition: [C, C] distribution of the next token's class, by row.
         acceptance: [C] 0..1.
 
     Raises:
@@ -49,15 +49,15 @@ class EntropyModel:
             [G + 1], 1 at first.
         """
         chances = [1.0]
-        law = self.initial
+        alive = self.initial
         for _ in range(max_draft_length):
-            law = law * self.acceptance
-            chances.append(law.sum())
-            law = law @ self.transition
+            alive = alive * self.acceptance
+            chances.append(alive.sum())
+            alive = alive @ self.transition
         return np.asarray(chances)
 
     def accepted_lengths(self, max_draft_length: int) -> Floats:
-        """Law of the number of accepted tokens of G drafts.
+        """Distribution of the number of accepted tokens of G drafts.
 
         Args:
             max_draft_length: G.
@@ -95,13 +95,13 @@ def fit(entropy: ArrayLike, chance: ArrayLike, edges: ArrayLike, *, alive: Array
     """The model of rollouts that went on to G tokens whether or not a token would have been rejected.
 
     Acceptance counts each token by the chance that its predecessors were accepted, as the model defines it.
-    Initial law and transitions count every step alike, also those after a rejection: the device cannot see
+    Initial distribution and transitions count every step alike, also those after a rejection: the device cannot see
     a rejection while it drafts, so these are the entropies that it meets. Where entropies after a rejection
     differ from the others, no chain on classes alone describes both, and E[A_i] of the model departs from
     the rollouts': compare `EntropyModel.survival` with them.
 
     A class without an accepted predecessor takes the mean chance of all its tokens, one never met the
-    overall mean; a class that is never left takes the overall law of classes as its transitions.
+    overall mean; a class that is never left takes the overall distribution of classes as its transitions.
 
     Args:
         entropy: [M, G] nats of each drafted token; nan after the end of a rollout.

@@ -65,7 +65,7 @@ def solve(
     (Charnes and Cooper 1962). What an action does to later states is not modelled.
 
     Args:
-        probability: [W] law of the state, i.i.d. over rounds and independent of actions.
+        probability: [W] distribution of the state, i.i.d. over rounds and independent of actions.
         tokens: [W, A] mean tokens of a round, by state and action; nan where never observed, which makes
             the action unavailable there. So in the other tables.
         seconds: [W, A] mean seconds, positive.
@@ -105,7 +105,7 @@ def evaluate(
 
     Args:
         policy: [W, A] probability of each action in each state.
-        probability: [W] law of the state.
+        probability: [W] distribution of the state.
         tokens: [W, A] as for `solve`.
         seconds: [W, A] as for `solve`.
         joules: [W, A] as for `solve`.
@@ -128,16 +128,16 @@ def _checked(probability: ArrayLike, tokens: ArrayLike, seconds: ArrayLike, joul
     shape = values[0].shape
     if len(shape) != 2 or any(x.shape != shape for x in values):
         raise ValueError(f"tokens, seconds and joules: [W, A] all, got {[x.shape for x in values]}")
-    law = distribution("probability", probability, shape[:1])
+    checked = distribution("probability", probability, shape[:1])
     usable = ~np.isnan(sum(values))
     if not all(np.all(np.isfinite(x[usable])) for x in values):
         raise ValueError("tables must be finite, or nan where never observed")
     if np.any(values[1][usable] <= 0.0) or np.any(values[2][usable] < 0.0):
         raise ValueError("seconds must be positive and joules not negative")
-    idle = np.flatnonzero((law > 0.0) & ~usable.any(axis=1))
+    idle = np.flatnonzero((checked > 0.0) & ~usable.any(axis=1))
     if len(idle):
         raise ValueError(f"states {idle.tolist()} occur and have no action")
-    return _Tables(law, *values, usable=usable)
+    return _Tables(checked, *values, usable=usable)
 
 
 def _optimise(tables: _Tables, objective: Floats, cap_w: float) -> tuple[Floats, float]:

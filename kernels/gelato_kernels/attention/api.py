@@ -7,8 +7,8 @@ from jax.typing import ArrayLike
 from gelato_kernels import native as compiled
 from gelato_kernels.attention import limits, native, reference, xla
 from gelato_kernels.checks import expect
+from gelato_kernels.compilers import pallas_backends
 from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.targets import pallas_backends
 from gelato_kernels.warpgroups import mosaic_backends
 
 BACKENDS = (
@@ -39,13 +39,13 @@ def window_attention(
     scale: float | None = None,
     implementation: str | None = None,
 ) -> Array:
-    """Grouped-query softmax attention of a window of T new tokens behind each row's cached text.
+    """Grouped-query softmax attention of a window of T new tokens after each row's cached text.
 
     Token i of the window attends to the first `lengths` slots of its row's cache and to tokens 0 to i
     of the window: out = sum_j softmax_j(scale * query . key_j) value_j (arXiv 1706.03762, equation 1),
     where query head n reads key head n // (N / K) (arXiv 2305.13245).
 
-    The cache is only read: write the window's keys and values behind `lengths` afterwards. On a TPU
+    The cache is only read: write the window's keys and values after `lengths` afterwards. On a TPU
     the write should index rows, heads and slots: a scatter whose updates span heads wants another
     layout, between which and the kernel's XLA copies the whole cache at every call.
 

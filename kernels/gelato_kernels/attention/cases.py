@@ -19,7 +19,7 @@ def case(
     slots: int = 40,
     garbage: float = 50.0,
 ) -> Inputs:
-    """Normal queries, keys and values; `garbage` stands in the cache behind each row's length.
+    """Normal queries, keys and values; `garbage` stands in the cache after each row's length.
 
     Args:
         seed: of the numbers.

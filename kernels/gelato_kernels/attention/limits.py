@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from gelato_kernels.targets import Target
+from gelato_kernels.compilers import Compiler
 from gelato_kernels.warpgroups import THREADS
 
 MOST_QUERIES = 128
@@ -15,8 +15,8 @@ LARGEST_HEAD = 128
 kilobytes of registers on the largest (ptxas, sm_90a)."""
 
 
-def refuses(target: Target) -> Callable[..., str | None]:
-    """What `Backend.refuses` is for a target."""
+def refuses(compiler: Compiler) -> Callable[..., str | None]:
+    """What `Backend.refuses` is for a compiler."""
 
     def reason(query: Array, cache_key: Array, cache_value: Array, *others: Array) -> str | None:
         del others
@@ -24,7 +24,7 @@ def refuses(target: Target) -> Callable[..., str | None]:
         queries = heads // cache_key.shape[1] * window
         if queries > MOST_QUERIES:
             return f"{queries} queries share a key head, at most {MOST_QUERIES} are served"
-        if target.name == "triton" and size > LARGEST_HEAD:
+        if compiler.name == "triton" and size > LARGEST_HEAD:
             return f"heads have {size} numbers, at most {LARGEST_HEAD} are served"
         for cache in (cache_key, cache_value):
             if cache.dtype not in (jnp.float32, jnp.bfloat16):

@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton
 
 from gelato_kernels import tuning
 from gelato_kernels.attention.window import MASKED, attend, merge
-from gelato_kernels.targets import Target
+from gelato_kernels.compilers import Compiler
 
 BLOCK_SLOTS = {"tpu": 512, "triton": 128}
 """Slots that a program has in hand at once (assumed: on a TPU their transfer outlasts what a step costs)."""
@@ -37,44 +37,44 @@ SMALLEST_PRODUCT = 16
 """Rows and columns of a product in Triton."""
 
 
-def window_attention(*arrays: Array, target: Target, block_slots: int | None = None) -> Array:
+def window_attention(*arrays: Array, compiler: Compiler, block_slots: int | None = None) -> Array:
     """`window_attention` of scaled queries.
 
     Args:
         *arrays: of the op.
-        target: compiler of the kernel.
+        compiler: compiler of the kernel.
         block_slots: slots of the cache that a program has in hand at once, a power of two from 16 on; None is what
             `tuning` has for the device, or else `BLOCK_SLOTS`, on a GPU within `BLOCK_BYTES`.
 
     Returns:
         [B, T, N, H] float32.
     """
-    return attend(partial(_read, target, block_slots or _block_slots(target, arrays[1])), *arrays)
+    return attend(partial(_read, compiler, block_slots or _block_slots(compiler, arrays[1])), *arrays)
 
 
-def _block_slots(target: Target, key: Array) -> int:
-    slots = tuning.block("window_attention", BLOCK_SLOTS[target.name])
-    if target.name == "tpu":
+def _block_slots(compiler: Compiler, key: Array) -> int:
+    slots = tuning.block("window_attention", BLOCK_SLOTS[compiler.name])
+    if compiler.name == "tpu":
         return slots
     return min(slots, max(SMALLEST_PRODUCT, BLOCK_BYTES // (_power_of_two(key.shape[3]) * key.dtype.itemsize)))
 
 
 def _read(
-    target: Target, block_slots: int, query: Array, key: Array, value: Array, lengths: Array, maximum: Array
+    compiler: Compiler, block_slots: int, query: Array, key: Array, value: Array, lengths: Array, maximum: Array
 ) -> tuple[Array, Array, Array]:
     """The cache's share (`ReadCache`): the partial softmaxes of its parts, merged."""
     lengths = jnp.clip(lengths, 0, key.shape[2])
-    weighted, lanes = _partials(target, block_slots, lengths, query.astype(key.dtype), key, value)
+    weighted, lanes = _partials(compiler, block_slots, lengths, query.astype(key.dtype), key, value)
     return merge(lanes[..., :1], lanes[..., 1:2], weighted, maximum)
 
 
 def _partials(
-    target: Target, block_slots: int, lengths: Array, query: Array, key: Array, value: Array
+    compiler: Compiler, block_slots: int, lengths: Array, query: Array, key: Array, value: Array
 ) -> tuple[Array, Array]:
     """Partial softmaxes of every part: weighted values [B, K, P, Q, H], and lanes [B, K, P, Q, lanes] of `_kernel`."""
     batch, kv_heads, queries, size = query.shape
     slots = key.shape[2]
-    if target.name == "tpu":
+    if compiler.name == "tpu":
         rows, columns = queries, size
         part_slots = block_slots = min(block_slots, slots)
     else:
@@ -87,15 +87,15 @@ def _partials(
     cache_spec = pl.BlockSpec((None, None, part_slots, columns), partial(_live_part, part_slots))
     out_specs = [
         pl.BlockSpec((None, None, None, rows, width), lambda row, head, part, *_: (row, head, part, 0, 0))
-        for width in (columns, target.lanes)
+        for width in (columns, compiler.lanes)
     ]
-    out_shape = [jax.ShapeDtypeStruct((*grid, queries, width), jnp.float32) for width in (size, target.lanes)]
-    kernel = partial(_kernel, target=target, block_slots=block_slots, sizes=(queries, size))
+    out_shape = [jax.ShapeDtypeStruct((*grid, queries, width), jnp.float32) for width in (size, compiler.lanes)]
+    kernel = partial(_kernel, compiler=compiler, block_slots=block_slots, sizes=(queries, size))
     whole = pl.BlockSpec((batch,), lambda *_: (0,))
-    return target.call(
+    return compiler.call(
         kernel,
         grid=grid,
-        in_specs=[*([] if target.name == "tpu" else [whole]), query_spec, cache_spec, cache_spec],
+        in_specs=[*([] if compiler.name == "tpu" else [whole]), query_spec, cache_spec, cache_spec],
         out_specs=out_specs,
         out_shape=out_shape,
         name="window_attention",
@@ -123,7 +123,7 @@ def _kernel(
     weighted_ref: Any,
     lanes_ref: Any,
     *,
-    target: Target,
+    compiler: Compiler,
     block_slots: int,
     sizes: tuple[int, int],
 ) -> None:
@@ -131,12 +131,12 @@ def _kernel(
     queries, size = sizes
     part_slots = key_ref.shape[0]
     live = jnp.clip(lengths_ref[pl.program_id(0)] - pl.program_id(2) * part_slots, 0, part_slots)
-    query = _load(target, query_ref, queries, size)
+    query = _load(compiler, query_ref, queries, size)
 
     def add_block(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         start = index * block_slots
         key, value = (
-            _load(target, _slots(ref, start, block_slots), live - start, size) for ref in (key_ref, value_ref)
+            _load(compiler, _slots(ref, start, block_slots), live - start, size) for ref in (key_ref, value_ref)
         )
         return _add(so_far, query, key, value, live - start)
 
@@ -145,8 +145,8 @@ def _kernel(
     blocks = lax.div(live + block_slots - 1, block_slots)
     maximum, total, weighted = lax.fori_loop(0, blocks, add_block, nothing)
     first_lane = lax.broadcasted_iota(jnp.int32, lanes_ref.shape, 1) == 0
-    _store(target, lanes_ref, jnp.where(first_lane, maximum, total), queries, target.lanes)
-    _store(target, weighted_ref, weighted, queries, size)
+    _store(compiler, lanes_ref, jnp.where(first_lane, maximum, total), queries, compiler.lanes)
+    _store(compiler, weighted_ref, weighted, queries, size)
 
 
 def _add(
@@ -171,16 +171,16 @@ def _inside(shape: tuple[int, int], rows: Array | int, columns: int) -> Array:
     return (row < rows) & (column < columns)
 
 
-def _load(target: Target, ref: Any, rows: Array | int, columns: int) -> Array:
-    """Numbers of a block, zeros behind its first `rows` and `columns`."""
+def _load(compiler: Compiler, ref: Any, rows: Array | int, columns: int) -> Array:
+    """Numbers of a block, zeros after its first `rows` and `columns`."""
     inside = _inside(ref.shape, rows, columns)
-    if target.name == "triton":  # what lies beyond an array would be read
+    if compiler.name == "triton":  # what lies beyond an array would be read
         return triton.load(ref, mask=inside, other=0.0)
     return jnp.where(inside, ref[...], jnp.zeros((), ref.dtype))
 
 
-def _store(target: Target, ref: Any, numbers: Array, rows: int, columns: int) -> None:
-    if target.name == "triton":
+def _store(compiler: Compiler, ref: Any, numbers: Array, rows: int, columns: int) -> None:
+    if compiler.name == "triton":
         triton.store(ref, numbers, mask=_inside(ref.shape, rows, columns))
     else:
         ref[...] = numbers

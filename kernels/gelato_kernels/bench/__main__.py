@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gelato_kernels.bench import chart, files, report, timing, workloads
-from gelato_kernels.bench.command import Parser, Progress, guarded
-from gelato_kernels.bench.measure import Report, run
+from gelato_kernels.bench.command import Parser, SlowLines, guarded
+from gelato_kernels.bench.measure import Measurements, run
 
 PROG = "gelato_kernels.bench"
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench(options: argparse.Namespace) -> int:
     chosen = workloads.chosen(options.ops, options.quick)
     texts, jsons, pngs = _destinations(options)
-    measured = run(chosen, timing.QUICK if options.quick else timing.FULL, Progress(PROG))
+    measured = run(chosen, timing.QUICK if options.quick else timing.FULL, SlowLines(PROG))
     lines = "\n".join(report.table(measured)) + "\n"
     for path in texts:
         files.write(path, lines.encode())
@@ -70,7 +70,7 @@ def _destinations(options: argparse.Namespace) -> tuple[list[Path], list[Path], 
     return [*map(files.writable, texts)], [*map(files.writable, jsons)], [*map(files.writable, pngs)]
 
 
-def _draw(measured: Report, paths: Sequence[Path]) -> None:
+def _draw(measured: Measurements, paths: Sequence[Path]) -> None:
     missing = None if chart.available() else "matplotlib is not installed"
     if missing is None and not chart.bars(measured):
         missing = "there is no ratio to draw"

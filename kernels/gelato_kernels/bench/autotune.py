@@ -16,11 +16,11 @@ import jax
 
 from gelato_kernels import tuning
 from gelato_kernels.bench import files, workloads
-from gelato_kernels.bench.command import Parser, Progress, guarded
+from gelato_kernels.bench.command import Parser, SlowLines, guarded
 from gelato_kernels.bench.measure import candidate, platform_name, prepare
 from gelato_kernels.bench.timing import Effort
 from gelato_kernels.bench.workloads import Workload
-from gelato_kernels.targets import PLATFORMS
+from gelato_kernels.compilers import PLATFORMS
 
 PROG = "gelato_kernels.bench.autotune"
 EFFORT = Effort(rounds=20, round_s=5e-3, copied_bytes=0)
@@ -33,7 +33,7 @@ class Tunable:
     Attributes:
         kernel: the name it asks by.
         ops: that it serves, of `workloads.OPS`.
-        sizes: to try, by the target's name; a target that is not there has nothing to choose.
+        sizes: to try, by the compiler's name; a compiler that is not there has nothing to choose.
     """
 
     kernel: str
@@ -126,19 +126,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _autotune(options: argparse.Namespace) -> int:
     chosen = _chosen(options.kernels)
     platform, kind = platform_name(), jax.devices()[0].device_kind
-    target = next((name for name, platforms in PLATFORMS.items() if platform in platforms), None)
-    if target is None:
+    compiler = next((name for name, platforms in PLATFORMS.items() if platform in platforms), None)
+    if compiler is None:
         raise ValueError(f"Pallas kernels run on a TPU or a GPU, this process's first device is a {platform}")
     path = files.writable(options.out)
     table = tuning.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
     best = table.setdefault(kind, {})
     for tunable in chosen:
-        sizes = tunable.sizes.get(target, ())
+        sizes = tunable.sizes.get(compiler, ())
         works = workloads.chosen(tunable.ops, quick=False)
         if not sizes:
             print(f"{tunable.kernel}: nothing to choose")
             continue
-        size = tune(tunable.kernel, f"pallas_{target}", sizes, works, say=Progress(PROG))
+        size = tune(tunable.kernel, f"pallas_{compiler}", sizes, works, say=SlowLines(PROG))
         if size is not None:
             best[tunable.kernel] = {"block": size}
         print(f"{tunable.kernel}: {'no size works' if size is None else f'block {size}'}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from gelato_kernels.bench.measure import TEXTBOOK, Report, Row
+from gelato_kernels.bench.measure import TEXTBOOK, Measurements, Row
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; each bar is named as well.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -22,12 +22,12 @@ def available() -> bool:
     return True
 
 
-def bars(report: Report) -> list[Row]:
+def bars(report: Measurements) -> list[Row]:
     """Rows to draw: where the reference is what an op is compared with, its own ratio says nothing."""
     return [row for row in report.rows if row.ratio not in (None, 1.0) and row.implementation != TEXTBOOK]
 
 
-def draw(report: Report) -> bytes:
+def draw(report: Measurements) -> bytes:
     """PNG of a report's `bars`, of which there is one at least.
 
     Raises:

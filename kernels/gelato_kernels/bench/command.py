@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(MISTAKE, f"{self.prog.removeprefix('python -m ')}: error: {message}; see --help\n")
 
 
-class Progress:
+class SlowLines:
     """Lines on standard error, once a run has taken `QUIET_S`."""
 
     def __init__(self, prog: str) -> None:

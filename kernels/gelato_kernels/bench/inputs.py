@@ -60,10 +60,12 @@ def drafted_window(rows: int, vocab: int, drafted: int) -> dict[str, Any]:
     inputs = window(*pair(3, rows, drafted, vocab, gap=0.5))
     p, q = softmax(inputs["target_logits"]), softmax(inputs["draft_logits"])
     noise, tokens = inputs["uniforms"], inputs["draft_tokens"][..., None]
-    p_token, q_token = (np.take_along_axis(law, tokens, axis=-1)[..., 0] for law in (p[:, :drafted], q))
+    p_token, q_token = (
+        np.take_along_axis(distribution, tokens, axis=-1)[..., 0] for distribution in (p[:, :drafted], q)
+    )
     stop = np.cumprod(np.asarray(noise.accept) * q_token < p_token, axis=1).sum(1)
     every_row = np.arange(rows)
-    q = np.concatenate([q, np.zeros_like(q[:, :1])], axis=1)  # nothing is taken from a bonus token's law
+    q = np.concatenate([q, np.zeros_like(q[:, :1])], axis=1)  # nothing is taken from a bonus token's distribution
     residual = np.maximum(p - q, 0.0)[every_row, stop]
     token = centred(residual, np.asarray(noise.token))
     return inputs | {"uniforms": VerifyUniforms(noise.accept, jnp.asarray(token))}

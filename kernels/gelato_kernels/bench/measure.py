@@ -55,7 +55,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Measurements:
     """A run.
 
     Attributes:
@@ -92,7 +92,7 @@ def _on_this_device(implementations: Sequence[Backend], platform: str) -> list[s
     return [b.name for b in implementations if not interpreter(b) and (not b.platforms or platform in b.platforms)]
 
 
-def run(workloads: Sequence[Workload], effort: Effort, say: Callable[[str], None] = lambda line: None) -> Report:
+def run(workloads: Sequence[Workload], effort: Effort, say: Callable[[str], None] = lambda line: None) -> Measurements:
     """Measure workloads on this process's first device.
 
     Args:
@@ -101,7 +101,7 @@ def run(workloads: Sequence[Workload], effort: Effort, say: Callable[[str], None
         say: given a line ahead of each row.
 
     Returns:
-        Report.
+        Measurements.
     """
     device, name = jax.devices()[0], platform_name()
     say("passes over a large array")
@@ -111,7 +111,7 @@ def run(workloads: Sequence[Workload], effort: Effort, say: Callable[[str], None
         where = f"[{index + 1}/{len(workloads)}] {workload.op}, {workload.case}"
         names = _on_this_device(workload.backends, name)
         rows += _measure(workload, names, effort, bandwidth, lambda what, where=where: say(f"{where}: {what}"))
-    return Report(
+    return Measurements(
         device=device.device_kind,
         platform=name,
         jax=jax.__version__,

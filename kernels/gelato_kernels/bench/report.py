@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from gelato_kernels.bench.measure import Report, Row
+from gelato_kernels.bench.measure import Measurements, Row
 
 _HEADINGS = (
     "op",
@@ -22,7 +22,7 @@ _NAMES = 3
 """Leading columns that are text."""
 
 
-def table(report: Report) -> list[str]:
+def table(report: Measurements) -> list[str]:
     """Lines of a table; what was not timed says why."""
     cells = [_cells(row) for row in report.rows]
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
@@ -66,6 +66,6 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Measurements) -> str:
     """The report as JSON, rows as objects by the names of `Row`."""
     return json.dumps(dataclasses.asdict(report), indent=2) + "\n"

@@ -40,8 +40,8 @@ _matmuls = _step(lambda x, weights: [jnp.matmul(x, w) for w in weights])
 
 @_step
 def _stop(p: Array, q: Array, uniforms: Array, length: Array) -> Array:
-    stands = (uniforms * q < p) & (jnp.arange(p.shape[1]) < length[:, None])
-    return jnp.sum(jnp.cumprod(stands.astype(jnp.int32), axis=1), axis=1)
+    accepted = (uniforms * q < p) & (jnp.arange(p.shape[1]) < length[:, None])
+    return jnp.sum(jnp.cumprod(accepted.astype(jnp.int32), axis=1), axis=1)
 
 
 def entropy(*, logits: Array, uniforms: Array) -> Callable[[], Any]:

@@ -5,9 +5,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gelato_kernels.checks import expect
+from gelato_kernels.compilers import pallas_backends
 from gelato_kernels.dispatch import Backend, dispatch
 from gelato_kernels.quantized import limits, reference, xla
-from gelato_kernels.targets import pallas_backends
 from gelato_kernels.warpgroups import mosaic_backends
 
 BACKENDS = (

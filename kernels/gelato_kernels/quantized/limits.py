@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from jax import Array
 
-from gelato_kernels.targets import Target
+from gelato_kernels.compilers import Compiler
 from gelato_kernels.warpgroups import THREADS
 
 MOST_ROWS = 16
@@ -15,8 +15,8 @@ MOST_WEIGHTS = 2**31 - 1
 """On a GPU: Triton's offsets are int32."""
 
 
-def refuses(target: Target) -> Callable[[Array, Array, Array], str | None]:
-    """What `Backend.refuses` is for a target."""
+def refuses(compiler: Compiler) -> Callable[[Array, Array, Array], str | None]:
+    """What `Backend.refuses` is for a compiler."""
 
     def reason(x: Array, weights: Array, scale: Array) -> str | None:
         del scale
@@ -25,9 +25,9 @@ def refuses(target: Target) -> Callable[[Array, Array, Array], str | None]:
             return f"x has shape {x.shape} and weights {weights.shape}, expected no axis of 0"
         if x.size > MOST_ROWS * inputs:
             return f"x has {x.size // inputs} rows, at most {MOST_ROWS} are served"
-        if target.name == "tpu" and inputs > MOST_INPUTS:
+        if compiler.name == "tpu" and inputs > MOST_INPUTS:
             return f"weights has {inputs} inputs, at most {MOST_INPUTS} are served"
-        if target.name == "triton" and weights.size > MOST_WEIGHTS:
+        if compiler.name == "triton" and weights.size > MOST_WEIGHTS:
             return f"weights has {weights.size} numbers, at most {MOST_WEIGHTS} are served"
         return None
 
@@ -38,4 +38,4 @@ def refuses_mosaic(x: Array, weights: Array, scale: Array) -> str | None:
     """What `Backend.refuses` is for Mosaic GPU."""
     if weights.shape[1] < THREADS:
         return f"weights has {weights.shape[1]} inputs, at least {THREADS} are served"
-    return refuses(Target(name="triton"))(x, weights, scale)
+    return refuses(Compiler(name="triton"))(x, weights, scale)

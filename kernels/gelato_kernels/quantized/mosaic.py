@@ -24,7 +24,7 @@ def quantized_matmul(x: Array, weights: Array, scale: Array, *, interpret: bool)
         first = lax.axis_index("block") * OUTPUTS
 
         def multiply(index: Array, _: Array) -> Array:
-            output = jnp.minimum(first + index, out - 1)  # behind the last it is computed again
+            output = jnp.minimum(first + index, out - 1)  # after the last it is computed again
             for row, total in enumerate(row_products(rows_ref, len(rows), weights_ref, output, chunk)):
                 out_ref[row, output] = total * scale_ref[output]
             return _

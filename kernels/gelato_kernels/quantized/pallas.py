@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from gelato_kernels import tuning
+from gelato_kernels.compilers import Compiler
 from gelato_kernels.quantized.limits import MOST_ROWS
-from gelato_kernels.targets import Target
 
 LANES = 128
 BLOCK = {"tpu": 1024, "triton": 32}
@@ -25,15 +25,15 @@ CHUNK = {"tpu": 1024, "triton": 256}
 """Inputs that are widened at a time: what is widened takes twice the room (assumed)."""
 
 
-def quantized_matmul(x: Array, weights: Array, scale: Array, *, target: Target) -> Array:
+def quantized_matmul(x: Array, weights: Array, scale: Array, *, compiler: Compiler) -> Array:
     """Product [..., out] float32 of x [..., in], rounded to bfloat16, weights int8 [out, in] and scales [out]."""
     out, inputs = weights.shape
     count = x.size // inputs
-    if target.name == "tpu":
+    if compiler.name == "tpu":
         kernel, rows, block = _tpu, count, _tpu_block(out, inputs)
     else:
-        kernel, rows, block = functools.partial(_triton, sizes=(count, out, inputs)), MOST_ROWS, _block(target)
-    result = target.call(
+        kernel, rows, block = functools.partial(_triton, sizes=(count, out, inputs)), MOST_ROWS, _block(compiler)
+    result = compiler.call(
         kernel,
         grid=(pl.cdiv(out, block),),
         in_specs=[
@@ -48,14 +48,14 @@ def quantized_matmul(x: Array, weights: Array, scale: Array, *, target: Target) 
     return result.reshape(*x.shape[:-1], out)
 
 
-def _block(target: Target) -> int:
-    return tuning.block("quantized_matmul", BLOCK[target.name])
+def _block(compiler: Compiler) -> int:
+    return tuning.block("quantized_matmul", BLOCK[compiler.name])
 
 
 def _tpu_block(out: int, inputs: int) -> int:
     """Outputs of a program: all of them, or a multiple of `LANES` whose weights leave room for two blocks."""
     fits = max(LANES, BLOCK_BYTES // inputs // LANES * LANES)
-    return min(out, fits, _block(Target(name="tpu")))
+    return min(out, fits, _block(Compiler(name="tpu")))
 
 
 def _tpu(x_ref, weights_ref, scale_ref, out_ref) -> None:

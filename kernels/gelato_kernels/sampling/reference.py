@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gelato_kernels.blocks import pick, split, take_block
+from gelato_kernels.blocks import pick, take_block, to_blocks
 
 
 def inverse_cdf(probabilities: Array, uniforms: Array) -> Array:
     """Token [...] from probabilities [..., V] (any positive total): block, then token."""
-    blocks = split(probabilities, 0.0)
+    blocks = to_blocks(probabilities, 0.0)
     block = pick(jnp.sum(blocks, axis=-1), uniforms[..., 0])
     return block * blocks.shape[-1] + pick(take_block(blocks, block), uniforms[..., 1])
 

@@ -7,9 +7,9 @@ from typing import Any
 from jax import Array
 
 from gelato_kernels.blocks import block_size
+from gelato_kernels.compilers import pallas_backends
 from gelato_kernels.dispatch import Backend
 from gelato_kernels.sweeps import xla
-from gelato_kernels.targets import pallas_backends
 from gelato_kernels.warpgroups import THREADS, mosaic_backends
 
 

@@ -78,10 +78,12 @@ def residual(
         row, index = lax.axis_index("row"), lax.axis_index("part")
         place, _, own = read_chunk(index, block_size(vocab), vocab)
 
-        def law(ref: Any, maximum: Any, log_total: Any) -> Array:
+        def probability(ref: Any, maximum: Any, log_total: Any) -> Array:
             return jnp.exp(_own(ref[row, place], own) - maximum[row] - log_total[row])
 
-        out_ref[index, row, 0] = jnp.sum(jnp.maximum(law(x_ref, x_max, x_log) - law(y_ref, y_max, y_log), 0.0))
+        out_ref[index, row, 0] = jnp.sum(
+            jnp.maximum(probability(x_ref, x_max, x_log) - probability(y_ref, y_max, y_log), 0.0)
+        )
 
     arrays = (target_logits, draft_logits, *target_scale, *draft_scale)
     return _call(body, *arrays, rows=rows, vocab=vocab, outputs=1, interpret=interpret)[..., 0].T

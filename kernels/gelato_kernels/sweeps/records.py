@@ -14,7 +14,7 @@ class Statistics(NamedTuple):
     maximum: Array  # [...]
     total: Array  # [...] sum of exp(d)
     weighted: Array  # [...] sum of d * exp(d), <= 0
-    argmax: Array  # [...] int32, the lowest id among ties
+    argmax: Array  # [...] int32, the lowest id among ties; where a logit is nan, anything
     block_sums: Array  # [..., blocks] of exp(d / temperature)
 
 
@@ -24,7 +24,7 @@ class Sweeps(NamedTuple):
     statistics: Callable[[Array, Array | None], Statistics]
     """Of logits [..., V] and temperatures [...], all above 0; None is 1."""
     residual: Callable[[Array, Array, Scale, Scale, Array], Array]
-    """Block masses [B, blocks] of max(p - q, 0), of logits [B, V] of the two laws and their scales.
+    """Block masses [B, blocks] of max(p - q, 0), of logits [B, V] of the two distributions and their scales.
 
     Rows that are not needed (the last argument, [B] bool) may get anything, and q's logits there hold anything.
     """

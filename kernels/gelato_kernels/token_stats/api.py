@@ -19,7 +19,7 @@ class TokenStats(NamedTuple):
     entropy: Array  # [...] nats
     logsumexp: Array  # [...] nats: log p(x) = logits[x] - logsumexp
     max_probability: Array  # [...]
-    argmax: Array  # [...] int32, the lowest id among ties
+    argmax: Array  # [...] int32, the lowest id among ties; some id of the vocabulary where a logit is nan
     token: Array | None  # [...] int32, None where no uniforms were given
 
 

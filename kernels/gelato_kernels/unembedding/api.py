@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 
 from gelato_kernels.blocks import block_size
 from gelato_kernels.checks import expect, expect_draw, expect_logits
+from gelato_kernels.compilers import Compiler, pallas_backends
 from gelato_kernels.dispatch import Backend, dispatch
-from gelato_kernels.targets import Target, pallas_backends
 from gelato_kernels.token_stats.api import TokenStats
 from gelato_kernels.unembedding import reference, xla
 from gelato_kernels.warpgroups import THREADS, mosaic_backends
@@ -23,13 +23,13 @@ MOST_SCALAR_ROWS = 16
 """Rows that a program of Mosaic GPU serves, whose sums it keeps as scalars."""
 
 
-def _refuses(target: Target) -> Callable[..., str | None]:
+def _refuses(compiler: Compiler) -> Callable[..., str | None]:
     def refuse(hidden: Array, weight: Array, *_: Array | None) -> str | None:
         rows = hidden.size // hidden.shape[-1] if hidden.size else 0
         block = block_size(weight.shape[0]) * weight.shape[1] * weight.dtype.itemsize
         if not 1 <= rows <= MOST_ROWS:
             return f"{rows} rows, from 1 to {MOST_ROWS} are served"
-        if target.name == "tpu" and block > MOST_BLOCK_BYTES:
+        if compiler.name == "tpu" and block > MOST_BLOCK_BYTES:
             return f"a block of weights has {block} bytes, at most {MOST_BLOCK_BYTES} are served"
         return None
 

@@ -11,10 +11,10 @@ from jax.experimental.pallas import triton
 
 from gelato_kernels import tuning
 from gelato_kernels.blocks import block_size
+from gelato_kernels.compilers import Compiler, pad_axis
 from gelato_kernels.sweeps.pallas import block_sums
 from gelato_kernels.sweeps.partials import FIELDS, combine, pack, part
 from gelato_kernels.sweeps.records import Statistics
-from gelato_kernels.targets import Target, pad_axis
 from gelato_kernels.unembedding import two_level
 from gelato_kernels.unembedding.two_level import dot
 
@@ -34,10 +34,10 @@ class _Cut(NamedTuple):
     grid: tuple[int, int]  # programs along rows, along outputs
 
 
-def _cut(rows: int, weight: Array, target: Target) -> _Cut:
+def _cut(rows: int, weight: Array, compiler: Compiler) -> _Cut:
     vocab, inputs = weight.shape
     size = block_size(vocab)
-    if target.name == "triton":
+    if compiler.name == "triton":
         size = width = max(_SHORTEST, pl.next_power_of_2(size))
         height = _GPU_ROWS
     else:
@@ -48,15 +48,15 @@ def _cut(rows: int, weight: Array, target: Target) -> _Cut:
     return _Cut(height, width, size, (-(-rows // height), -(-vocab // width)))
 
 
-def unembed_entropy(*arrays: Array | None, target: Target) -> tuple[Array | None, ...]:
+def unembed_entropy(*arrays: Array | None, compiler: Compiler) -> tuple[Array | None, ...]:
     """Fields of TokenStats; see the API."""
-    return two_level.unembed_entropy(*arrays, sweep=partial(_sweep, target=target))  # type: ignore[arg-type]
+    return two_level.unembed_entropy(*arrays, sweep=partial(_sweep, compiler=compiler))  # type: ignore[arg-type]
 
 
-def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | None, *, target: Target) -> Statistics:
+def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | None, *, compiler: Compiler) -> Statistics:
     """Statistics of the rows' logits; `inverse` [R] is that of their temperatures."""
     vocab, inputs = weight.shape
-    height, width, size, grid = cut = _cut(len(rows), weight, target)
+    height, width, size, grid = cut = _cut(len(rows), weight, compiler)
     wanted = grid[0] * height
     operands = [pad_axis(rows, 0, height), weight]
     specs = [pl.BlockSpec((height, inputs), lambda i, j: (i, 0)), pl.BlockSpec((width, inputs), lambda i, j: (j, 0))]
@@ -70,15 +70,15 @@ def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | Non
     def kernel(rows_ref: Any, weight_ref: Any, *refs: Any) -> None:
         *optional, fields_ref, sums_ref = refs
         ids = pl.program_id(1) * width + lax.broadcasted_iota(jnp.int32, (height, width), 1)
-        logits = _product(rows_ref, weight_ref, cut, vocab, target)
+        logits = _product(rows_ref, weight_ref, cut, vocab, compiler)
         if scale is not None:
-            logits = logits * _load_scale(optional[0], vocab, target)
+            logits = logits * _load_scale(optional[0], vocab, compiler)
         found = part(logits, ids, vocab, optional[-1][...] if inverse is not None else None)
-        fields_ref[0] = pack(found, target.lanes)
-        sums_ref[0] = block_sums(found.weights, size, target)
+        fields_ref[0] = pack(found, compiler.lanes)
+        sums_ref[0] = block_sums(found.weights, size, compiler)
 
-    counts = (target.lanes, width // size)
-    packed, sums = target.call(
+    counts = (compiler.lanes, width // size)
+    packed, sums = compiler.call(
         kernel,
         grid=grid,
         in_specs=specs,
@@ -90,10 +90,10 @@ def _sweep(rows: Array, weight: Array, scale: Array | None, inverse: Array | Non
     return combine(packed[:, kept, :FIELDS], sums[:, kept], -(-vocab // size), inverse)
 
 
-def _product(rows_ref: Any, weight_ref: Any, cut: _Cut, vocab: int, target: Target) -> Array:
+def _product(rows_ref: Any, weight_ref: Any, cut: _Cut, vocab: int, compiler: Compiler) -> Array:
     """Logits [height, width] of a program, without scales."""
     inputs = rows_ref.shape[1]
-    if target.name == "tpu":
+    if compiler.name == "tpu":
         return dot(rows_ref[...], weight_ref[...])
     first = pl.program_id(1) * cut.width
     there = first + lax.broadcasted_iota(jnp.int32, (cut.width, _CHUNK), 0) < vocab
@@ -110,9 +110,9 @@ def _product(rows_ref: Any, weight_ref: Any, cut: _Cut, vocab: int, target: Targ
     return lax.fori_loop(0, -(-inputs // _CHUNK), step, jnp.zeros((cut.height, cut.width), jnp.float32))
 
 
-def _load_scale(ref: Any, vocab: int, target: Target) -> Array:
+def _load_scale(ref: Any, vocab: int, compiler: Compiler) -> Array:
     """Scales [1, width] of a program's outputs."""
-    if target.name == "tpu":
+    if compiler.name == "tpu":
         return ref[...]
     ids = pl.program_id(1) * ref.shape[1] + lax.broadcasted_iota(jnp.int32, ref.shape, 1)
     return triton.load(ref.at[:, :], mask=ids < vocab, other=0.0)

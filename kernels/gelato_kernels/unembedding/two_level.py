@@ -29,7 +29,7 @@ def unembed_entropy(
     warm = None if temperature is None else jnp.where(temperature > 0, temperature, 1.0).reshape(-1)
     rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.bfloat16 if scale is not None else weight.dtype)
     seen = sweep(rows, weight, scale, None if warm is None else 1.0 / warm)
-    stats = tuple(field.reshape(shape) for field in fields(seen))
+    stats = tuple(field.reshape(shape) for field in fields(seen, weight.shape[0]))
     if uniforms is None:
         return (*stats, None)
     read = partial(_read_block, rows, weight, scale)

@@ -2,7 +2,7 @@
 
 A draft token x ~ q is accepted with probability min(1, p(x) / q(x)); at the first rejection the next
 token is drawn from norm(max(p - q, 0)); if all are accepted the bonus token is drawn from p. The
-emitted tokens then have exactly the target's law (Leviathan et al., arXiv 2211.17192; Chen et al.,
+emitted tokens then have exactly the target's distribution (Leviathan et al., arXiv 2211.17192; Chen et al.,
 arXiv 2302.01318). p and q are the softmax of the logits as given: scale and truncate before.
 """
 
@@ -30,7 +30,7 @@ def accept(
     *,
     implementation: str | None = None,
 ) -> Array:
-    """Length of the accepted prefix: token i stands if u_i * q(x_i) < p_i(x_i) and all before it stand.
+    """Length of the accepted prefix: token i is accepted if u_i * q(x_i) < p_i(x_i), and all before it.
 
     Only log q(x) of each draft token is needed. A token of target probability zero (logit -inf) is
     rejected whatever u is.
@@ -38,7 +38,7 @@ def accept(
     Args:
         target_logits: [B, K, V] floating; a row K (the bonus row) may follow and is ignored.
         draft_tokens: [B, K] integer.
-        draft_log_prob: [B, K] floating, log q(x) in float32 of the law the token was drawn from.
+        draft_log_prob: [B, K] floating, log q(x) in float32 of the distribution the token was drawn from.
         draft_length: [B] integer, 0..K; later tokens are never accepted.
         uniforms: [B, K].
         implementation: a backend's name or None, see the package.
@@ -114,13 +114,13 @@ def speculative_verify(
 ) -> Verification:
     """Verify a drafted window by rejection sampling: `accept`, then `sample_residual` where it stopped.
 
-    The laws q that the draft tokens were drawn from come as logits, as probabilities or as the few
-    tokens that have any. Without them each draft token is a point mass, q(x) = 1: it stands with
+    The distributions q that the draft tokens were drawn from come as logits, as probabilities or as the few
+    tokens that have any. Without them each draft token is a point mass, q(x) = 1: it is accepted with
     probability p(x) and the residual is p without x. That is lossless however the token was chosen,
     and accepts less.
 
     Args:
-        target_logits: [B, K+1, V] floating; row i is the target's law after i draft tokens.
+        target_logits: [B, K+1, V] floating; row i is the target's distribution after i draft tokens.
         draft_tokens: [B, K] integer; K = 0 is legal and draws the token from p.
         draft_length: [B] integer, 0..K; rows beyond it are never looked at.
         uniforms: VerifyUniforms(accept [B, K], token [B, 2]).
@@ -133,7 +133,7 @@ def speculative_verify(
         Verification.
 
     Raises:
-        ValueError: wrong shape or dtype, several forms of the draft's laws, or an unknown implementation.
+        ValueError: wrong shape or dtype, several forms of the draft's distributions, or an unknown implementation.
         NotImplementedError: if differentiated.
     """
     op = "speculative_verify"
@@ -157,8 +157,10 @@ def speculative_verify(
         ids = expect(op, "draft_support ids", draft_support[0], "integer", (rows, drafted, None), "[B, K, M]")
         probs = expect(op, "draft_support probs", draft_support[1], "floating", ids.shape, "[B, K, M] of ids")
         draft_support = Support(ids, probs)
-    laws = (draft_logits, draft_probs, draft_support)
-    return dispatch(op, VERIFY_BACKENDS, implementation, target_logits, draft_tokens, draft_length, noise, *laws)
+    distributions = (draft_logits, draft_probs, draft_support)
+    return dispatch(
+        op, VERIFY_BACKENDS, implementation, target_logits, draft_tokens, draft_length, noise, *distributions
+    )
 
 
 def match(target_tokens: ArrayLike, draft_tokens: ArrayLike, draft_length: ArrayLike) -> Verification:
@@ -172,7 +174,7 @@ def match(target_tokens: ArrayLike, draft_tokens: ArrayLike, draft_length: Array
     Returns:
         Verification; `num_accepted` is the length n of the matching prefix and `next_token` is
         target_tokens[n]. `residual_mass` is 1: the next token is the target's own, nothing is removed
-        from its law.
+        from its distribution.
 
     Raises:
         ValueError: wrong shape or dtype.

@@ -73,7 +73,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _probs(case: dict[str, Any]) -> dict[str, Any]:
-    """The same draft, its laws as probabilities."""
+    """The same draft, its distributions as probabilities."""
     return case | {"draft_logits": None, "draft_probs": _softmax(case["draft_logits"])}
 
 
@@ -96,15 +96,15 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "qwen2.5": lambda: window(*pair(54, 1, 2, 151_936, gap=0.5)),
     "ragged": lambda: window(*pair(56, ROWS, 3, RAGGED), [1, 2, 3]),
     "length_zero": lambda: window(*pair(58, ROWS, 3, RAGGED), [0, 0, 0]),
-    "equal_laws": lambda: window(*pair(66, ROWS, 3, RAGGED, gap=0.0)),
-    "opposite_laws": lambda: window(normal(68, ROWS, 4, RAGGED), normal(69, ROWS, 3, RAGGED)),
+    "equal_distributions": lambda: window(*pair(66, ROWS, 3, RAGGED, gap=0.0)),
+    "opposite_distributions": lambda: window(normal(68, ROWS, 4, RAGGED), normal(69, ROWS, 3, RAGGED)),
     "masked": _masked,
     "certain": _certain,
     "impossible_draft": _impossible_draft,
     "garbage_beyond_length": _garbage_beyond_length,
     "no_draft": lambda: window(*pair(70, ROWS, 0, RAGGED)),
     "probs": lambda: _probs(window(*pair(76, ROWS, 3, RAGGED, gap=0.5), [1, 2, 3])),
-    "probs_equal_laws": lambda: _probs(window(*pair(77, ROWS, 3, RAGGED, gap=0.0))),
+    "probs_equal_distributions": lambda: _probs(window(*pair(77, ROWS, 3, RAGGED, gap=0.0))),
     "truncated_support": lambda: _support(78, 40),
     "certain_support": lambda: _support(79, 1, [0, 1, 3]),
     "point_mass": lambda: _point_mass(window(*pair(72, ROWS, 3, RAGGED, gap=0.5), [0, 2, 3])),

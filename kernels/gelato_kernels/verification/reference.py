@@ -9,7 +9,7 @@ from gelato_kernels.verification.records import ResidualSample, Support, Verific
 
 
 def _softmax(logits: Array) -> Array:
-    # Through the logarithm, so that equal laws cancel exactly in p - q even where products and sums are fused.
+    # Through the logarithm, so that equal distributions cancel exactly in p - q even where products and sums are fused.
     return jnp.exp(jax.nn.log_softmax(logits, axis=-1))
 
 
@@ -21,8 +21,8 @@ def accept(
     p = _softmax(target_logits)[:, :drafted]
     p_token = jnp.take_along_axis(p, draft_tokens[..., None], axis=-1)[..., 0]
     possible = jnp.take_along_axis(target_logits[:, :drafted], draft_tokens[..., None], axis=-1)[..., 0] > -jnp.inf
-    stands = (uniforms * jnp.exp(draft_log_prob) < p_token) & possible & (jnp.arange(drafted) < draft_length[:, None])
-    first_rejected = jnp.argmin(jnp.pad(stands, ((0, 0), (0, 1))), axis=1)
+    accepted = (uniforms * jnp.exp(draft_log_prob) < p_token) & possible & (jnp.arange(drafted) < draft_length[:, None])
+    first_rejected = jnp.argmin(jnp.pad(accepted, ((0, 0), (0, 1))), axis=1)
     return first_rejected.astype(jnp.int32)
 
 
@@ -42,7 +42,7 @@ def sample_residual(target_logits: Array, draft_logits: Array, is_bonus: Array, 
 def _probabilities(
     tokens: Array, vocab: int, logits: Array | None, probs: Array | None, support: Support | None
 ) -> Array:
-    """Laws [B, K, V] of the draft, of whichever form was given."""
+    """Distributions [B, K, V] of the draft, of whichever form was given."""
     if logits is not None:
         return _softmax(logits)
     if probs is not None:

@@ -18,10 +18,10 @@ from gelato_kernels.sweeps.records import Sweeps
 from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
 
-def prefix_length(stands: Array, draft_length: Array) -> Array:
-    """Length of the leading run of True in `stands` [B, K], cut at draft_length [B]: [B] int32."""
-    inside = jnp.arange(stands.shape[1]) < draft_length[:, None]
-    return jnp.sum(jnp.cumprod((stands & inside).astype(jnp.int32), axis=1), axis=1)
+def prefix_length(accepted: Array, draft_length: Array) -> Array:
+    """Length of the leading run of True in `accepted` [B, K], cut at draft_length [B]: [B] int32."""
+    inside = jnp.arange(accepted.shape[1]) < draft_length[:, None]
+    return jnp.sum(jnp.cumprod((accepted & inside).astype(jnp.int32), axis=1), axis=1)
 
 
 class _RowSums(NamedTuple):
@@ -46,7 +46,7 @@ def _probability(token_logit: Array, sums: _RowSums) -> Array:
     return jnp.exp(token_logit - sums.maximum) / sums.total
 
 
-def _stands(token_logit: Array, sums: _RowSums, draft_prob: Array, uniforms: Array) -> Array:
+def _accepted(token_logit: Array, sums: _RowSums, draft_prob: Array, uniforms: Array) -> Array:
     # A nan is never accepted: all comparisons with it are false.
     return (uniforms * draft_prob < _probability(token_logit, sums)) & (token_logit > -jnp.inf)
 
@@ -67,8 +67,8 @@ def accept(
     """num_accepted [B] int32; see the API."""
     target_logits = target_logits[:, : draft_tokens.shape[1]]
     sums = _sweep(target_logits, sweeps)
-    stands = _stands(_entries(target_logits, draft_tokens), sums, jnp.exp(draft_log_prob), uniforms)
-    return prefix_length(stands, draft_length)
+    accepted = _accepted(_entries(target_logits, draft_tokens), sums, jnp.exp(draft_log_prob), uniforms)
+    return prefix_length(accepted, draft_length)
 
 
 def sample_residual(
@@ -128,7 +128,7 @@ def _rows_at(sums: _RowSums, index: Array) -> _RowSums:
 
 
 class _Draft(NamedTuple):
-    """What verification asks of a draft's laws."""
+    """What verification asks of a draft's distributions."""
 
     token_prob: Array  # [B, K] q(x) of each draft token
     row: Callable[[Array], tuple[Array, Scale]]  # log q up to a scale, [B, V], at a position [B] of each row
@@ -190,8 +190,8 @@ def speculative_verify(
         draft = None
     before_bonus = jax.tree.map(lambda field: field[:, :drafted], sums)
     token_prob = jnp.ones(()) if draft is None else draft.token_prob
-    stands = _stands(_entries(target_logits[:, :drafted], draft_tokens), before_bonus, token_prob, uniforms.accept)
-    stop = prefix_length(stands, draft_length)
+    accepted = _accepted(_entries(target_logits[:, :drafted], draft_tokens), before_bonus, token_prob, uniforms.accept)
+    stop = prefix_length(accepted, draft_length)
     is_bonus = stop == draft_length
     target, target_sums = _at(target_logits, stop), _rows_at(sums, stop)
     if draft is None:

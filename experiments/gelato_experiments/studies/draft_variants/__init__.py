@@ -1,0 +1,1 @@
+"""Drafts of several shapes, trained alike on a share of a corpus and put beside each other."""

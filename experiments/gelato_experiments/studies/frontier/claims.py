@@ -1,0 +1,145 @@
+"""What the study `frontier` claims."""
+
+import numpy as np
+
+from gelato_experiments.studies.frontier.oracles import equal_power_rate
+from gelato_experiments.studies.frontier.settings import Settings
+from gelato_experiments.study import Claim, Row
+
+ROUND_LEVEL_SHARE = 0.99
+"""Of oracle (i), that `ratio` is to reach."""
+STOPPING_SHARE = 0.97
+"""Of oracle (ii), that priced exits are to reach inside its model."""
+
+
+def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
+    """What the table says of `ratio`, of priced exits, and of the others."""
+    return [
+        *_round_level_claims(rows),
+        _stopping_claim(rows),
+        _distance_claim(rows),
+        _information_claim(rows),
+        *_beaten_claims(rows),
+        _infeasible_claim(settings, rows),
+    ]
+
+
+def _cells(rows: list[Row], kind: str, method: str) -> dict[tuple[str, float], Row]:
+    return {(row["link"], row["cap_w"]): row for row in rows if row["kind"] == kind and row["method"] == method}
+
+
+def _shares(ours: dict, best: dict) -> dict[tuple[str, float], float]:
+    """Share of an oracle's rate in each cell, at equal power."""
+    return {
+        cell: equal_power_rate(ours[cell], best[cell]["price"]) / equal_power_rate(best[cell], best[cell]["price"])
+        for cell in ours
+    }
+
+
+def _lowest(shares: dict[tuple[str, float], float]) -> str:
+    link, cap = min(shares, key=lambda cell: shares[cell])
+    return f"lowest {min(shares.values()):.1%} ({link}, cap {cap:g} W), mean {np.mean(list(shares.values())):.1%}"
+
+
+def _round_level_claims(rows: list[Row]) -> list[Claim]:
+    """Against oracle (i) where it is exact, as played on text, and as promised there."""
+    ours = _cells(rows, "free", "ratio")
+    required = f"at least {ROUND_LEVEL_SHARE:.0%} of oracle (i) in every feasible cell"
+    exact = _shares(_cells(rows, "model", "ratio"), _cells(rows, "model", "round-level"))
+    played = _shares(ours, _cells(rows, "oracle", "round-level, played"))
+    promised = _shares(ours, _cells(rows, "oracle", "round-level"))
+    kept = _shares(_cells(rows, "oracle", "round-level, played"), _cells(rows, "oracle", "round-level"))
+    paying = _shares(_cells(rows, "method", "ratio"), _cells(rows, "oracle", "round-level"))
+    return [
+        Claim(
+            claim="ratio alone comes up to the best round-level policy of its own information, at equal mean power, "
+            "where rounds are independent and the program is exact",
+            required=f"{required}, in the fitted model",
+            measured=_lowest(exact),
+            holds=min(exact.values()) >= ROUND_LEVEL_SHARE,
+        ),
+        Claim(
+            claim="ratio alone comes up to that policy as it is played on recorded text, catching up free for both",
+            required=required,
+            measured=_lowest(played),
+            holds=min(played.values()) >= ROUND_LEVEL_SHARE,
+        ),
+        Claim(
+            claim="ratio alone comes up to what the linear program promises of that policy on recorded text",
+            required=f"{required}, catching up free for both",
+            measured=f"{_lowest(promised)}; of the promise, the program's own policy keeps {_lowest(kept)}; "
+            f"where ratio pays for catching up and the oracle does not, {_lowest(paying)}",
+            holds=min(promised.values()) >= ROUND_LEVEL_SHARE,
+        ),
+    ]
+
+
+def _stopping_claim(rows: list[Row]) -> Claim:
+    best = _cells(rows, "model", "entropy-stopping")
+    shares = _shares(_cells(rows, "model", "ratio_priced"), best)
+    return Claim(
+        claim="ratio with priced exits comes up to the best entropy-stopping policy where that is exact",
+        required=f"at least {STOPPING_SHARE:.0%} of oracle (ii) in every feasible cell",
+        measured=_lowest(shares),
+        holds=min(shares.values()) >= STOPPING_SHARE,
+    )
+
+
+def _distance_claim(rows: list[Row]) -> Claim:
+    ours = _cells(rows, "free", "ratio_priced")
+    fitted = _shares(ours, _cells(rows, "oracle", "entropy-stopping, fitted model"))
+    seer = _shares(ours, _cells(rows, "oracle", "clairvoyant"))
+    return Claim(
+        claim="on recorded text, what priced exits leave to the oracles of the fitted model and of foresight",
+        required="reported: neither is a bound that a policy could reach on text",
+        measured=f"of (ii) {_lowest(fitted)}; of (iii) {_lowest(seer)}",
+        holds=None,
+    )
+
+
+def _information_claim(rows: list[Row]) -> Claim:
+    blind, seeing = _cells(rows, "oracle", "round-level"), _cells(rows, "oracle", "round-level, true acceptance")
+    leads = [seeing[cell]["tokens_per_s"] / blind[cell]["tokens_per_s"] - 1.0 for cell in blind]
+    return Claim(
+        claim="what knowing each text's true mean acceptance would add to the estimate",
+        required="reported",
+        measured=f"{min(leads):+.1%} to {max(leads):+.1%} tokens/s",
+        holds=None,
+    )
+
+
+def _beaten_claims(rows: list[Row]) -> list[Claim]:
+    """One claim over all other methods, and one for each that breaks it."""
+    ours = _cells(rows, "method", "ratio_priced")
+    names = {row["method"] for row in rows if row["kind"] == "method"} - {"ratio_priced"}
+    winners = []
+    for name in sorted(names):
+        wins = [
+            (theirs["tokens_per_s"] / ours[cell]["tokens_per_s"] - 1.0, cell)
+            for cell, theirs in _cells(rows, "method", name).items()
+            if theirs["keeps_cap"]
+            and theirs["tokens_per_s"] - ours[cell]["tokens_per_s"]
+            > theirs["tokens_per_s_half"] + ours[cell]["tokens_per_s_half"]
+        ]
+        if wins:
+            gain, (link, cap) = max(wins)
+            winners.append(f"{name} in {len(wins)} cells, at most {gain:+.1%} ({link}, cap {cap:g} W)")
+    return [
+        Claim(
+            claim="no method that keeps the cap beats ratio with priced exits by more than the intervals",
+            required="none, in any feasible cell, all sending the same payload",
+            measured="; ".join(winners) or f"none of {len(names)} in {len(ours)} cells",
+            holds=not winners,
+        )
+    ]
+
+
+def _infeasible_claim(settings: Settings, rows: list[Row]) -> Claim:
+    marked = [row for row in rows if row["kind"] == "infeasible"]
+    under = [f"{row['cap_w']:g} W under {row['floor_w']:.2f} W" for row in marked]
+    return Claim(
+        claim="caps under the floor of waiting are marked infeasible and enter no average",
+        required="every such cap",
+        measured="; ".join(sorted(set(under))) or f"no cap of {list(settings.caps_w)} is under its floor",
+        holds=all("tokens_per_s" not in row or row["tokens_per_s"] is None for row in marked),
+    )

@@ -1,0 +1,43 @@
+"""The begin of step 2 of a round: the draft's cache is fed the committed tokens that it has not seen."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gelato_jax.decoding.records import DeviceState
+from gelato_jax.models import Cache, Decoder, write
+
+CATCH_UP_WINDOW = 16
+"""Tokens fed at a time to a draft's cache that lags by more than one."""
+
+
+def tokens_from(tokens: Array, start: Array, count: int) -> Array:
+    """`count` tokens of each row from `start [B]`, `[B, count]`."""
+    return jnp.take_along_axis(tokens, start[:, None] + jnp.arange(count), axis=1, mode="clip")
+
+
+def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cache, Array]:
+    """Feed the cache of rows that will draft, up to the token before the last committed one."""
+
+    def missing(length: Array) -> Array:
+        return jnp.where(drafting, state.length - 1 - length, 0)
+
+    def feed(window: int):
+        def run(cache: Cache, length: Array) -> tuple[Cache, Array, Array]:
+            tokens = tokens_from(state.tokens, length, window)
+            angles = decoder.angles(length, window)
+            last = decoder.config.num_layers - 1
+            x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last)
+            fresh = (*fresh, *decoder.skip(x, angles, last, last + 1))
+            padding = [(0, 0), (0, 0), (0, CATCH_UP_WINDOW - window), (0, 0)]
+            fresh = jax.tree.map(lambda array: jnp.pad(array, padding), fresh)
+            return fresh, length + jnp.minimum(missing(length), window), x.max()
+
+        return run
+
+    def step(carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
+        cache, length = carry
+        fresh, new_length, after = lax.cond(missing(length).max() > 1, feed(CATCH_UP_WINDOW), feed(1), cache, length)
+        return write(cache, fresh, length, after=after), new_length
+
+    return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.cache, state.cache_length))
