@@ -9,7 +9,6 @@ from typing import Literal
 
 from gelato_jax.errors import GelatoError
 
-
 WeightFormat = Literal["float", "int8", "q8", "q4"]
 """How a model's matrices are kept; see `ModelConfig.weight_format`."""
 
@@ -97,9 +96,9 @@ class ModelConfig:
             raise GelatoError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
 
     @property
-    def has_blocks(self) -> bool:
-        """Whether matrices are kept as `gelato_kernels.BlockWeights`."""
-        return self.weight_format in ("q4", "q8")
+    def block_format(self) -> Literal["q8", "q4"] | None:
+        """Of the layers' matrices where these are `gelato_kernels.BlockWeights`, else None."""
+        return self.weight_format if self.weight_format in ("q8", "q4") else None
 
     @property
     def output_size(self) -> int:

@@ -147,7 +147,7 @@ def load_draft(
     params = {path: place(array, wanted[path].dtype) for path, array in arrays.items()}
     vocabulary = params.pop(_VOCABULARY, None)
     model = Model(config=config, params=params)
-    if target_model.config.has_blocks:
+    if target_model.config.block_format:
         model = _in_blocks(model, outline)
     shared = {path: array for path, array in target_model.params.items() if path.startswith("embed.")}
     return make_draft(dataclasses.replace(model, params={**model.params, **shared}), calibration, vocabulary, repeats)
@@ -158,7 +158,7 @@ def _in_blocks(model: Model, outline: bool) -> Model:
     if not outline:
         return quantize(model, "q8")
     config = dataclasses.replace(model.config, weight_format="q8")
-    wanted = parameter_outlines(config)
+    wanted: dict[str, Any] = dict(parameter_outlines(config))
     return Model(config=config, params={path: wanted[path] for path in wanted if not path.startswith("embed.")})
 
 

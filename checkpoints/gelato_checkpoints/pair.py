@@ -8,8 +8,8 @@ from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.catalog import DEFAULT_MODEL
 from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
-from gelato_checkpoints.weights import Weights
 from gelato_checkpoints.placing import place
+from gelato_checkpoints.weights import Weights
 from gelato_jax.decoding import DraftModel, Pair, first_layers, make_draft
 from gelato_jax.models import Model, parameter_outlines
 

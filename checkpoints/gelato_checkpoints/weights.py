@@ -62,7 +62,7 @@ def in_blocks(folder: Path, weights: Weights, cache: Path, progress: OnProgress 
     config = store.read_config(folder)
     if config.weight_format != "float":
         raise CheckpointError(
-            f"{folder}: its weights are {config.weight_format!r} already; leave --weights out, or name a checkpoint in floats"
+            f"{folder}: its weights are {config.weight_format!r} already; leave --weights out, or name one in floats"
         )
     destination = cache / f"{folder.resolve().name}-{weights}-{_digest(folder)}"
     if not destination.is_dir():
@@ -85,7 +85,7 @@ def _pack(folder: Path, weights: Weights, destination: Path, progress: OnProgres
     progress("pack", 0, 0)
     floats = {path: jnp.asarray(array, jnp.float32) for path, array in parameters.items()}
     model = Model(config=store.read_config(folder), params=floats)
-    packed = restore_blocks(model) if weights == "source" else quantize(model, weights)
+    packed = quantize(model, weights) if weights in ("q8", "q4") else restore_blocks(model)
     store.save_checkpoint(
         destination,
         config=packed.config,

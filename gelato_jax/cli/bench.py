@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from gelato_jax.cli.options import WeightsName
 from gelato_jax.errors import GelatoError
 
 
@@ -25,6 +26,8 @@ class Bench:
     """The target, as in `gelato generate`."""
     draft: str | None = None
     """The draft, as in `gelato generate`."""
+    weights: WeightsName = "auto"
+    """How weights are kept, as in `gelato generate` (speed, decode, lossless)."""
     draft_length: int = 4
     """Tokens drafted in every timed round (decode)."""
     prompts: Path | None = None
@@ -76,7 +79,7 @@ def _pair(options: Bench):
 
     keep_programs()
     with Progress() as progress:
-        return load_pair(options.model, options.draft, progress=progress.stage)
+        return load_pair(options.model, options.draft, weights=options.weights, progress=progress.stage)
 
 
 def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

@@ -87,7 +87,8 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
     from gelato_jax.training.metrics import evaluate
 
     keep_programs()
-    pair = gelato_checkpoints.load_pair(options.target, options.draft, progress=stage)
+    # In floats: figures that are kept must come again on a machine without compiled kernels.
+    pair = gelato_checkpoints.load_pair(options.target, options.draft, weights="float", progress=stage)
     draft = dataclasses.replace(pair.draft, repeats=None) if options.head_alone else pair.draft
     answers = []
     for distribution, temperature in zip(_DISTRIBUTIONS, (0.0, 1.0), strict=True):

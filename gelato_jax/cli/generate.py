@@ -94,7 +94,11 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
 
         def load(outline: bool = False):
             return gelato_checkpoints.load_pair(
-                values["model"], values["draft"], progress=progress.stage, outline=outline
+                values["model"],
+                values["draft"],
+                weights=values["weights"],
+                progress=progress.stage,
+                outline=outline,
             )
 
         def start():

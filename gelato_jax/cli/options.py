@@ -24,6 +24,10 @@ else:
     DraftSamplingName = Literal[tuple(DRAFT_SAMPLINGS)]
 
 
+WeightsName = Literal["auto", "float", "float32", "bfloat16", "q8", "q4", "source"]
+"""What `gelato_checkpoints.Weights` may be."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Legal values of a number, ends included."""
@@ -106,6 +110,10 @@ class InputOptions:
     ] = None
     """The draft, which proposes tokens: a folder of `gelato train-draft`, as --model, or layers:K for the target's
     first K layers."""
+    weights: WeightsName = "auto"
+    """How weights are kept: float (float32 on a CPU, else bfloat16), float32, bfloat16, q8 or q4 (8 or 4 bits, a scale
+    for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto is source for such a file on a CPU, else float.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

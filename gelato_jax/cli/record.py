@@ -90,7 +90,8 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
 
     keep_programs()
     with Progress() as progress:
-        pair = gelato_checkpoints.load_pair(options.model, options.draft, progress=progress.stage)
+        # In floats: figures that are kept must come again on a machine without compiled kernels.
+        pair = gelato_checkpoints.load_pair(options.model, options.draft, weights="float", progress=progress.stage)
         chosen = _chosen(options, pair, prompts)
         recording = make_recording(
             pair,

@@ -74,7 +74,7 @@ class Decoder(nnx.Module):
     @property
     def cache_dtype(self) -> Any:
         """Type of its caches: that of its embedding, float32 where that is in blocks."""
-        return jnp.float32 if self.config.has_blocks else self.embed.embedding.dtype
+        return jnp.float32 if self.config.block_format else self.embed.embedding.dtype
 
     def embed_tokens(self, tokens: Array) -> Array:
         """`[B, T]` int32 -> `[B, T, D]` float32."""
@@ -130,7 +130,7 @@ class Decoder(nnx.Module):
     def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:
         """Entropy (nats) and the rest of the distribution of `head_logits`, `[...]`; kernels store no logits for it."""
         # The fused kernels know neither padding rows nor blocks.
-        if self.config.valid_outputs < self.config.output_size or self.config.has_blocks:
+        if self.config.valid_outputs < self.config.output_size or self.config.block_format:
             return gelato_kernels.entropy(self.head_logits(normed))
         if self.head is None:
             return gelato_kernels.unembed_entropy(normed, self.embed.embedding[...])
@@ -187,7 +187,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_outlines(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """`parameter_shapes` with dtypes: those of weights in few bits, or float32 for what may be of any floating dtype."""
+    """`parameter_shapes` with dtypes: those of weights in few bits, float32 for what may be of any floating dtype."""
     return dict(_structure(config)[2])
 
 

@@ -6,7 +6,7 @@ accumulates in float32.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from jax import Array, lax
 
 import gelato_kernels
 from gelato_jax.config import ModelConfig, RopeScaling, WeightFormat
+
+BlockFormat = Literal["q8", "q4"]
+_HEAD_BLOCKS: BlockFormat = "q8"  # the logits' errors are the text's: heads and embeddings never have 4 bits
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -76,7 +79,7 @@ class Linear(nnx.Module):
         kept = _kept(kernel, kernel.T, config.weight_format)
         self.kernel, self.kernel_scale, self.kernel_minimum = kept
         self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
-        self.blocks = (config.weight_format, (outputs, inputs)) if config.has_blocks else None
+        self.blocks = (config.block_format, (outputs, inputs)) if config.block_format else None
 
     def __call__(
         self, x: Array, *, norm: RMSNorm | None = None, gated: bool = False, residual: Array | None = None
@@ -109,8 +112,9 @@ class Head(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         shape = (config.output_size, config.hidden_size)
         kernel = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
-        self.kernel, self.kernel_scale, _ = _kept(kernel, kernel, _head_format(config))
-        self.blocks = (_head_format(config), shape) if config.has_blocks else None
+        self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
+        kept = _kept(kernel, kernel, _HEAD_BLOCKS if self.blocks else config.weight_format)
+        self.kernel, self.kernel_scale, _ = kept
 
     def __call__(self, x: Array, *, norm: RMSNorm | None = None) -> Array:
         """Map `x [..., D]` float32, or its norm, to logits `[..., U]` float32."""
@@ -125,8 +129,8 @@ class Embedding(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.hidden_size)
         table = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
-        self.blocks = (_head_format(config), shape) if config.has_blocks else None
-        self.embedding, self.embedding_scale, _ = _kept(table, table, _head_format(config) if self.blocks else "float")
+        self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
+        self.embedding, self.embedding_scale, _ = _kept(table, table, _HEAD_BLOCKS if self.blocks else "float")
 
     def __call__(self, tokens: Array) -> Array:
         """Vectors `[..., D]` float32 of tokens `[...]` int32."""
@@ -145,11 +149,6 @@ class Embedding(nnx.Module):
         return _blocks(self.embedding, self.embedding_scale, None, *self.blocks)
 
 
-def _head_format(config: ModelConfig) -> WeightFormat:
-    """Of a head, and of an embedding in blocks: the logits' errors are the text's, so never 4 bits."""
-    return "q8" if config.has_blocks else config.weight_format
-
-
 def _kept(kernel: Array, rows: Array, kind: WeightFormat) -> tuple[nnx.Param, nnx.Param | None, nnx.Param | None]:
     """A matrix as it is kept: as it is, or its outputs' `rows [out, in]` in few bits, scales and minimums."""
     if kind == "float":
@@ -163,7 +162,7 @@ def _kept(kernel: Array, rows: Array, kind: WeightFormat) -> tuple[nnx.Param, nn
 
 
 def _blocks(
-    packed: nnx.Param, scale: nnx.Param | None, minimum: nnx.Param | None, kind: WeightFormat, shape: tuple[int, int]
+    packed: nnx.Param, scale: nnx.Param | None, minimum: nnx.Param | None, kind: BlockFormat, shape: tuple[int, int]
 ) -> gelato_kernels.BlockWeights:
     assert scale is not None
     return gelato_kernels.BlockWeights(

@@ -67,9 +67,10 @@ def _kept(name: str, matrix: Array, scale: Array | None, config: ModelConfig) ->
     if config.weight_format == "int8":
         values, scale = gelato_kernels.quantize_rows(rows)
         return {name: values, f"{name}{SCALE}": scale}
+    assert config.block_format is not None
     if scale is not None:
         blocks = gelato_kernels.pack_blocks(rows, scale[:, None])
     else:
-        blocks = gelato_kernels.quantize_blocks(rows, "q8" if outputs_first else config.weight_format)
+        blocks = gelato_kernels.quantize_blocks(rows, "q8" if outputs_first else config.block_format)
     minimums = {} if blocks.minimums is None else {f"{name}{MINIMUM}": blocks.minimums}
     return {name: blocks.packed, f"{name}{SCALE}": blocks.scales, **minimums}

@@ -43,8 +43,8 @@ __all__ = [
     "top_k_logits",
     "top_p_logits",
     "unembed_entropy",
-    "unpack_blocks",
     "uniforms",
+    "unpack_blocks",
     "unpack_rows",
     "window_attention",
 ]

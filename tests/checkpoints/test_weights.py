@@ -76,7 +76,7 @@ def test_auto_leaves_floats_alone(foreign, tmp_path):
 
 def test_a_full_disk_leaves_no_blocks(quantised, tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    with pytest.raises(CheckpointError, match="needs .* KiB, the disk has 0 KiB free"):
+    with pytest.raises(CheckpointError, match=r"needs .* KiB, the disk has 0 KiB free"):
         load_checkpoint(quantised, weights="q8")
     assert list((tmp_path / "cache" / "weights").glob("floats-*")) == []
 

@@ -97,7 +97,7 @@ def _pair(name: str) -> Pair:
         return testing.tiny_pair(0.03)
     from gelato_checkpoints import load_pair
 
-    return load_pair(name)
+    return load_pair(name, weights="float")
 
 
 def _prompts(pair: Pair, settings: Settings) -> list[list[int]]:
