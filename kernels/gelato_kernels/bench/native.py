@@ -1,7 +1,7 @@
-"""`python -m gelato_kernels.bench.native`: block weights in a chain of products as a decoder has them, beside float32's.
+"""`python -m gelato_kernels.bench.native`: block weights in a chain of products, as a decoder's, beside float32.
 
-All weights of a chain are read at every turn of one compiled loop, so they come from memory, not from a cache. The memory's own speed
-stands below: bytes that a copy reads and writes in a second, and what each product reads.
+All weights of a chain are read at every turn of one compiled loop, so they come from memory, not from a cache. The
+memory's own speed stands above the table: bytes that a copy reads and writes in a second.
 """
 
 import argparse
@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: after --help, or arguments that are not understood.
     """
     parser = Parser(prog=f"python -m {PROG}", description="Time chains of products with block weights beside float32.")
-    parser.add_argument("--quick", action="store_true", help="a short chain, few rounds: whether it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short chain, few rounds: whether it works, not how fast"
+    )
     options = parser.parse_args(arguments)
     return guarded(PROG, lambda: _bench(options))
 

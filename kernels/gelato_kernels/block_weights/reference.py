@@ -17,7 +17,7 @@ SMALLEST_ROW = 1e-30
 
 def unpack_blocks(weights: BlockWeights) -> Array:
     """The float32 matrix [out, in]."""
-    panels, groups, _ = weights.packed.shape
+    groups = weights.packed.shape[1]
     numbers = layout.from_panels(weights).astype(jnp.float32).reshape(-1, groups, GROUP)
     matrix = numbers * layout.of_outputs(weights.scales)[..., None]
     if weights.minimums is not None:
