@@ -1,10 +1,10 @@
-"""Entropy, sampling, speculative verification, attention windows and 8-bit products; depends on jax alone.
+"""Entropy, sampling, speculative verification, attention windows, 4- and 8-bit products; depends on jax alone.
 
 Every op takes `implementation=None`: the first one that serves the inputs on the platform that the
 program is lowered for. A name picks one, or raises ValueError: `pallas_tpu`, `pallas_triton` and their
-twin `mosaic_gpu`, for accelerators; `cpu`, `xla` and the textbook's `reference`; with `_interpret` after
-it, a kernel run as XLA code. All sums are float32, logits of -inf are legal, no epsilon bends a distribution, and
-no op offers a gradient.
+twin `mosaic_gpu`, for accelerators; `native`, compiled C++ for CPUs; `cpu`, `xla` and the textbook's
+`reference`; with `_interpret` after it, a kernel run as XLA code. All sums are float32, logits of -inf
+are legal, no epsilon bends a distribution, and no op offers a gradient.
 """
 
 from gelato_kernels.attention.api import window_attention

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gelato_kernels as gk
-from gelato_kernels.dispatch import Backend, dispatch
+from gelato_kernels.dispatch import Backend, dispatch, runnable
 
 LOGITS = jnp.zeros((2, 3, 8))
 ROW, U = LOGITS[:, 0], jnp.full((2, 2), 0.5)
@@ -16,6 +16,7 @@ TOKENS, LENGTH = jnp.zeros((2, 2), jnp.int32), jnp.full(2, 2)
 NOISE = gk.VerifyUniforms(U, U)
 IS_BONUS = jnp.zeros(2, bool)
 WEIGHTS, SCALE = jnp.zeros((5, 8), jnp.int8), jnp.ones(5)
+BLOCKS = gk.quantize_blocks(jnp.zeros((5, 8)))
 CACHE, FRESH = [jnp.zeros((2, 1, 4, 8))] * 2, [jnp.zeros((2, 1, 3, 8))] * 2
 QUERY = jnp.zeros((2, 3, 2, 8))
 
@@ -30,6 +31,8 @@ FLOAT_OPS = {
     "gumbel_argmax": lambda x: gk.gumbel_argmax(x, LOGITS) * 1.0,
     "quantize_rows": lambda x: gk.quantize_rows(x[0])[1],
     "quantized_matmul": lambda x: gk.quantized_matmul(x, WEIGHTS, SCALE),
+    "quantize_blocks": lambda x: gk.quantize_blocks(x[0]).scales,
+    "block_matmul": lambda x: gk.block_matmul(x, BLOCKS),
     "window_attention": lambda x: gk.window_attention(x[:, :, None], *CACHE, LENGTH, *FRESH),
 }
 
@@ -125,5 +128,10 @@ def test_dispatch_takes_the_first_that_serves_the_platform():
     assert run(3, "anywhere") == 4.0
     with pytest.raises(ValueError, match="'narrow' cannot serve these inputs: 3 > 2"):
         run(3, "narrow")
+    backends = (_backend("missing", 6.0, platforms=(platform,), lacks=lambda: "no compiler"), *backends)
+    assert run(2) == 2.0
+    assert "missing" not in runnable(backends)
+    with pytest.raises(ValueError, match="op: implementation 'missing' is not available: no compiler"):
+        run(2, "missing")
     with pytest.raises(ValueError, match="op: no implementation 'fast', there are"):
         run(3, "fast")

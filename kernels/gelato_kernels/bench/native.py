@@ -1,7 +1,7 @@
-"""`python -m gelato_kernels.bench.native`: block weights in a chain of products as a decoder has them, beside float32's.
+"""`python -m gelato_kernels.bench.native`: block weights in a chain of products, as a decoder's, beside float32.
 
-All weights of a chain are read at every turn of one compiled loop, so they come from memory, not from a cache. The memory's own speed
-stands below: bytes that a copy reads and writes in a second, and what each product reads.
+All weights of a chain are read at every turn of one compiled loop, so they come from memory, not from a cache. The
+memory's own speed stands above the table: bytes that a copy reads and writes in a second.
 """
 
 import argparse

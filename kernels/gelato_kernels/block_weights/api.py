@@ -24,8 +24,8 @@ def pack_blocks(q: ArrayLike, scale: ArrayLike, minimum: ArrayLike | None = None
 
     Args:
         q: [out, in]: integers 0 to 15 (`q4`) where a minimum is given, int8 (`q8`) where none is.
-        scale: [out, in / 32] (rounded up) floating, or [out, 1] for one of every output; kept as float16, in which GGUF has
-            it, and rounded to that if it is not.
+        scale: [out, in / 32] (rounded up) floating, or [out, 1] for one of every output; kept as float16, in which GGUF
+            has it, and rounded to that if it is not.
         minimum: like `scale`, or None. Of GGUF's Q4_0 it is -8 * scale.
 
     Returns:
@@ -130,14 +130,14 @@ def block_matmul(
 ) -> Array:
     """`x @ unpack_blocks(weights).T`, with what a decoder has ahead of the product and behind it in the same call.
 
-    Rows are rounded to 15-bit whole numbers, each with its own step. By `native` the sums of a group are exact, and those
-    of a row's groups in one order: a row's result has the same bits alone, in any window and in any batch.
+    Rows are rounded to 15-bit whole numbers, each with its own step. By `native` the sums of a group are exact, and
+    those of a row's groups in one order: a row's result has the same bits alone, in any window and in any batch.
 
     Args:
         x: [..., in] floating, or [..., 2 * in] if gated; used as float32. A row that holds nan or infinity becomes nan.
         weights: of `pack_blocks` or `quantize_blocks`.
-        rows: [] integer: of the second to last axis of x only so many count; the others are skipped, and their results zero.
-        norm: (scale [in], epsilon): x * rsqrt(mean(x^2) + epsilon) * scale is multiplied (arXiv 1910.07467, equation 4).
+        rows: [] integer: of the second to last axis of x only so many count; others are skipped, their results zero.
+        norm: (scale [in], epsilon): x * rsqrt(mean(x^2) + epsilon) * scale is multiplied (arXiv 1910.07467, eq. 4).
         gated: silu(first half of x) * second half is multiplied (arXiv 2002.05202, equation 6); not with `norm`.
         bias: [out] floating, added.
         residual: [..., out] floating, added last.
@@ -147,7 +147,7 @@ def block_matmul(
         [..., out] float32.
 
     Raises:
-        ValueError: wrong shape or dtype, `norm` and `gated` at once, an unknown implementation or one that is not there.
+        ValueError: wrong shape or dtype, `norm` and `gated` at once, an implementation that is unknown or not there.
         NotImplementedError: if differentiated.
     """
     op = "block_matmul"

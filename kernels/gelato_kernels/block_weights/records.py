@@ -24,13 +24,13 @@ Format = Literal["q4", "q8"]
 class BlockWeights:
     """A matrix [out, in] in panels of 16 outputs and groups of 32 inputs; zeros fill the last of each.
 
-    Of a group, `q4` keeps 4-bit numbers q with q * scale + minimum for the weights (GGUF's Q4_1; Q4_0 with -8 scales for
-    the minimum), `q8` int8 numbers with q * scale (Q8_0).
+    Of a group, `q4` keeps 4-bit numbers q with q * scale + minimum for the weights (GGUF's Q4_1; Q4_0 with -8 scales
+    for the minimum), `q8` int8 numbers with q * scale (Q8_0).
 
     Attributes:
-        packed: uint8 [panels, groups, 256] of q4, int8 [panels, groups, 512] of q8. A q8 group holds 16 pairs of inputs,
-            each for 16 outputs. A q4 group holds four parts of 8 inputs, each for 16 outputs 4 bytes: inputs 0, 2, 4, 6,
-            then 1, 3, 5, 7, four bits each from the lowest.
+        packed: uint8 [panels, groups, 256] of q4, int8 [panels, groups, 512] of q8. A q8 group holds 16 pairs of
+            inputs, each for 16 outputs. A q4 group holds four parts of 8 inputs, each for 16 outputs 4 bytes: inputs
+            0, 2, 4, 6, then 1, 3, 5, 7, four bits each from the lowest.
         scales: float16 [panels, groups, 16].
         minimums: the same of q4, None of q8.
         format: `q4` or `q8`.

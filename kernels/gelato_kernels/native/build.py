@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 
 SOURCES = Path(__file__).parent / "cpp"
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-w")
-"""For every file. A compiler that fuses a multiplication and an addition where it likes would do so in one tile and not in
-another; -fno-math-errno makes a square root one instruction and changes no number."""
+"""For every file. A compiler that fuses a multiplication and an addition where it likes would do so in one tile and not
+in another; -fno-math-errno makes a square root one instruction and changes no number."""
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 UNITS = {"choose": (), "handlers": (), "isa_generic": (), "isa_avx2": AVX2, "isa_avx512": AVX512}
@@ -92,7 +92,7 @@ def _key(command: Sequence[str], flags: Sequence[str]) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
     version = _finish(_start([*command, "--version"]))
-    digest.update(repr((command, version, flags, UNITS, jaxlib.__version__, platform.machine())).encode())
+    digest.update(repr((command, version, flags, UNITS, jaxlib.version.__version__, platform.machine())).encode())
     return digest.hexdigest()[:24]
 
 
@@ -120,8 +120,7 @@ def _compile(command: Sequence[str], flags: Sequence[str], folder: Path) -> Path
             _finish(process)
     finally:
         for process in running:
-            process.kill()  # of a build that has failed; one that has ended does not mind
-            process.wait()
+            _end(process)  # of a build that has failed; one that has ended does not mind
     made = folder / "native.so"
     shared = ("-shared", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared", "-pthread")
     objects = [str(folder / f"{name}.o") for name in UNITS]
@@ -154,11 +153,17 @@ def _finish(process: subprocess.Popen[str]) -> str:
     try:
         output, _ = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        _end(process)
         raise BuildError(f"the compiler took longer than {PATIENCE_S} s") from None
     if process.returncode:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         telling = [line for line in lines if "error" in line.lower()] or lines
         raise BuildError(telling[0] if telling else f"the compiler failed with exit code {process.returncode}")
     return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()

@@ -1,4 +1,4 @@
-"""The compiled library of this process: loaded once, when it is first asked for, and its handlers registered with XLA."""
+"""The compiled library of this process: loaded once, when first asked for, its handlers registered with XLA."""
 
 import ctypes
 import functools

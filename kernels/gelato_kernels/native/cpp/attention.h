@@ -150,7 +150,12 @@ void attend_tile(const Attention& a, int64_t row, int64_t head, int64_t first_qu
     }
     total[r] = sum(added);
   }
-  for (int64_t j = 0; j < end; j += kLanes) {
+  for (int64_t step = 0; step < end; step += kLanes) {
+#ifdef GELATO_MUTANT_ORDER  // As in product.h.
+    const int64_t j = a.window > 1 ? stride - kLanes - step : step;
+#else
+    const int64_t j = step;
+#endif
     values.rows(j, end, room, rows);
     int64_t h = 0;
     for (; h + kValueVectors * kLanes <= padded; h += kValueVectors * kLanes)

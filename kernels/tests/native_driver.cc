@@ -1,0 +1,136 @@
+// Runs the compiled kernels without JAX, for a compiler's sanitizers: arrays that end where they end, odd sizes, several
+// callers at once. Exit code 0 where results are right, and the same bits alone and in a window.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "run.h"
+
+namespace {
+
+using namespace gelato;
+
+std::mutex mutex;
+std::vector<std::thread> pool;
+const auto schedule = [](auto task) {
+  std::lock_guard<std::mutex> lock(mutex);
+  pool.emplace_back(std::move(task));
+};
+
+void expect(bool right, const char* what, int64_t a, int64_t b) {
+  if (right) return;
+  std::fprintf(stderr, "%s: %lld, %lld\n", what, static_cast<long long>(a), static_cast<long long>(b));
+  std::_Exit(1);
+}
+
+std::vector<float> normal(std::mt19937& random, int64_t n) {
+  std::normal_distribution<float> law;
+  std::vector<float> v(n);
+  for (float& x : v) x = law(random);
+  return v;
+}
+
+struct Setting {
+  int64_t in, outputs, window;
+  bool q4, norm, gated, extras;
+  int threads;
+};
+
+void product(unsigned seed, const Setting& s) {
+  std::mt19937 random(seed);
+  Product p{};
+  p.in = s.in, p.outputs = s.outputs, p.window = p.valid = s.window, p.gated = s.gated, p.epsilon = 1e-5f;
+  p.groups = (s.in + kGroup - 1) / kGroup, p.panels = (s.outputs + kLanes - 1) / kLanes;
+  const int64_t width = s.in * (s.gated ? 2 : 1);
+  std::vector<uint8_t> packed(p.panels * p.groups * kLanes * kGroup / (s.q4 ? 2 : 1));
+  for (uint8_t& byte : packed) byte = static_cast<uint8_t>(random());
+  std::vector<uint16_t> scale(p.panels * p.groups * kLanes, 0x3800), minimum(scale.size(), 0xC400);  // 0.5 and -4
+  const auto x = normal(random, s.window * width), norm = normal(random, s.in), bias = normal(random, s.outputs);
+  const auto residual = normal(random, s.window * s.outputs);
+  std::vector<float> out(s.window * s.outputs, NAN), alone(s.outputs, NAN);
+  p.x = x.data(), p.packed = packed.data(), p.scale = scale.data(), p.out = out.data();
+  if (s.q4) p.minimum = minimum.data();
+  if (s.norm) p.norm = norm.data();
+  if (s.extras) p.bias = bias.data(), p.residual = residual.data(), p.valid = s.window > 1 ? s.window - 1 : 1;
+  expect(run(p, 1, s.threads, schedule), "no memory", 0, 0);
+  for (int64_t t = 0; t < s.window; ++t) {
+    Product one = p;
+    one.x = p.x + t * width, one.out = alone.data(), one.window = one.valid = 1;
+    if (s.extras) one.residual = p.residual + t * s.outputs;
+    expect(run(one, 1, s.threads, schedule), "no memory", 0, 0);
+    for (int64_t o = 0; o < s.outputs; ++o)
+      expect(out[t * s.outputs + o] == (t < p.valid ? alone[o] : 0.0f), "a product depends on its window", t, o);
+    if (t || s.norm || s.gated) continue;
+    for (int64_t o = 0; o < s.outputs; ++o) {  // by its definition
+      double y = s.extras ? bias[o] + residual[o] : 0.0, size = 1.0;
+      for (int64_t k = 0; k < s.in; ++k) {
+        const int64_t block = (o / kLanes * p.groups + k / kGroup) * kLanes, lane = o % kLanes, i = k % kGroup;
+        const uint8_t* group = packed.data() + block * kGroup / (s.q4 ? 2 : 1);
+        const uint8_t nibbles = s.q4 ? group[i / 8 * 64 + lane * 4 + i % 2 * 2 + i % 8 / 4] : 0;
+        const double q = s.q4 ? (i / 2 % 2 ? nibbles >> 4 : nibbles & 15) * 0.5 - 4
+                              : static_cast<int8_t>(group[i / 2 * 32 + lane * 2 + i % 2]) * 0.5;
+        y += x[k] * q, size += std::fabs(x[k] * q);
+      }
+      expect(std::fabs(y - out[o]) < 2e-4 * size, "a product is wrong", o, s.in);
+    }
+  }
+}
+
+void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool narrow, int threads) {
+  std::mt19937 random(seed);
+  Attention a{};
+  a.batch = 2, a.window = window, a.heads = 6, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
+  const auto query = normal(random, 2 * window * 6 * size), key = normal(random, 2 * 2 * a.slots * size);
+  const auto fresh = normal(random, 2 * 2 * window * size);
+  std::vector<uint16_t> halves(key.size());
+  for (size_t i = 0; i < key.size(); ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &key[i], 4);
+    halves[i] = static_cast<uint16_t>(bits >> 16);
+  }
+  const std::vector<int32_t> lengths = {static_cast<int32_t>(length), -3}, first = {static_cast<int32_t>(length), 0};
+  std::vector<float> out(query.size(), NAN), again(2 * 6 * size, NAN);
+  a.query = query.data(), a.lengths = lengths.data(), a.out = out.data();
+  a.key = a.value = narrow ? static_cast<const void*>(halves.data()) : key.data();
+  a.fresh_key = a.fresh_value = fresh.data();
+  run(a, threads, schedule);
+  for (float x : out) expect(std::isfinite(x), "attention is not finite", size, window);
+  // The first token alone: its key is the first of each head's fresh ones.
+  std::vector<float> one_query, one_fresh;
+  for (int64_t b = 0; b < 2; ++b) one_query.insert(one_query.end(), query.begin() + b * window * 6 * size, query.begin() + (b * window + 1) * 6 * size);
+  for (int64_t h = 0; h < 4; ++h) one_fresh.insert(one_fresh.end(), fresh.begin() + h * window * size, fresh.begin() + (h * window + 1) * size);
+  a.window = 1, a.query = one_query.data(), a.fresh_key = a.fresh_value = one_fresh.data(), a.out = again.data();
+  a.lengths = first.data();
+  run(a, threads, schedule);
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < 6 * size; ++i)
+      expect(out[b * window * 6 * size + i] == again[b * 6 * size + i], "attention depends on its window", b, i);
+}
+
+void everything(unsigned seed) {
+  for (bool q4 : {true, false})
+    for (int64_t window : {1, 2, 5, 9, 19}) {
+      product(seed++, {64, 48, window, q4, false, false, true, 3});
+      product(seed++, {47, 33, window, q4, true, false, false, 1});
+      product(seed++, {70, 17, window, q4, false, true, true, 2});
+      product(seed++, {544, 976, window, q4, false, false, false, 3});
+    }
+  for (int64_t size : {8, 20, 64, 80})
+    for (int64_t window : {1, 3, 17})
+      for (int64_t length : {0, 1, 15, 130})
+        for (bool narrow : {false, true}) attention(seed++, size, window, length, narrow, 3);
+}
+
+}  // namespace
+
+int main() {
+  std::vector<std::thread> callers;
+  for (unsigned i = 0; i < 2; ++i) callers.emplace_back(everything, 1000 * i);
+  for (std::thread& caller : callers) caller.join();
+  for (std::thread& helper : pool) helper.join();
+  std::printf("%s: all right\n", gelato::kernels().name);
+}

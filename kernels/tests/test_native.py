@@ -1,0 +1,229 @@
+"""The compiled kernels: built, cached, left out where they cannot be; same bits in every window; clean memory."""
+
+import importlib.util
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gelato_kernels as gk
+from gelato_kernels import native
+from gelato_kernels.dispatch import runnable
+from gelato_kernels.native import build, library
+
+HERE = Path(__file__).parent
+ROOT = Path(gk.__file__).parents[1]
+EQUALITY = HERE / "native_equality.py"
+ALL_SETS = ("generic", "avx2", "avx512")
+
+needs_kernels = pytest.mark.skipif(not native.available(), reason=f"no compiled kernels: {native.reason()}")
+
+
+def start(*arguments, **environment):
+    """A Python process that finds this package; None takes a variable away."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env={name: value for name, value in given.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@needs_kernels
+def test_a_row_has_the_same_bits_in_every_window_by_every_set_of_instructions():
+    sets = ALL_SETS[: ALL_SETS.index(native.instructions()) + 1]
+    running = {name: start(EQUALITY, GELATO_NATIVE_ISA=name) for name in sets}
+    outputs = {name: process.communicate()[0] for name, process in running.items()}
+    for name, process in running.items():
+        assert process.returncode == 0, outputs[name]
+        assert outputs[name].split()[0] == name
+    digests = {name: output.split()[1] for name, output in outputs.items()}
+    assert digests.get("avx512") in (None, digests.get("avx2"))  # both fuse multiplications and additions
+
+
+@needs_kernels
+def test_sums_that_know_their_window_are_caught():
+    """The check above notices: in this build, sums of a window run from their other end."""
+    program = (
+        "import runpy; from gelato_kernels.native import build;"
+        "build.FLAGS += ('-O1', '-DGELATO_MUTANT_ORDER');"
+        f"runpy.run_path({str(EQUALITY)!r}, run_name='__main__')"
+    )
+    process = start("-c", program)
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
+    for fault in ("q4 window 1;", "q8 window 1;", "attention float32 64 token 0", "attention bfloat16 40 token 0"):
+        assert fault in output
+
+
+@needs_kernels
+def test_sanitizers_find_nothing(tmp_path):
+    """The driver reads and writes arrays to their last number, from two callers; see the README for threads."""
+    command = [*build.compiler(), "-std=c++17", "-O0", "-g1", "-ffp-contract=off", "-w", "-pthread"]
+    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(build.SOURCES)]
+    probe = tmp_path / "probe.cc"
+    probe.write_text("int main() { return 0; }")
+    made = subprocess.run([*command, str(probe), "-o", str(tmp_path / "probe")], capture_output=True)
+    if made.returncode or subprocess.run([tmp_path / "probe"], capture_output=True).returncode:
+        pytest.skip("the compiler has no sanitizers")
+    wide = platform.machine().lower() in ("x86_64", "amd64")
+    sources = {build.SOURCES / f"{name}.cc": own for name, own in build.UNITS.items() if name != "handlers"}
+    sources[HERE / "native_driver.cc"] = ()
+    running = []
+    for source, own in sources.items():
+        target = tmp_path / f"{source.stem}.o"
+        running.append(subprocess.Popen([*command, *(own if wide else ()), "-c", str(source), "-o", str(target)]))
+    assert not any(process.wait() for process in running)
+    objects = [str(tmp_path / f"{source.stem}.o") for source in sources]
+    subprocess.run([*command, *objects, "-o", str(tmp_path / "driver")], check=True)
+    for name in ALL_SETS[: ALL_SETS.index(native.instructions()) + 1]:
+        ran = subprocess.run(
+            [tmp_path / "driver"], env={**os.environ, "GELATO_NATIVE_ISA": name}, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout == f"{name}: all right\n"
+
+
+PLAIN = """
+import jax, numpy as np, gelato_kernels as gk
+from gelato_kernels import native
+from gelato_kernels.attention.cases import CASES
+from gelato_kernels.block_weights.cases import case
+assert not native.available() and native.instructions() is None
+assert np.isfinite(jax.jit(gk.window_attention)(**CASES["window"]())).all()
+assert np.isfinite(gk.block_matmul(**case(0, 33, 2, 64))).all()
+print(native.reason())
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"GELATO_NATIVE": "0"}, "GELATO_NATIVE=0"),
+        ({"PATH": "/nowhere", "CXX": None}, "no C++ compiler: "),
+        ({"CXX": "/nowhere/c++"}, "/nowhere/c++: No such file or directory"),
+    ],
+)
+def test_everything_works_without_a_compiler_and_says_why(environment, reason):
+    if reason.startswith("no C++") and importlib.util.find_spec("ziglang"):
+        pytest.skip("the package ziglang is a compiler")
+    process = start("-c", PLAIN, **environment)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.startswith(reason)
+    assert output.count("\n") == 1
+
+
+def test_nothing_is_compiled_or_imported_ahead():
+    program = "import sys, gelato_kernels; print('gelato_kernels.native.build' in sys.modules)"
+    assert start("-c", program, CXX="/nowhere/c++").communicate()[0] == "False\n"
+
+
+FAKE = """#!/bin/sh
+[ "$1" = --version ] && { echo fake 1; exit; }
+echo "$@" >> "$0.log"
+for last; do [ "$previous" = -o ] && target="$last"; previous="$last"; done
+[ -e "$0.fault" ] && { echo "In file included"; echo "kernel.cc:3: error: no such thing"; echo "more"; exit 1; }
+sleep 0.1; echo compiled > "$target"
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A compiler that writes a word, and a cache of its own; the file that tells what it was asked."""
+    compiler = tmp_path / "fake c++"
+    compiler.write_text(FAKE)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", f"'{compiler}'")
+    monkeypatch.setenv("GELATO_CACHE", str(tmp_path / "cache"))
+    return compiler.with_name("fake c++.log")
+
+
+def links(log):
+    return sum("-shared" in line for line in log.read_text().splitlines())
+
+
+def test_a_library_is_compiled_once_and_again_when_it_is_cut_short(fake, tmp_path, monkeypatch):
+    path = build.library()
+    assert path.parent == tmp_path / "cache" / "gelato-kernels"
+    assert build.library() == path
+    assert links(fake) == 1
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert build.library() == path
+    assert path.read_bytes() == whole
+    assert links(fake) == 2
+    assert build.library(("-DOTHER",)) != path
+    assert [p.suffix for p in path.parent.iterdir()] == [".so", ".so"]  # what was written on the way is gone
+
+
+def test_two_that_build_at_once_do_not_meet(fake):
+    paths = []
+    builders = [threading.Thread(target=lambda: paths.append(build.library())) for _ in range(4)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert len(set(paths)) == 1
+    assert build._whole(paths[0])
+    assert len(list(paths[0].parent.iterdir())) == 1
+
+
+def test_a_compiler_that_fails_is_quoted_in_a_line(fake):
+    fake.with_name("fake c++.fault").touch()
+    assert library._load.__wrapped__() == (None, "kernel.cc:3: error: no such thing")
+
+
+def test_what_is_no_library_is_no_end(fake):
+    instructions, reason = library._load.__wrapped__()
+    assert instructions is None
+    assert reason.startswith("the compiled library does not load: ")
+
+
+def test_a_cache_that_cannot_be_written_is_named(fake, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(build.BuildError, match=re.escape(f"{tmp_path / 'cache' / 'gelato-kernels'}: Not a directory")):
+        build.library()
+
+
+@needs_kernels
+def test_two_processes_that_build_at_once_both_have_kernels(tmp_path):
+    program = (
+        "from gelato_kernels import native; from gelato_kernels.native import build;"
+        "build.FLAGS += ('-O0',); print(native.available(), native.reason())"
+    )
+    running = [start("-c", program, GELATO_CACHE=str(tmp_path)) for _ in range(2)]
+    assert [process.communicate()[0] for process in running] == ["True None\n"] * 2
+
+
+@needs_kernels
+def test_a_cpu_is_given_them():
+    from gelato_kernels.attention import api as attention
+    from gelato_kernels.block_weights import api as block_weights
+
+    for backends in (attention.BACKENDS, block_weights.BACKENDS):
+        assert "native" in runnable(backends)
+    from gelato_kernels.block_weights.cases import case
+
+    inputs = case(0, 40, 3, 64)
+    np.testing.assert_array_equal(gk.block_matmul(**inputs), gk.block_matmul(**inputs, implementation="native"))
+
+
+def test_a_cache_of_another_kind_goes_elsewhere():
+    from gelato_kernels.attention.cases import CASES
+
+    inputs = CASES["window"]()
+    inputs |= {name: inputs[name].astype(jnp.float16) for name in ("cache_key", "cache_value")}
+    assert np.isfinite(gk.window_attention(**{**inputs, "lengths": np.array([4, 0, 3], np.int32)})).all()
+    if native.available():
+        with pytest.raises(ValueError, match="caches are float16 and float16, float32 or bfloat16 are served"):
+            gk.window_attention(**inputs, implementation="native")
