@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from gelato_experiments.inputs import recording
+from gelato_experiments.inputs import read_recording
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import depth_exits, draft_sampling, length_exits
 from gelato_jax.decoding import Policy
@@ -16,7 +16,7 @@ CAPS_W = (0.75, 1.0, 1.5, math.inf)
 
 def _simulate(controllers):
     """Tokens per second with prompts' seconds counted, watts, and drafts a round, of each controller."""
-    documents = recording("long-greedy")
+    documents = read_recording("long-greedy")
     world = system.preset("orin-nano-15w", "5mhz-500m-60ms", "rtx3090-7b")
     settings = [
         simulation.make_setup(
