@@ -20,8 +20,9 @@ class OnProgress(Protocol):
     """Called as work goes on, so that a command can draw a bar.
 
     Stages, in order: `download` (bytes), `check` (bytes hashed), `convert` (tensors), `write` (tensors), `load`
-    (tensors). `total` is 0 where it is unknown. Two are news, not work: `untrained`, no trained draft ships for the
-    target, whose own first layers stand in; `shorter`, the draft has learnt `done` positions of the target's `total`,
+    (tensors); `pack` (once) where weights are brought to blocks. `total` is 0 where it is unknown. Three are news, not
+    work: `untrained`, no trained draft ships for the target, whose own first layers stand in; `uncompiled`, weights
+    stay floats for want of a compiler; `shorter`, the draft has learnt `done` positions of the target's `total`,
     and the pair takes no more.
     """
 

@@ -57,7 +57,7 @@ def load_checkpoint(
     if store.is_draft(folder):
         raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")
     store.check_complete(folder)
-    chosen = settle(weights, folder)
+    chosen = settle(weights, folder, silent if outline else progress)
     if chosen not in FLOATS:
         folder = in_blocks(folder, chosen, cache_directory() / "weights", progress)
         store.check_complete(folder)

@@ -25,17 +25,22 @@ FLOATS = {"float": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Choices that leave a checkpoint as it is stored, and the type in memory; None: the device's own."""
 
 
-def settle(weights: Weights, folder: Path) -> Weights:
+def settle(weights: Weights, folder: Path, progress: OnProgress = silent) -> Weights:
     """What `auto` means for a checkpoint on this machine; other choices stay.
 
     Args:
         weights: as asked for.
         folder: the checkpoint.
+        progress: told `uncompiled` where only a compiler is missing for blocks.
     """
     if weights != "auto":
         return weights
-    is_served = jax.default_backend() == "cpu" and _has_blocks(folder) and native.available()
-    return "source" if is_served else "float"
+    if jax.default_backend() != "cpu" or not _has_blocks(folder):
+        return "float"
+    if native.available():
+        return "source"
+    progress("uncompiled", 0, 0)
+    return "float"
 
 
 def _has_blocks(folder: Path) -> bool:

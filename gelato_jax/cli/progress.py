@@ -20,6 +20,7 @@ _LABELS = {
     "decode": "decoding",
     "train": "training",
     "calibrate": "calibrating",
+    "pack": "packing the weights, once",
 }
 _MEGABYTES, _TOKENS = (1e6, "MB"), (1.0, "tokens")  # how many of what is counted make one, and its name
 _UNITS = {
@@ -33,6 +34,7 @@ _UNITS = {
 _NOTES = {
     "untrained": "no trained draft ships for this model: its first layers draft, and agree with it seldom",
     "shorter": "the draft's context is shorter than the model's: prompts and answers are held to it",
+    "uncompiled": "no C++ compiler works here: weights in floats, several times slower; install g++, or pip install ziglang",
 }
 _LINE_EVERY_S = 30.0  # assumed: a log of a night stays readable
 

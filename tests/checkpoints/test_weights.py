@@ -65,7 +65,9 @@ def test_weights_that_are_in_blocks_already_are_refused(quantised):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_auto_is_source_where_products_are_compiled(quantised, compiled, monkeypatch):
     monkeypatch.setattr(native, "available", lambda: compiled)
-    assert weights.settle("auto", quantised) == ("source" if compiled else "float")
+    heard = []
+    chosen = weights.settle("auto", quantised, lambda stage, *_: heard.append(stage))
+    assert (chosen, heard) == (("source", []) if compiled else ("float", ["uncompiled"]))
     assert weights.settle("q8", quantised) == "q8"
 
 

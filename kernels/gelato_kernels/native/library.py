@@ -36,6 +36,8 @@ def _load() -> tuple[str | None, str | None]:
     """Instructions, and why there are none."""
     if os.environ.get(VARIABLE) == "0":
         return None, f"{VARIABLE}=0"
+    if (platform := jax.default_backend()) != "cpu":  # nobody waits for a compiler to use a GPU
+        return None, f"this process computes on a {platform}"
     from gelato_kernels.native import build
 
     try:
