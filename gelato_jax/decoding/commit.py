@@ -30,7 +30,7 @@ def commit(
     """
     made: Draft = drafted.own
     proposal, payload = made.proposal, job.policy.payload
-    resolved = payload.resolve(proposal, downlink, noise(state, row), job.draft_ids, ask)
+    resolved = payload.resolve(proposal, downlink, noise(state, row, job), job.draft_ids, ask)
     accepted = downlink.accepted[:, None]
     size = proposal.tokens.shape[1]
     steps = jnp.arange(size + 1)

@@ -6,6 +6,8 @@ layers; the length exit looks at the token's entropy and stops drafting, as does
 computed token is always sent: whether a token is sent never depends on what its draw showed.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -97,9 +99,10 @@ def draft(
     return Drafted(effort=effort, own=made), job.policy.payload.uplink(made.proposal, ~state.done, state.pending)
 
 
-def noise(state: DeviceState, row: RowState) -> RoundNoise:
+def noise(state: DeviceState, row: RowState, job: Job) -> RoundNoise:
     """The random numbers of this round, as the device knows them."""
-    return RoundNoise(key=state.key, round=row.round, position=state.length)
+    greedy = job.sampling.temperature <= 0
+    return RoundNoise(key=state.key, round=row.round, position=state.length, greedy=greedy)
 
 
 def roll_out(
@@ -256,9 +259,9 @@ def _choose(
     weights: Array, repeated: Array, index: Array, state: DeviceState, row: RowState, job: Job
 ) -> tuple[Array, Array]:
     """Draw draft token `index` from `weights [B, Q]`: its column and its target id, `[B]`."""
-    ids, source = job.draft_ids, noise(state, row)
+    ids, source = job.draft_ids, noise(state, row, job)
     if job.policy.payload.scheme == "seeded":
-        source = RoundNoise(key=source.key, round=source.round, position=source.position + index)
+        source = dataclasses.replace(source, position=source.position + index)
         gumbel = source.gumbel(1, ids.vocab_size)[:, 0]
         # The noise is the target id's, also under a vocabulary of the draft's own.
         gumbel = gumbel if ids.known is None else jnp.take_along_axis(gumbel, ids.names(repeated), axis=1)

@@ -43,7 +43,7 @@ def verify(
     """
     decoder, widest = target.bind(), shapes.windows[-1]
     last = state.last if uplink.pending is None else jnp.where(uplink.pending >= 0, uplink.pending, state.last)
-    noise = RoundNoise(key=state.key, round=state.round, position=state.length)
+    noise = RoundNoise(key=state.key, round=state.round, position=state.length, greedy=sampling.temperature <= 0)
 
     def branch(window: int):
         def run() -> tuple[tuple[Downlink, Array | None], Cache, Array]:

@@ -7,7 +7,7 @@ A message is a record with rows first; a field that a payload scheme does not se
 import dataclasses
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from gelato_jax import keys
 from gelato_jax.types import record, static
@@ -138,14 +138,20 @@ class RoundNoise:
     key: Array  # [B] random key of the row
     round: Array  # [B] int32 the row's own round
     position: Array  # [B] int32 absolute position of the round's first token
+    greedy: Array  # [] bool one token of every row has all the probability: noise could change nothing
 
     def uniforms(self, use: int | Array, shape: tuple[int, ...]) -> Array:
         """Uniforms `[B, *shape]`, of this round and use alone."""
         return keys.round_uniforms(self.key, self.round, use, shape)
 
     def gumbel(self, window: int, vocab_size: int) -> Array:
-        """Gumbel noise `[B, window, V]` by absolute position, the same whatever the round."""
-        return keys.position_noise(self.key, self.position[:, None] + jnp.arange(window), vocab_size)
+        """Gumbel noise `[B, window, V]` by absolute position, the same whatever the round; none in greedy text."""
+        shape = (self.position.shape[0], window, vocab_size)
+        return lax.cond(
+            self.greedy,
+            lambda: jnp.zeros(shape, jnp.float32),
+            lambda: keys.position_noise(self.key, self.position[:, None] + jnp.arange(window), vocab_size),
+        )
 
 
 def row_at(rows: Array, index: Array) -> Array:
