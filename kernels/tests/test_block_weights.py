@@ -166,3 +166,16 @@ def test_a_loop_keeps_no_other_weights(implementation):
     widened = 4 * out * inputs
     allowed = {"native": widened / 8, "reference": (layers - 1) * widened}
     assert compiled.memory_analysis().temp_size_in_bytes < allowed[implementation]
+
+
+@pytest.mark.parametrize("format", ["q4", "q8"])
+@pytest.mark.parametrize("shape", [(50, 70), (16, 32), (3, 5)])
+def test_rows_are_those_of_the_matrix(format, shape):
+    weights = gk.quantize_blocks(jax.random.normal(jax.random.key(0), shape), format)
+    rows = jnp.array([[0, 2], [shape[0] - 1, 1]])
+    np.testing.assert_array_equal(gk.unpack_rows(weights, rows), gk.unpack_blocks(weights)[rows])
+    np.testing.assert_array_equal(
+        gk.unpack_rows(weights, jnp.array([-1, 99])), gk.unpack_blocks(weights)[:: shape[0] - 1]
+    )
+    with pytest.raises(ValueError, match=r"rows has dtype float32"):
+        gk.unpack_rows(weights, jnp.zeros(2))
