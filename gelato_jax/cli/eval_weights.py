@@ -17,7 +17,7 @@ class EvalWeights:
     """Prompt file, .jsonl or a prompt a line; the set that ships with the package if not given."""
     limit: int = 20
     """Texts at most."""
-    tokens: int = 256
+    tokens: int = 64
     """Tokens of a text; prompts are joined, in their order, and cut to texts of this length."""
     json: str | None = None
     """Write the figures to this file; - is standard output."""
@@ -49,15 +49,15 @@ def _measure(options: EvalWeights, stage: Any) -> dict[str, Any]:
 
     keep_programs()
     checkpoint = load_checkpoint(options.model, weights="float32", progress=stage)
-    models = {
-        name: load_model(load_checkpoint(options.model, weights=name, progress=stage))
-        for name in ("source", "q8", "q4")
-    }
     ids = [token for prompt in prompts for token in checkpoint.tokenizer.encode(prompt)]
     count = min(options.limit, len(ids) // options.tokens)
     if count < 1:
         raise GelatoError(f"the prompts have {len(ids)} tokens, --tokens asks for {options.tokens}: lower it")
     texts = [ids[start * options.tokens : (start + 1) * options.tokens] for start in range(count)]
+    models = {
+        name: load_model(load_checkpoint(options.model, weights=name, progress=stage))
+        for name in ("source", "q8", "q4")
+    }
     return {
         "model": options.model,
         "texts": count,
