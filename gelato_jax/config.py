@@ -9,6 +9,8 @@ from typing import Literal
 
 from gelato_jax.errors import GelatoError
 
+BlockFormat = Literal["q8", "q4"]
+"""Of matrices that are `gelato_kernels.BlockWeights`."""
 WeightFormat = Literal["float", "int8", "q8", "q4"]
 """How a model's matrices are kept; see `ModelConfig.weight_format`."""
 
@@ -96,7 +98,7 @@ class ModelConfig:
             raise GelatoError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
 
     @property
-    def block_format(self) -> Literal["q8", "q4"] | None:
+    def block_format(self) -> BlockFormat | None:
         """Of the layers' matrices where these are `gelato_kernels.BlockWeights`, else None."""
         return self.weight_format if self.weight_format in ("q8", "q4") else None
 

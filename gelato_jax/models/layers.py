@@ -6,7 +6,7 @@ accumulates in float32.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,8 @@ from flax import nnx
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.config import ModelConfig, RopeScaling, WeightFormat
+from gelato_jax.config import BlockFormat, ModelConfig, RopeScaling, WeightFormat
 
-BlockFormat = Literal["q8", "q4"]
 _HEAD_BLOCKS: BlockFormat = "q8"  # the logits' errors are the text's: heads and embeddings never have 4 bits
 
 
