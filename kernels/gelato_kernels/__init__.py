@@ -13,14 +13,16 @@ from gelato_kernels.block_weights.records import BlockWeights
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
 from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
+from gelato_kernels.rotary.api import Attended, rotary_attention
 from gelato_kernels.sampling.api import sample
 from gelato_kernels.token_stats.api import TokenStats, entropy
-from gelato_kernels.truncation.api import top_k_logits, top_p_logits
+from gelato_kernels.truncation.api import top_k_logits, top_p_logits, warp_logits
 from gelato_kernels.unembedding.api import unembed_entropy
 from gelato_kernels.verification.api import accept, match, sample_residual, speculative_verify
 from gelato_kernels.verification.records import ResidualSample, Support, Verification, VerifyUniforms
 
 __all__ = [
+    "Attended",
     "BlockWeights",
     "ResidualSample",
     "Support",
@@ -37,6 +39,7 @@ __all__ = [
     "quantize_blocks",
     "quantize_rows",
     "quantized_matmul",
+    "rotary_attention",
     "sample",
     "sample_residual",
     "speculative_verify",
@@ -46,5 +49,6 @@ __all__ = [
     "uniforms",
     "unpack_blocks",
     "unpack_rows",
+    "warp_logits",
     "window_attention",
 ]

@@ -83,7 +83,7 @@ void product(unsigned seed, const Setting& s) {
 void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool narrow, int threads) {
   std::mt19937 random(seed);
   Attention a{};
-  a.batch = 2, a.window = window, a.heads = 6, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
+  a.batch = 2, a.window = a.valid = window, a.heads = a.query_heads = 6, a.scale = 1.0f, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
   const auto query = normal(random, 2 * window * 6 * size), key = normal(random, 2 * 2 * a.slots * size);
   const auto fresh = normal(random, 2 * 2 * window * size);
   std::vector<uint16_t> halves(key.size());
@@ -103,7 +103,7 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
   std::vector<float> one_query, one_fresh;
   for (int64_t b = 0; b < 2; ++b) one_query.insert(one_query.end(), query.begin() + b * window * 6 * size, query.begin() + (b * window + 1) * 6 * size);
   for (int64_t h = 0; h < 4; ++h) one_fresh.insert(one_fresh.end(), fresh.begin() + h * window * size, fresh.begin() + (h * window + 1) * size);
-  a.window = 1, a.query = one_query.data(), a.fresh_key = a.fresh_value = one_fresh.data(), a.out = again.data();
+  a.window = a.valid = 1, a.query = one_query.data(), a.fresh_key = a.fresh_value = one_fresh.data(), a.out = again.data();
   a.lengths = first.data();
   run(a, threads, schedule);
   for (int64_t b = 0; b < 2; ++b)
@@ -111,7 +111,93 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
       expect(out[b * window * 6 * size + i] == again[b * 6 * size + i], "attention depends on its window", b, i);
 }
 
+void rotation(unsigned seed, int64_t size, int64_t window, bool normed) {
+  std::mt19937 random(seed);
+  Attention a{};
+  a.batch = 2, a.window = window, a.valid = window > 1 ? window - 1 : 1, a.heads = 4, a.kv_heads = 2, a.query_heads = 8;
+  a.slots = 3, a.size = size, a.scale = 0.5f, a.epsilon = 1e-5f;
+  const auto projected = normal(random, 2 * window * 8 * size), cache = normal(random, 2 * 2 * 3 * size);
+  const auto angles = normal(random, 2 * window * (size / 2)), norm = normal(random, size);
+  const std::vector<int32_t> lengths = {3, 1};
+  std::vector<float> cosine, sine, out(2 * window * 4 * size, NAN), key(2 * 2 * window * size, NAN), value(key);
+  for (float x : angles) cosine.push_back(std::cos(x)), sine.push_back(std::sin(x));
+  a.query = projected.data(), a.key = a.value = cache.data(), a.lengths = lengths.data(), a.out = out.data();
+  a.cosine = cosine.data(), a.sine = sine.data();
+  if (normed) a.query_norm = a.key_norm = norm.data();
+  kernels().split(a, key.data(), value.data());
+  a.fresh_key = key.data(), a.fresh_value = value.data();
+  run(a, 2, schedule);
+  for (const auto* some : {&out, &key, &value})
+    for (float x : *some) expect(std::isfinite(x), "a rotation is not finite", size, window);
+  for (int64_t t = 0; t < window; ++t) {  // by its definition, of the second row's last key head
+    const float* x = projected.data() + ((window + t) * 8 + 5) * size;
+    const float* y = key.data() + (3 * window + t) * size;
+    double squares = 0.0;
+    for (int64_t h = 0; h < size; ++h) squares += x[h] * x[h];
+    const double factor = normed ? 1.0 / std::sqrt(squares / size + a.epsilon) : 1.0;
+    for (int64_t h = 0; h < size / 2; ++h) {
+      const int64_t at = (window + t) * (size / 2) + h;
+      const double first = x[h] * factor * (normed ? norm[h] : 1.0f);
+      const double second = x[h + size / 2] * factor * (normed ? norm[h + size / 2] : 1.0f);
+      const double counts = t < a.valid;
+      expect(std::fabs(y[h] - counts * (first * cosine[at] - second * sine[at])) < 1e-4, "a rotation is wrong", t, h);
+      expect(std::fabs(y[h + size / 2] - counts * (second * cosine[at] + first * sine[at])) < 1e-4, "a rotation is wrong", t, h);
+    }
+  }
+}
+
+void passes(unsigned seed, int64_t vocab, int64_t block) {
+  std::mt19937 random(seed);
+  const int64_t rows = 3, blocks = (vocab + block - 1) / block;
+  auto x = normal(random, rows * vocab), y = normal(random, rows * vocab);
+  for (int64_t i = 0; i + 1 < vocab; i += 3) x[vocab + i] = -INFINITY;
+  std::vector<float> maximum(rows), total(rows), weighted(rows), sums(rows * blocks), warm(rows, 0.7f), masses(rows * blocks);
+  std::vector<float> y_maximum(rows), y_total(rows), out(rows * vocab), log(rows), y_log(rows);
+  std::vector<int32_t> argmax(rows);
+  Statistics s{y.data(), nullptr, y_maximum.data(), y_total.data(), weighted.data(), argmax.data(), sums.data(), vocab, block, blocks};
+  run_rows(s, kernels().statistics, rows, 3, schedule);
+  s.logits = x.data(), s.temperature = warm.data(), s.maximum = maximum.data(), s.total = total.data();
+  run_rows(s, kernels().statistics, rows, 3, schedule);
+  for (int64_t r = 0; r < rows; ++r) {
+    double all = 0.0, cold = 0.0, mass = 0.0, expected = 0.0;
+    for (int64_t i = 0; i < vocab; ++i) {
+      expect(x[r * vocab + i] <= maximum[r], "a maximum is wrong", r, i);
+      all += std::exp(double(x[r * vocab + i]) - maximum[r]);
+      cold += std::exp((double(x[r * vocab + i]) - maximum[r]) / 0.7f);
+    }
+    expect(x[r * vocab + argmax[r]] == maximum[r], "an argmax is wrong", r, argmax[r]);
+    expect(std::fabs(total[r] - all) < 1e-5 * all, "a sum is wrong", r, vocab);
+    for (int64_t b = 0; b < blocks; ++b) mass += sums[r * blocks + b];
+    expect(std::fabs(mass - cold) < 1e-5 * cold, "a block's sum is wrong", r, vocab);
+    log[r] = std::log(total[r]), y_log[r] = std::log(y_total[r]);
+    for (int64_t i = 0; i < vocab; ++i)
+      expected += std::fmax(0.0, std::exp(double(x[r * vocab + i]) - maximum[r] - log[r]) -
+                                     std::exp(double(y[r * vocab + i]) - y_maximum[r] - y_log[r]));
+    const bool needed = true;
+    const Residual one{x.data() + r * vocab, y.data() + r * vocab, &maximum[r], &log[r], &y_maximum[r], &y_log[r],
+                       &needed, masses.data(), vocab, block, blocks};
+    run_rows(one, kernels().residual, 1, 1, schedule);
+    mass = 0.0;
+    for (int64_t b = 0; b < blocks; ++b) mass += masses[b];
+    expect(std::fabs(mass - expected) < 1e-5, "a residual is wrong", r, vocab);
+  }
+  const std::vector<float> temperature = {0.0f, 1.0f, 2.0f}, level = {1.0f, 0.5f, 0.9f};
+  const std::vector<int32_t> k = {0, 4, 0};
+  const Warp w{x.data(), temperature.data(), k.data(), level.data(), out.data(), vocab};
+  run_rows(w, kernels().warp, rows, 3, schedule);
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < vocab; ++i) kept += out[r * vocab + i] > -INFINITY;
+    expect(kept >= 1 && kept <= (r == 0 ? 1 : r == 1 ? 4 : vocab), "a cut is wrong", r, kept);
+    expect(out[r * vocab + argmax[r]] > -INFINITY, "the likeliest is cut", r, vocab);
+  }
+}
+
 void everything(unsigned seed) {
+  for (int64_t vocab : {1, 6, 16, 129, 5003}) passes(seed++, vocab, vocab < 256 ? vocab : 256);
+  for (int64_t size : {2, 22, 64})
+    for (int64_t window : {1, 3, 17})
+      for (bool normed : {false, true}) rotation(seed++, size, window, normed);
   for (bool q4 : {true, false})
     for (int64_t window : {1, 2, 5, 9, 19}) {
       product(seed++, {64, 48, window, q4, false, false, true, 3});

@@ -13,6 +13,7 @@ import numpy as np
 import gelato_kernels as gk
 from gelato_kernels import native
 from gelato_kernels.block_weights.cases import around
+from gelato_kernels.sweeps import native as sweeps
 
 LONGEST = 17
 digest = hashlib.sha256()
@@ -20,7 +21,7 @@ faults = []
 
 
 def check(name, part, whole):
-    if not np.array_equal(part, whole):
+    if not np.all(np.asarray(part) == np.asarray(whole)):
         faults.append(name)
 
 
@@ -75,10 +76,61 @@ def attention(dtype, size, heads, slots):
     check(f"{name} batch", batch[1:], alone)
 
 
+def rotary(heads, size, slots):
+    """A window's attention from its projection on: each token as it is alone, wherever the window begins."""
+    rng = np.random.default_rng(2)
+    groups = heads[0] + 2 * heads[1]
+    projected = rng.standard_normal((1, LONGEST, groups * size)).astype(np.float32)
+    angles = np.arange(LONGEST)[:, None] * 0.3 ** np.arange(size // 2)
+    cosine, sine = np.cos(angles).astype(np.float32)[None], np.sin(angles).astype(np.float32)[None]
+    norms = (*(1 + 0.1 * rng.standard_normal((2, size)).astype(np.float32)), 1e-5)
+
+    @jax.jit
+    def attend(projected, cosine, sine, key, value, length, rows=None):
+        return gk.rotary_attention(
+            projected, key, value, length, cosine, sine, norms=norms, rows=rows, implementation="native"
+        )
+
+    empty = np.full((1, heads[1], slots, size), np.nan, np.float32)
+    whole = attend(projected, cosine, sine, empty, empty, jnp.array([0]))
+    digest.update(np.asarray(whole.output).tobytes())
+    some = attend(projected, cosine, sine, empty, empty, jnp.array([0]), 7)
+    for name, part, all_ in zip(whole._fields, some, whole, strict=True):
+        axis = 1 if name == "output" else 2
+        check(
+            f"rotary rows, {name}",
+            jax.lax.slice_in_dim(part, 0, 7, axis=axis),
+            jax.lax.slice_in_dim(all_, 0, 7, axis=axis),
+        )
+    key, value = empty.copy(), empty.copy()
+    for t in range(LONGEST):
+        at = slice(t, t + 1)
+        alone = attend(projected[:, at], cosine[:, at], sine[:, at], key, value, jnp.array([t]))
+        check(f"rotary token {t}", alone.output, whole.output[:, at])
+        key[:, :, at], value[:, :, at] = alone.key, alone.value
+
+
+def rows_of_logits(vocab):
+    logits = 3 * np.random.default_rng(3).standard_normal((5, vocab)).astype(np.float32)
+    statistics = jax.jit(lambda x: sweeps.statistics(x, None))
+    warp = jax.jit(lambda x: gk.warp_logits(x, 0.8, top_k=40, top_p=0.9, implementation="native"))
+    for name, op in (("statistics", statistics), ("warp", warp)):
+        whole = jax.tree.map(np.asarray, op(logits))
+        digest.update(b"".join(field.tobytes() for field in jax.tree.leaves(whole)))
+        for row in range(len(logits)):
+            alone = op(logits[row])
+            same = jax.tree.map(lambda part, all_, row=row: np.array_equal(part, all_[row]), alone, whole)
+            check(f"{name} {vocab} row {row}", np.asarray(jax.tree.leaves(same)), True)
+
+
 products("q4", norm=True)
 products("q8", gated=True)
 attention(jnp.float32, 64, (9, 3), 100)
 attention(jnp.bfloat16, 40, (4, 4), 70)
+rotary((6, 2), 64, 40)
+rotary((4, 4), 24, 40)
+rows_of_logits(49152)
+rows_of_logits(5003)
 print(native.instructions(), digest.hexdigest())
 if faults:
     sys.exit("not equal: " + "; ".join(faults))

@@ -1,4 +1,4 @@
-"""Window attention against float64 NumPy, every implementation and case."""
+"""Window attention, alone and behind a rotation, against float64 NumPy: every implementation and case."""
 
 from functools import partial
 
@@ -12,6 +12,8 @@ from gelato_kernels.attention.api import BACKENDS
 from gelato_kernels.attention.cases import CASES, case
 from gelato_kernels.compilers import Compiler
 from gelato_kernels.dispatch import runnable
+from gelato_kernels.rotary import api as rotary
+from gelato_kernels.rotary import cases as rotary_cases
 
 window_attention = jax.jit(gk.window_attention, static_argnames=("scale", "implementation"))
 IMPLEMENTATIONS = runnable(BACKENDS)
@@ -123,3 +125,49 @@ def test_a_kernel_says_what_it_cannot_serve(fault):
     with pytest.raises(ValueError, match=f"'pallas_triton_interpret' cannot serve these inputs: {message}"):
         window_attention(**inputs, implementation="pallas_triton_interpret")
     window_attention(**inputs)
+
+
+def turned_by_definition(inputs):
+    """Queries, keys and values in float64: complex numbers turned by unit ones."""
+    _, kv_heads, _, size = inputs["cache_key"].shape
+    batch, window, _ = inputs["projected"].shape
+    tokens = inputs["projected"].astype(np.float64).reshape(batch, window, -1, size)
+    heads = tokens.shape[2] - 2 * kv_heads
+
+    def turned(x, scale):
+        if scale is not None:
+            x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + inputs["norms"][2]) * scale
+        pairs = x[..., : size // 2] + 1j * x[..., size // 2 :]
+        pairs = pairs * (inputs["cosine"] + 1j * inputs["sine"].astype(np.float64))[:, :, None]
+        return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+    query_norm, key_norm, _ = inputs.get("norms", (None, None, None))
+    query = turned(tokens[:, :, :heads], query_norm)
+    key = turned(tokens[:, :, heads : heads + kv_heads], key_norm).transpose(0, 2, 1, 3)
+    return query, key, tokens[:, :, heads + kv_heads :].transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("name", rotary_cases.CASES)
+@pytest.mark.parametrize("implementation", [*runnable(rotary.BACKENDS), None])
+def test_rotary_attention_norms_and_rotates_first(implementation, name):
+    inputs = rotary_cases.CASES[name]()
+    query, key, value = turned_by_definition(inputs)
+    caches = {each: inputs[each] for each in ("cache_key", "cache_value", "lengths")}
+    expected, reach = attention64(query, **caches, window_key=key, window_value=value, scale=inputs.get("scale"))
+    counts = np.arange(query.shape[1]) < inputs.get("rows", query.shape[1])
+    constant = {each: inputs.pop(each) for each in ("norms", "scale") if each in inputs}
+    seen = jax.jit(partial(gk.rotary_attention, **constant, implementation=implementation))(**inputs)
+    unit = 2.0**-22 if inputs["cache_key"].dtype == np.float32 else 2.0**-9  # of float32, of bfloat16
+    wrong = np.abs(seen.output.reshape(expected.shape) - expected * counts[:, None, None])
+    assert np.all(wrong <= unit * reach)
+    np.testing.assert_allclose(seen.key, key * counts[:, None], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(seen.value, value * counts[:, None], rtol=0, atol=0)
+
+
+def test_a_projection_that_does_not_fit_is_refused():
+    inputs = rotary_cases.CASES["window"]()
+    narrow = inputs | {"projected": inputs["projected"][..., 1:]}
+    with pytest.raises(ValueError, match=r"projected has 159 numbers a token, expected \(N \+ 2 \* 2\) \* 16"):
+        gk.rotary_attention(**narrow)
+    with pytest.raises(ValueError, match=r"cosine has shape \(3, 5, 7\), expected \(3, 5, 8\) = \[B, T, H / 2\]"):
+        gk.rotary_attention(**(inputs | {"cosine": inputs["cosine"][..., 1:]}))

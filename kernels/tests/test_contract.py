@@ -19,6 +19,7 @@ WEIGHTS, SCALE = jnp.zeros((5, 8), jnp.int8), jnp.ones(5)
 BLOCKS = gk.quantize_blocks(jnp.zeros((5, 8)))
 CACHE, FRESH = [jnp.zeros((2, 1, 4, 8))] * 2, [jnp.zeros((2, 1, 3, 8))] * 2
 QUERY = jnp.zeros((2, 3, 2, 8))
+ANGLES = [jnp.zeros((2, 3, 4))] * 2
 
 FLOAT_OPS = {
     "entropy": lambda x: gk.entropy(x[:, 0]).entropy,
@@ -33,7 +34,9 @@ FLOAT_OPS = {
     "quantized_matmul": lambda x: gk.quantized_matmul(x, WEIGHTS, SCALE),
     "quantize_blocks": lambda x: gk.quantize_blocks(x[0]).scales,
     "block_matmul": lambda x: gk.block_matmul(x, BLOCKS),
+    "warp_logits": lambda x: gk.warp_logits(x, 0.7),
     "window_attention": lambda x: gk.window_attention(x[:, :, None], *CACHE, LENGTH, *FRESH),
+    "rotary_attention": lambda x: gk.rotary_attention(jnp.tile(x, 4), *CACHE, LENGTH, *ANGLES).output,
 }
 
 

@@ -61,7 +61,13 @@ def test_sums_that_know_their_window_are_caught():
     process = start("-c", program)
     output, _ = process.communicate()
     assert process.returncode == 1, output
-    for fault in ("q4 window 1;", "q8 window 1;", "attention float32 64 token 0", "attention bfloat16 40 token 0"):
+    for fault in (
+        "q4 window 1;",
+        "q8 window 1;",
+        "attention float32 64 token 0",
+        "attention bfloat16 40 token 0",
+        "rotary token",
+    ):
         assert fault in output
 
 

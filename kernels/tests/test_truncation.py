@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import gelato_kernels as gk
+from gelato_kernels.dispatch import runnable
 from gelato_kernels.truncation.api import TOP_P_BACKENDS
 from gelato_kernels.truncation.cases import CASES, TOP_K, TOP_P
 
-IMPLEMENTATIONS = [backend.name for backend in TOP_P_BACKENDS]
+IMPLEMENTATIONS = runnable(TOP_P_BACKENDS)
 
 
 @pytest.fixture(scope="module", params=IMPLEMENTATIONS)
@@ -79,3 +80,30 @@ def test_another_level_does_not_recompile(ops):
         before = op._cache_size()
         op(logits, jnp.asarray(levels[1]))
         assert op._cache_size() == before
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+def test_a_warp_is_its_parts_one_after_the_other(implementation):
+    logits = jnp.concatenate([CASES["ragged"](), jnp.zeros((1, CASES["ragged"]().shape[1]))])[:4]
+    temperature, top_k, top_p = (
+        jnp.array([0.0, 0.7, 1.3, -1.0]),
+        jnp.array([3, 40, 0, 0]),
+        jnp.array([0.5, 0.6, 0.9, 1.0]),
+    )
+    out = np.asarray(gk.warp_logits(logits, temperature, top_k=top_k, top_p=top_p, implementation=implementation))
+    for row in (1, 2):
+        parts = gk.top_k_logits(logits[row] / temperature[row], top_k[row], implementation="reference")
+        parts = np.asarray(gk.top_p_logits(parts, top_p[row], implementation="reference"))
+        np.testing.assert_array_equal(out[row] > -np.inf, parts > -np.inf)
+        np.testing.assert_allclose(out[row], parts, rtol=1e-6)
+    for row in (0, 3):
+        point = np.full(logits.shape[1], -np.inf)
+        point[np.argmax(logits[row])] = 0.0
+        np.testing.assert_array_equal(out[row], point)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+def test_a_row_of_no_numbers_keeps_its_argmax_in_the_vocabulary(implementation):
+    logits = jnp.array([[1.0, jnp.nan, 0.0], [jnp.inf, 0.0, 1.0]])
+    out = gk.warp_logits(logits, jnp.zeros(2), implementation=implementation)
+    assert (np.asarray(out) == 0).sum(axis=1).tolist() == [1, 1]

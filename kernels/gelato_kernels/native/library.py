@@ -9,7 +9,10 @@ import jax
 
 VARIABLE = "GELATO_NATIVE"
 """Environment variable: `0` leaves the library out. `GELATO_NATIVE_ISA` is read by the library itself."""
-HANDLERS = ("gelato_block_matmul", "gelato_window_attention")
+HANDLERS = tuple(
+    f"gelato_{name}"
+    for name in ("block_matmul", "residual", "rotary_attention", "statistics", "warp", "window_attention")
+)
 
 _lock = threading.Lock()
 

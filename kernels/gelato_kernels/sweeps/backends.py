@@ -6,10 +6,11 @@ from typing import Any
 
 from jax import Array
 
+from gelato_kernels import native as compiled
 from gelato_kernels.blocks import block_size
 from gelato_kernels.compilers import pallas_backends
 from gelato_kernels.dispatch import Backend
-from gelato_kernels.sweeps import xla
+from gelato_kernels.sweeps import native, xla
 from gelato_kernels.warpgroups import THREADS, mosaic_backends
 
 
@@ -23,6 +24,7 @@ def sweep_backends(op: Callable[..., Any], reference: Callable[..., Any]) -> tup
     return (
         *pallas_backends("gelato_kernels.sweeps.pallas", "run", leading=(op,)),
         *mosaic_backends("gelato_kernels.sweeps.mosaic", "run", _short_rows, leading=(op,)),
+        Backend("native", partial(op, sweeps=native.SWEEPS), platforms=("cpu",), lacks=compiled.reason),
         Backend("xla", partial(op, sweeps=xla.SWEEPS)),
         Backend("reference", reference),
     )

@@ -1,5 +1,6 @@
 """Textbook form of the truncations: a full sort."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,3 +21,11 @@ def top_k_logits(logits: Array, k: Array) -> Array:
     last = jnp.where((k <= 0) | (k > vocab), vocab, k) - 1
     descending = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     return jnp.where(logits >= jnp.take_along_axis(descending, last[..., None], axis=-1), logits, -jnp.inf)
+
+
+def warp_logits(logits: Array, temperature: Array, top_k: Array, top_p: Array) -> Array:
+    """Logits [..., V] at temperature, top_k and top_p [...]; see the API."""
+    sampled = temperature > 0
+    warm = top_k_logits(logits / jnp.where(sampled, temperature, 1.0)[..., None], top_k)
+    likeliest = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+    return jnp.where(sampled[..., None], top_p_logits(warm, top_p), jnp.log(likeliest))

@@ -8,6 +8,8 @@ rises: a reduction adds in one fixed order whatever the threshold, and rounding 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gelato_kernels.blocks import argmax, to_blocks
+
 _BITS_OF_ONE = 0x3F800000
 _BITS_BELOW_SIGN = 0x7FFFFFFF
 
@@ -71,3 +73,18 @@ def top_k_logits(logits: Array, k: Array) -> Array:
     state = (lowest, highest + 1, jnp.full(k.shape, vocab, jnp.int32))
     enough, _, _ = lax.while_loop(lambda s: jnp.any(searching(*s)), halve, state)
     return jnp.where(logits >= _float_of(_ordered(enough))[..., None], logits, -jnp.inf)
+
+
+def warp_logits(logits: Array, temperature: Array, top_k: Array, top_p: Array) -> Array:
+    """Logits [..., V] at temperature, top_k and top_p [...]; see the API."""
+    vocab, sampled = logits.shape[-1], temperature > 0
+    blocks = to_blocks(logits, -jnp.inf)
+    block_max = jnp.max(blocks, axis=-1)
+    likeliest = argmax(blocks, block_max, jnp.max(block_max, axis=-1), vocab)
+    point_mass = jnp.where(jnp.arange(vocab) == likeliest[..., None], 0.0, -jnp.inf)
+    warm = logits / jnp.where(sampled, temperature, 1.0)[..., None]
+    weights = jnp.where(sampled[..., None], warm, point_mass)
+    # Truncation is bisection over the vocabulary; the usual case pays nothing for it.
+    top_k, top_p = jnp.where(sampled, top_k, 0), jnp.where(sampled, top_p, 1.0)
+    weights = lax.cond((top_k > 0).any(), top_k_logits, lambda weights, _: weights, weights, top_k)
+    return lax.cond((top_p < 1.0).any(), top_p_logits, lambda weights, _: weights, weights, top_p)

@@ -46,16 +46,57 @@ inline Tile tile_of(const Product& p, int64_t index) {
 }
 
 struct Attention {
-  const float* query;  // [batch, window, heads, size], scaled
-  const void* key;     // [batch, kv_heads, slots, size], float32, or bfloat16 if narrow
+  const float* query;     // [batch, window, query_heads, size], of which the first `heads` are queries
+  const void* key;        // [batch, kv_heads, slots, size], float32, or bfloat16 if narrow
   const void* value;
-  const int32_t* lengths;    // [batch]
-  const float* fresh_key;    // [batch, kv_heads, window, size]
+  const int32_t* lengths;  // [batch]
+  const float* fresh_key;  // [batch, kv_heads, window, size]
   const float* fresh_value;
   float* out;  // [batch, window, heads, size]
-  int64_t batch, window, heads, kv_heads, slots, size;
+  int64_t batch, window, valid, heads, query_heads, kv_heads, slots, size;
   int64_t queries, tiles;  // Queries of a tile, and tiles of a key head.
+  float scale;             // Of scores.
   bool narrow;
+  // Of queries, and of keys where those are made here; null: nothing is done.
+  const float* cosine;  // [batch, window, size / 2]
+  const float* sine;
+  const float* query_norm;  // [size]
+  const float* key_norm;
+  float epsilon;
+};
+
+// Of rows [vocab] of logits, in blocks of which the last may be short.
+struct Statistics {
+  const float* logits;       // [rows, vocab]
+  const float* temperature;  // [rows] above 0, or null: 1
+  float* maximum;            // [rows]
+  float* total;              // of exp(x - maximum)
+  float* weighted;           // of (x - maximum) * exp(x - maximum)
+  int32_t* argmax;
+  float* block_sums;  // [rows, blocks] of exp((x - maximum) / temperature)
+  int64_t vocab, block, blocks;
+};
+
+struct Residual {
+  const float* target;  // [rows, vocab] logits of p
+  const float* draft;   // of q
+  const float* target_maximum;  // [rows]: p = exp(x - maximum - log)
+  const float* target_log;
+  const float* draft_maximum;
+  const float* draft_log;
+  const bool* needed;  // [rows]
+  float* masses;       // [rows, blocks] of max(p - q, 0)
+  int64_t vocab, block, blocks;
+};
+
+// Logits over a temperature, cut to top-k, then to top-p; a point mass on the first largest where it is not above 0.
+struct Warp {
+  const float* logits;       // [rows, vocab]
+  const float* temperature;  // [rows]
+  const int32_t* top_k;
+  const float* top_p;
+  float* out;
+  int64_t vocab;
 };
 
 // One set of instructions.
@@ -66,6 +107,10 @@ struct Kernels {
   void (*prepare)(const Product&, int64_t tile);
   void (*multiply)(const Product&, int64_t first_panel, int64_t last_panel);
   void (*attend)(const Attention&, int64_t unit);
+  void (*split)(const Attention&, float* fresh_key, float* fresh_value);
+  void (*statistics)(const Statistics&, int64_t row);
+  void (*residual)(const Residual&, int64_t row);
+  void (*warp)(const Warp&, int64_t row);
 };
 
 // Null where this build, or this processor's family, has no such kernels.

@@ -4,6 +4,7 @@
 // a token's result is the same bits in any window. So fresh keys and values are rounded to the cache's type first.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -64,6 +65,54 @@ struct Text {
   }
 };
 
+// A query or a key of a token as it is attended with: its norm (arXiv 1910.07467), its rotation (arXiv 2104.09864: the
+// pairs are i, i + size / 2), times a scale.
+inline void turn(const Attention& a, int64_t token, const float* x, const float* norm, float scale, float* y) {
+  const int64_t half = a.size / 2;
+  if (norm) {
+    Floats squares = set(0.0f);
+    for (int64_t h = 0; h < a.size; h += kLanes) {
+      const Floats some = load_some(x + h, a.size - h);
+      squares = madd(some, some, squares);
+    }
+    const Floats factor = set(1.0f / std::sqrt(sum(squares) / static_cast<float>(a.size) + a.epsilon));
+    for (int64_t h = 0; h < a.size; h += kLanes) {
+      const int64_t left = a.size - h;
+      store_some(y + h, left, mul(mul(load_some(x + h, left), factor), load_some(norm + h, left)));
+    }
+    x = y;
+  }
+  const Floats by = set(scale);
+  if (!a.cosine) {
+    for (int64_t h = 0; h < a.size; h += kLanes) store_some(y + h, a.size - h, mul(load_some(x + h, a.size - h), by));
+    return;
+  }
+  for (int64_t h = 0; h < half; h += kLanes) {
+    const int64_t left = half - h;
+    const Floats c = load_some(a.cosine + token * half + h, left), s = load_some(a.sine + token * half + h, left);
+    const Floats first = load_some(x + h, left), second = load_some(x + half + h, left);
+    store_some(y + h, left, mul(sub(mul(first, c), mul(second, s)), by));
+    store_some(y + half + h, left, mul(add(mul(second, c), mul(first, s)), by));
+  }
+}
+
+// The window's keys and values out of what lies behind each token's queries; zeros for tokens that do not count.
+void split(const Attention& a, float* fresh_key, float* fresh_value) {
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t head = 0; head < a.kv_heads; ++head)
+      for (int64_t t = 0; t < a.window; ++t) {
+        const int64_t token = b * a.window + t, at = ((b * a.kv_heads + head) * a.window + t) * a.size;
+        const float* key = a.query + (token * a.query_heads + a.heads + head) * a.size;
+        if (t < a.valid) {
+          turn(a, token, key, a.key_norm, 1.0f, fresh_key + at);
+          std::memcpy(fresh_value + at, key + a.kv_heads * a.size, a.size * sizeof(float));
+        } else {
+          std::memset(fresh_key + at, 0, a.size * sizeof(float));
+          std::memset(fresh_value + at, 0, a.size * sizeof(float));
+        }
+      }
+}
+
 // Scores of 16 keys for one query.
 inline Floats score(const float* query, const float* const* key, int64_t padded) {
   Floats sums[kLanes];
@@ -107,9 +156,8 @@ void attend_tile(const Attention& a, int64_t row, int64_t head, int64_t first_qu
     return Text{a, static_cast<const char*>(cache) + at * a.slots * a.size * bytes, fresh + at * a.window * a.size,
                 length, padded};
   };
-  const auto offset = [&](int64_t query) {
-    return ((row * a.window + query / groups) * a.heads + head * groups + query % groups) * a.size;
-  };
+  const auto token = [&](int64_t query) { return row * a.window + query / groups; };
+  const auto query_head = [&](int64_t query) { return head * groups + query % groups; };
   const int64_t end = length + (first_query + R - 1) / groups + 1, stride = (end + kLanes - 1) / kLanes * kLanes;
   float* weights = scratch(R * (stride + 2 * padded) + kLanes * padded);
   if (!weights) __builtin_trap();  // no memory: there is no one to tell
@@ -117,7 +165,11 @@ void attend_tile(const Attention& a, int64_t row, int64_t head, int64_t first_qu
   float* sums = queries + R * padded;
   float* room = sums + R * padded;
   std::memset(queries, 0, 2 * R * padded * sizeof(float));
-  for (int r = 0; r < R; ++r) std::memcpy(queries + r * padded, a.query + offset(first_query + r), a.size * sizeof(float));
+  for (int r = 0; r < R; ++r) {
+    const int64_t t = token(first_query + r);
+    const float* query = a.query + (t * a.query_heads + query_head(first_query + r)) * a.size;
+    turn(a, t, query, a.query_norm, a.scale, queries + r * padded);
+  }
 
   int64_t seen[R];
   Floats most[R];
@@ -162,14 +214,16 @@ void attend_tile(const Attention& a, int64_t row, int64_t head, int64_t first_qu
       add_values<R, kValueVectors>(weights + j, stride, rows, h, sums, padded);
     for (; h < padded; h += kLanes) add_values<R, 1>(weights + j, stride, rows, h, sums, padded);
   }
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
+    float* out = a.out + (token(first_query + r) * a.heads + query_head(first_query + r)) * a.size;
     for (int64_t h = 0; h < a.size; h += kLanes)
-      store_some(a.out + offset(first_query + r) + h, a.size - h, div(load(sums + r * padded + h), set(total[r])));
+      store_some(out + h, a.size - h, div(load(sums + r * padded + h), set(total[r])));
+  }
 }
 
 // A unit is a tile of the queries that share a key head of a row; they are in the order of their tokens.
 void attend(const Attention& a, int64_t unit) {
-  const int64_t queries = a.heads / a.kv_heads * a.window, first_query = unit % a.tiles * a.queries;
+  const int64_t queries = a.heads / a.kv_heads * a.valid, first_query = unit % a.tiles * a.queries;
   const int64_t head = unit / a.tiles % a.kv_heads, row = unit / a.tiles / a.kv_heads;
   const int64_t left = queries - first_query;
   switch (left < a.queries ? left : a.queries) {

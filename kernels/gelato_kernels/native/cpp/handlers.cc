@@ -12,6 +12,12 @@ const T* data(const ffi::AnyBuffer& buffer) {  // Null where Python gave an empt
   return buffer.element_count() ? static_cast<const T*>(buffer.untyped_data()) : nullptr;
 }
 
+// How many of a window's rows count.
+int64_t valid(const ffi::AnyBuffer& rows, int64_t window) {
+  const int32_t* count = data<int32_t>(rows);
+  return !count || *count > window ? window : *count < 0 ? 0 : *count;
+}
+
 ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer packed, ffi::AnyBuffer scale,
                         ffi::AnyBuffer minimum, ffi::AnyBuffer rows, ffi::AnyBuffer norm, ffi::AnyBuffer bias,
                         ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> out, int64_t inputs, int64_t window,
@@ -32,33 +38,118 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
   p.window = window;
   p.gated = gated;
   p.epsilon = epsilon;
-  p.valid = window;
-  if (const int32_t* count = data<int32_t>(rows)) p.valid = *count < 0 ? 0 : *count < window ? *count : window;
+  p.valid = valid(rows, window);
   const int64_t batch = window && p.outputs ? static_cast<int64_t>(out->element_count()) / p.outputs / window : 0;
   const auto schedule = [&](auto task) { pool.Schedule(std::move(task)); };
   return run(p, batch, pool.num_threads(), schedule) ? ffi::Error::Success()
                                                      : ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory");
 }
 
+void set_cache(Attention& a, const ffi::AnyBuffer& key, const ffi::AnyBuffer& value, const ffi::AnyBuffer& lengths) {
+  a.key = key.untyped_data();
+  a.value = value.untyped_data();
+  a.lengths = data<int32_t>(lengths);
+  a.kv_heads = key.dimensions()[1];
+  a.slots = key.dimensions()[2];
+  a.size = key.dimensions()[3];
+  a.narrow = key.element_type() == ffi::DataType::BF16;
+}
+
 ffi::Error window_attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer key, ffi::AnyBuffer value,
                             ffi::AnyBuffer lengths, ffi::AnyBuffer fresh_key, ffi::AnyBuffer fresh_value,
                             ffi::Result<ffi::AnyBuffer> out) {
   Attention a{};
+  set_cache(a, key, value, lengths);
   a.query = data<float>(query);
-  a.key = key.untyped_data();
-  a.value = value.untyped_data();
-  a.lengths = data<int32_t>(lengths);
   a.fresh_key = data<float>(fresh_key);
   a.fresh_value = data<float>(fresh_value);
   a.out = static_cast<float*>(out->untyped_data());
   a.batch = query.dimensions()[0];
-  a.window = query.dimensions()[1];
-  a.heads = query.dimensions()[2];
-  a.size = query.dimensions()[3];
-  a.kv_heads = key.dimensions()[1];
-  a.slots = key.dimensions()[2];
-  a.narrow = key.element_type() == ffi::DataType::BF16;
+  a.window = a.valid = query.dimensions()[1];
+  a.heads = a.query_heads = query.dimensions()[2];
+  a.scale = 1.0f;
   run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); });
+  return ffi::Error::Success();
+}
+
+ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi::AnyBuffer key, ffi::AnyBuffer value,
+                            ffi::AnyBuffer lengths, ffi::AnyBuffer cosine, ffi::AnyBuffer sine,
+                            ffi::AnyBuffer query_norm, ffi::AnyBuffer key_norm, ffi::AnyBuffer rows,
+                            ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> fresh_key,
+                            ffi::Result<ffi::AnyBuffer> fresh_value, float scale, float epsilon) {
+  Attention a{};
+  set_cache(a, key, value, lengths);
+  a.query = data<float>(projected);
+  a.out = static_cast<float*>(out->untyped_data());
+  a.batch = projected.dimensions()[0];
+  a.window = projected.dimensions()[1];
+  a.valid = valid(rows, a.window);
+  a.query_heads = projected.dimensions()[2] / a.size;
+  a.heads = a.query_heads - 2 * a.kv_heads;
+  a.scale = scale;
+  a.cosine = data<float>(cosine);
+  a.sine = data<float>(sine);
+  a.query_norm = data<float>(query_norm);
+  a.key_norm = data<float>(key_norm);
+  a.epsilon = epsilon;
+  float* keys = static_cast<float*>(fresh_key->untyped_data());
+  float* values = static_cast<float*>(fresh_value->untyped_data());
+  kernels().split(a, keys, values);
+  a.fresh_key = keys;
+  a.fresh_value = values;
+  run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); });
+  return ffi::Error::Success();
+}
+
+template <class T>
+T* out(ffi::Result<ffi::AnyBuffer>& buffer) { return static_cast<T*>(buffer->untyped_data()); }
+
+ffi::Error statistics(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature,
+                      ffi::Result<ffi::AnyBuffer> maximum, ffi::Result<ffi::AnyBuffer> total,
+                      ffi::Result<ffi::AnyBuffer> weighted, ffi::Result<ffi::AnyBuffer> argmax,
+                      ffi::Result<ffi::AnyBuffer> block_sums, int64_t block) {
+  Statistics s{};
+  s.logits = data<float>(logits);
+  s.temperature = data<float>(temperature);
+  s.maximum = out<float>(maximum);
+  s.total = out<float>(total);
+  s.weighted = out<float>(weighted);
+  s.argmax = out<int32_t>(argmax);
+  s.block_sums = out<float>(block_sums);
+  s.vocab = logits.dimensions().back();
+  s.block = block;
+  s.blocks = block_sums->dimensions().back();
+  const auto schedule = [&](auto task) { pool.Schedule(std::move(task)); };
+  run_rows(s, kernels().statistics, maximum->element_count(), pool.num_threads(), schedule);
+  return ffi::Error::Success();
+}
+
+ffi::Error residual(ffi::ThreadPool pool, ffi::AnyBuffer target, ffi::AnyBuffer draft, ffi::AnyBuffer target_maximum,
+                    ffi::AnyBuffer target_log, ffi::AnyBuffer draft_maximum, ffi::AnyBuffer draft_log,
+                    ffi::AnyBuffer needed, ffi::Result<ffi::AnyBuffer> masses, int64_t block) {
+  Residual r{};
+  r.target = data<float>(target);
+  r.draft = data<float>(draft);
+  r.target_maximum = data<float>(target_maximum);
+  r.target_log = data<float>(target_log);
+  r.draft_maximum = data<float>(draft_maximum);
+  r.draft_log = data<float>(draft_log);
+  r.needed = data<bool>(needed);
+  r.masses = out<float>(masses);
+  r.vocab = target.dimensions().back();
+  r.block = block;
+  r.blocks = masses->dimensions().back();
+  const auto schedule = [&](auto task) { pool.Schedule(std::move(task)); };
+  run_rows(r, kernels().residual, needed.element_count(), pool.num_threads(), schedule);
+  return ffi::Error::Success();
+}
+
+ffi::Error warp(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature, ffi::AnyBuffer top_k,
+                ffi::AnyBuffer top_p, ffi::Result<ffi::AnyBuffer> warped) {
+  const Warp w{data<float>(logits), data<float>(temperature), data<int32_t>(top_k), data<float>(top_p),
+               out<float>(warped),  logits.dimensions().back()};
+  const auto schedule = [&](auto task) { pool.Schedule(std::move(task)); };
+  run_rows(w, kernels().warp, top_p.element_count(), pool.num_threads(), schedule);
   return ffi::Error::Success();
 }
 
@@ -97,5 +188,61 @@ XLA_FFI_DEFINE_HANDLER(window_attention_handler, gelato::window_attention,
                            .Arg<ffi::AnyBuffer>()
                            .Ret<ffi::AnyBuffer>());
 
+XLA_FFI_DEFINE_HANDLER(rotary_attention_handler, gelato::rotary_attention,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Attr<float>("scale")
+                           .Attr<float>("epsilon"));
+
+XLA_FFI_DEFINE_HANDLER(statistics_handler, gelato::statistics,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Attr<int64_t>("block"));
+
+XLA_FFI_DEFINE_HANDLER(residual_handler, gelato::residual,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Attr<int64_t>("block"));
+
+XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>());
+
 GELATO_EXPORT XLA_FFI_Error* gelato_block_matmul(XLA_FFI_CallFrame* frame) { return block_matmul_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_window_attention(XLA_FFI_CallFrame* frame) { return window_attention_handler(frame); }
+GELATO_EXPORT XLA_FFI_Error* gelato_rotary_attention(XLA_FFI_CallFrame* frame) { return rotary_attention_handler(frame); }
+GELATO_EXPORT XLA_FFI_Error* gelato_statistics(XLA_FFI_CallFrame* frame) { return statistics_handler(frame); }
+GELATO_EXPORT XLA_FFI_Error* gelato_residual(XLA_FFI_CallFrame* frame) { return residual_handler(frame); }
+GELATO_EXPORT XLA_FFI_Error* gelato_warp(XLA_FFI_CallFrame* frame) { return warp_handler(frame); }

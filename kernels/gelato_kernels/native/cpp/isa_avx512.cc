@@ -6,11 +6,12 @@
 
 #include "attention.h"
 #include "product.h"
+#include "rows.h"
 
 namespace gelato {
 
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", kMostRows, kMostQueries, prepare, multiply, attend};
+  static const Kernels kernels = {"avx512", kMostRows, kMostQueries, prepare, multiply, attend, split, statistics, residual, warp};
   return &kernels;
 }
 

@@ -3,11 +3,12 @@
 
 #include "attention.h"
 #include "product.h"
+#include "rows.h"
 
 namespace gelato {
 
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", kMostRows, kMostQueries, prepare, multiply, attend};
+  static const Kernels kernels = {"generic", kMostRows, kMostQueries, prepare, multiply, attend, split, statistics, residual, warp};
   return &kernels;
 }
 

@@ -9,7 +9,7 @@
 namespace gelato {
 
 constexpr int64_t kParts = 8;            // Of a job on two threads: few enough to be cheap, enough to even out.
-constexpr int64_t kWorthSharing = 65536; // Bytes of weights, or products of attention, below which the caller is alone.
+constexpr int64_t kWorthSharing = 65536; // Bytes of weights, products of attention, or logits, below which the caller is alone.
 
 inline int64_t parts_for(int64_t units, int64_t threads) {
   const int64_t wanted = threads > 2 ? kParts / 2 * threads : kParts;
@@ -57,16 +57,27 @@ bool run(Product p, int64_t batch, int64_t threads, const Schedule& schedule) {
 template <class Schedule>
 void run(Attention a, int64_t threads, const Schedule& schedule) {
   const Kernels& k = kernels();
-  const int64_t queries = a.heads / a.kv_heads * a.window, all = a.batch * a.kv_heads;
+  const int64_t queries = a.heads / a.kv_heads * a.valid, all = a.batch * a.kv_heads, width = a.heads * a.size;
+  for (int64_t b = 0; b < a.batch; ++b)
+    std::memset(a.out + (b * a.window + a.valid) * width, 0, (a.window - a.valid) * width * sizeof(float));
+  if (!queries) return;
   // Full tiles read a key once for all their queries, but leave threads idle where there are few.
   a.queries = queries < k.most_queries ? queries : k.most_queries;
   while (a.queries > 1 && all * ((queries + a.queries - 1) / a.queries) < 2 * threads) a.queries = (a.queries + 1) / 2;
   a.tiles = (queries + a.queries - 1) / a.queries;
   int64_t longest = 0;
   for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
-  const int64_t products = a.batch * a.heads * a.window * (longest + a.window) * a.size;
+  const int64_t products = all * queries * (longest + a.valid) * a.size;
   share(all * a.tiles, products < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) k.attend(a, unit);
+  });
+}
+
+// Passes over rows: `pass` of one row after another, rows shared where there is enough of them.
+template <class Pass, class Schedule>
+void run_rows(const Pass& pass, void (*one)(const Pass&, int64_t), int64_t rows, int64_t threads, const Schedule& schedule) {
+  share(rows, rows * pass.vocab < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) one(pass, row);
   });
 }
 

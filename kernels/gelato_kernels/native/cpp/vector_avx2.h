@@ -49,6 +49,11 @@ inline Floats first(const Floats& x, int64_t n, float other) {
   return {_mm256_blendv_ps(rest, x.a, _mm256_castsi256_ps(low)), _mm256_blendv_ps(rest, x.b, _mm256_castsi256_ps(high))};
 }
 
+inline Floats zero_under(const Floats& x, const Floats& of, float limit) {  // where `of` is not above the limit
+  const __m256 v = _mm256_set1_ps(limit);
+  return {_mm256_and_ps(x.a, _mm256_cmp_ps(of.a, v, _CMP_GT_OQ)), _mm256_and_ps(x.b, _mm256_cmp_ps(of.b, v, _CMP_GT_OQ))};
+}
+
 inline __m128i eight(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline Floats halves(const uint16_t* p) { return {_mm256_cvtph_ps(eight(p)), _mm256_cvtph_ps(eight(p + 8))}; }
 inline __m256 eight_bfloats(const uint16_t* p) {

@@ -59,6 +59,10 @@ inline Floats first(const Floats& a, int64_t n, float other) {
   return each([&](int i) { return i < n ? a.v[i] : other; });
 }
 
+inline Floats zero_under(const Floats& a, const Floats& of, float limit) {  // where `of` is not above the limit
+  return each([&](int i) { return of.v[i] > limit ? a.v[i] : 0.0f; });
+}
+
 inline float half(uint16_t h) {
   // The exponent is shifted to float32's; a subnormal is its fraction times 2^-24.
   const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;

@@ -1,0 +1,1 @@
+"""Attention of what a decoder's projection gives: head norms and rotation in the same call."""
