@@ -98,6 +98,11 @@ class ModelConfig:
             raise GelatoError("weight_format 'int8' with tied_head True: an 8-bit model needs a head of its own")
 
     @property
+    def saves_tokens(self) -> bool:
+        """Whether a window costs its valid tokens, not its width: products with blocks skip the others."""
+        return self.block_format is not None
+
+    @property
     def block_format(self) -> BlockFormat | None:
         """Of the layers' matrices where these are `gelato_kernels.BlockWeights`, else None."""
         return self.weight_format if self.weight_format in ("q8", "q4") else None

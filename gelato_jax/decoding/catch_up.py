@@ -27,8 +27,9 @@ def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cac
             tokens = tokens_from(state.tokens, length, window)
             angles = decoder.angles(length, window)
             last = decoder.config.num_layers - 1
-            x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last)
-            fresh = (*fresh, *decoder.skip(x, angles, last, last + 1))
+            valid = missing(length).max()
+            x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last, valid=valid)
+            fresh = (*fresh, *decoder.skip(x, angles, last, last + 1, valid))
             padding = [(0, 0), (0, 0), (0, CATCH_UP_WINDOW - window), (0, 0)]
             fresh = jax.tree.map(lambda array: jnp.pad(array, padding), fresh)
             return fresh, length + jnp.minimum(missing(length), window), x.max()
@@ -37,7 +38,11 @@ def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cac
 
     def step(carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
         cache, length = carry
-        fresh, new_length, after = lax.cond(missing(length).max() > 1, feed(CATCH_UP_WINDOW), feed(1), cache, length)
+        many = feed(CATCH_UP_WINDOW)
+        if decoder.config.saves_tokens:
+            fresh, new_length, after = many(cache, length)
+        else:
+            fresh, new_length, after = lax.cond(missing(length).max() > 1, many, feed(1), cache, length)
         return write(cache, fresh, length, after=after), new_length
 
     return lax.while_loop(lambda carry: missing(carry[1]).max() > 0, step, (state.cache, state.cache_length))

@@ -203,7 +203,7 @@ def _draw(logits: Array, exits: Array, loop: _Loop, state: DeviceState, row: Row
     logits, repeated = _distribution(logits, loop.text, state.length + loop.index, exits, job)
     stats = gelato_kernels.entropy(logits)
     scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
-    weights = payload.shape(shape_logits(logits, stats.argmax, job.sampling, scale))
+    weights = payload.shape(shape_logits(logits, job.sampling, scale))
     column, token = _choose(weights, repeated, loop.index, state, row, job)
     log_prob = jnp.take_along_axis(weights, column[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
     return _Drawn(

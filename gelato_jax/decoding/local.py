@@ -9,13 +9,14 @@ import hashlib
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 import gelato_kernels
 from gelato_jax.decoding.job import SMALLEST_BUFFER
@@ -26,35 +27,59 @@ from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Model, allocate, write
 from gelato_jax.system import System, local
 
-_STEPS = 16
-"""Steps per timed call: enough to hide the call, few enough to stay short."""
+_FEW, _MANY = 4, 20
+"""Steps of two timed calls. Their difference is what the steps take: calls and empty caches cost both alike."""
 _CALLS = 5
 _POSITION = 128
 """Where the timed windows stand in the text; assumed typical of a short conversation."""
+_SIZES = (1, 2, 3, 4, 5, 6, 9, 13, 17, 25)
+"""Tokens of the windows that are timed, and the widest, where a window costs its tokens; lines lie between them."""
 
 
-@partial(jax.jit, static_argnames=("window", "steps"))
-def run_windows(model: Model, *, window: int, steps: int) -> Array:
-    """Run `steps` windows of `window` tokens after one another, each fed by the last: `[1, window]` int32."""
-    decoder = model.bind()
+@partial(jax.jit, static_argnames="window")
+def run_windows(model: Model, steps: ArrayLike, valid: ArrayLike, *, window: int) -> Array:
+    """Run `steps` windows of `window` tokens at one place in a text, each fed by the last: `[1, window]` int32.
+
+    Of each window `valid` tokens count.
+    """
+    decoder, valid = model.bind(), jnp.asarray(valid)
     # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
-    slots = max(SMALLEST_BUFFER, _POSITION + window * (steps + 1))
-    cache = allocate(decoder.config, 1, slots, decoder.cache_dtype)
+    cache = allocate(decoder.config, 1, SMALLEST_BUFFER, decoder.cache_dtype)
+    lengths = jnp.full((1,), _POSITION, jnp.int32)
 
-    def step(index: Array, carry):
+    def step(_: Array, carry):
         cache, tokens = carry
-        lengths = jnp.full((1,), _POSITION, jnp.int32) + index * window
-        x, fresh = decoder.forward(tokens, cache, lengths)
+        x, fresh = decoder.forward(tokens, cache, lengths, valid)
         cache = write(cache, fresh, lengths, after=x)
-        return cache, gelato_kernels.entropy(decoder.unembed(x)).argmax
+        return cache, gelato_kernels.entropy(decoder.unembed(x, valid=valid)).argmax
 
     return lax.fori_loop(0, steps, step, (cache, jnp.ones((1, window), jnp.int32)))[1]
 
 
-def window_seconds(model: Model, window: int) -> float:
-    """Seconds of one window through a model, head and argmax included: the median of a few calls."""
-    (seconds,) = alternate(partial(run_windows, model, window=window, steps=_STEPS), calls=_CALLS)
-    return statistics.median(seconds) / _STEPS
+def window_seconds(model: Model, window: int, sizes: Sequence[int] = ()) -> list[float]:
+    """Seconds of a window through a model, head and argmax included: medians of a few calls in turn.
+
+    Args:
+        model: of which one program runs.
+        window: its tokens.
+        sizes: of its tokens how many count, in each window that is timed; all of them if not given.
+    """
+    sizes = sizes or (window,)
+    runs = [partial(run_windows, model, steps, size, window=window) for size in sizes for steps in (_FEW, _MANY)]
+    times = alternate(*runs, calls=_CALLS)
+    return [
+        statistics.median(b - a for a, b in zip(few, many, strict=True)) / (_MANY - _FEW)
+        for few, many in zip(times[::2], times[1::2], strict=True)
+    ]
+
+
+def time_edge(target: Model, shapes: Shapes) -> dict[int, float]:
+    """Seconds of the windows that a verifier runs, by their tokens."""
+    widest = shapes.windows[-1]
+    if not target.config.saves_tokens:
+        return {size: window_seconds(target, size)[0] for size in shapes.windows}
+    sizes = [*(size for size in _SIZES if size < widest), widest]
+    return dict(zip(sizes, window_seconds(target, widest, sizes), strict=True))
 
 
 def measure_local_system(
@@ -76,14 +101,15 @@ def measure_local_system(
     if times is None:
         progress("time", 0, 0)
         times = {
-            "draft_token_s": window_seconds(pair.draft.model, 1),
-            "window_s": {str(size): window_seconds(pair.target, size) for size in shapes.windows},
+            "draft_token_s": window_seconds(pair.draft.model, 1)[0],
+            "window_s": {str(size): seconds for size, seconds in time_edge(pair.target, shapes).items()},
         }
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, times)
     windows = {int(size): seconds for size, seconds in times["window_s"].items()}
-    return local(draft_token_s=times["draft_token_s"], window_s=windows)
+    padded = not pair.target.config.saves_tokens
+    return local(draft_token_s=times["draft_token_s"], window_s=windows, padded=padded)
 
 
 def _fingerprint(pair: Pair, shapes: Shapes) -> str:

@@ -117,7 +117,8 @@ def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shape
     def read(carry: tuple[Array, Cache, Array]) -> tuple[Array, Cache, Array]:
         start, cache, last = carry
         lengths = jnp.full((rows,), start, jnp.int32)
-        x, fresh = decoder.forward(lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1), cache, lengths)
+        window = lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1)
+        x, fresh = decoder.forward(window, cache, lengths, prompt_length.max() - start)
         inside = prompt_length - 1 - start
         here = jnp.take_along_axis(x, inside[:, None, None], axis=1, mode="clip")[:, 0]
         last = jnp.where(((inside >= 0) & (inside < chunk))[:, None], here, last)
@@ -139,7 +140,7 @@ def draw_target(job: Job, hidden: Array, row_keys: Array, rounds: Array, positio
     decoder: Decoder = job.target.bind()
     logits = decoder.unembed(hidden)
     stats = gelato_kernels.entropy(logits)
-    weights = shape_logits(logits, stats.argmax, job.sampling)
+    weights = shape_logits(logits, job.sampling)
     if job.policy.payload.scheme == "seeded":
         noise = keys.position_noise(row_keys, positions[:, None], weights.shape[-1])[:, 0]
         token = gelato_kernels.gumbel_argmax(weights, noise)

@@ -5,6 +5,9 @@ Two verifiers serve every payload: rejection sampling (arXiv 2211.17192, 2302.01
 """
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,22 +46,28 @@ def verify(
     """
     decoder, widest = target.bind(), shapes.windows[-1]
     last = state.last if uplink.pending is None else jnp.where(uplink.pending >= 0, uplink.pending, state.last)
+    tokens = jnp.concatenate([last[:, None], uplink.tokens], axis=1)
     noise = RoundNoise(key=state.key, round=state.round, position=state.length, greedy=sampling.temperature <= 0)
+    valid = uplink.length.max() + 1
 
-    def branch(window: int):
-        def run() -> tuple[tuple[Downlink, Array | None], Cache, Array]:
-            tokens = jnp.concatenate([last[:, None], uplink.tokens[:, : window - 1]], axis=1)
-            x, fresh = decoder.forward(tokens, state.cache, state.length - 1)
-            padding = [(0, 0), (0, 0), (0, widest - window), (0, 0)]
-            fresh = jax.tree.map(lambda array: jnp.pad(array, padding), fresh)
-            stats = gelato_kernels.entropy(logits := decoder.unembed(x))
-            downlink, row = payload.verify(uplink, shape_logits(logits, stats.argmax, sampling), noise, ids)
-            return (_flag(downlink, stats.logsumexp, uplink), row), fresh, x.max()
+    def run(window: int) -> tuple[Array, Cache, Array]:
+        x, fresh = decoder.forward(tokens[:, :window], state.cache, state.length - 1, valid)
+        short = widest - window
+        fresh = jax.tree.map(lambda array: jnp.pad(array, [(0, 0), (0, 0), (0, short), (0, 0)]), fresh)
+        return jnp.pad(x, [(0, 0), (0, short), (0, 0)]), fresh, x.max()
 
-        return run
+    def score(window: int) -> tuple[Downlink, Array | None]:
+        logits = decoder.unembed(x[:, :window], valid=valid)
+        downlink, row = payload.verify(uplink, shape_logits(logits, sampling), noise, ids)
+        return _flag(downlink, gelato_kernels.entropy(logits).logsumexp, uplink), row
 
-    bucket = jnp.searchsorted(jnp.asarray(shapes.windows), uplink.length.max() + 1)
-    (downlink, row), fresh, after = lax.switch(bucket, [branch(window) for window in shapes.windows])
+    def by_window(branch: Callable[[int], Any]) -> Any:
+        bucket = jnp.searchsorted(jnp.asarray(shapes.windows), valid)
+        return lax.switch(bucket, [partial(branch, window) for window in shapes.windows])
+
+    # Layers that save tokens pay for those that are there in one program; other programs are as wide as they must be.
+    x, fresh, after = run(widest) if decoder.config.saves_tokens else by_window(run)
+    downlink, row = by_window(score)
     moved = EdgeState(
         last=jnp.where(uplink.active, downlink.next_token, state.last),
         length=state.length + jnp.where(uplink.active, downlink.accepted + 1, 0),

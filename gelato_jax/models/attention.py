@@ -11,7 +11,7 @@ from jax import Array
 import gelato_kernels
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.cache import KeyValue
-from gelato_jax.models.layers import Linear, RMSNorm, rotate
+from gelato_jax.models.layers import Angles, Linear, RMSNorm, rotate
 
 _MASKED = -1e30  # finite: -inf less a maximum of -inf would be nan
 
@@ -28,55 +28,57 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def __call__(
-        self, x: Array, norm: RMSNorm, angles: Array, cached: KeyValue | None, lengths: Array
+        self,
+        x: Array,
+        norm: RMSNorm,
+        angles: Angles,
+        cached: KeyValue | None,
+        lengths: Array,
+        valid: Array | None = None,
     ) -> tuple[Array, KeyValue]:
         """Attend from `x [B, T, D]` to the first `lengths [B]` cached slots and to the window's past.
 
         Args:
             x: hidden states `[B, T, D]`.
             norm: of what is attended from; the states themselves are what the attention is added to.
-            angles: rotary angles of the window's positions, `[B, T, H/2]`.
-            cached: this layer's keys and values, `[B, K, S, H]` each; None: nothing is cached.
+            angles: of the window's positions.
+            cached: this layer's keys and values, `[B, K, S, H]` each; None: the window attends to itself alone, as
+                whole sequences do in training. Only this case has a gradient.
             lengths: valid slots of each row, `[B]` int32.
+            valid: `[]` tokens of the window that count, or None for all.
 
         Returns:
             `x` with the attention's output added, and the window's keys and values `[B, K, T, H]`.
         """
-        query, key, value = self._project(x, norm, angles)
-        attended = attend(query, cached, lengths, (key, value))
-        return self.out(attended, residual=x), (key, value)
+        projected = self.qkv(x, norm=norm, valid=valid)
+        if cached is None:
+            query, key, value = self._split(projected, angles)
+            attended = attend_to_itself(query, key, value)
+        else:
+            norms = self.q_norm and self.k_norm and (self.q_norm.scale[...], self.k_norm.scale[...], self.q_norm.eps)
+            attended, key, value = gelato_kernels.rotary_attention(
+                projected, *cached, lengths, *angles, norms=norms, rows=valid
+            )
+        return self.out(attended, residual=x, valid=valid), (key, value)
 
-    def keys_values(self, x: Array, norm: RMSNorm, angles: Array) -> KeyValue:
+    def keys_values(self, x: Array, norm: RMSNorm, angles: Angles, valid: Array | None = None) -> KeyValue:
         """Keys and values alone, `[B, K, T, H]`: what a skipped layer must leave in the cache."""
-        _, key, value = self._project(x, norm, angles)
+        _, key, value = self._split(self.qkv(x, norm=norm, valid=valid), angles)
         return key, value
 
-    def _project(self, x: Array, norm: RMSNorm, angles: Array) -> tuple[Array, Array, Array]:
+    def _split(self, projected: Array, angles: Angles) -> tuple[Array, Array, Array]:
+        """Queries `[B, T, N, H]`, keys and values `[B, K, T, H]` of what the projection gave."""
         num_heads, num_kv_heads, head_dim = self.heads
-        batch, window, _ = x.shape
-        qkv = self.qkv(x, norm=norm).reshape(batch, window, num_heads + 2 * num_kv_heads, head_dim)
-        query, key, value = jnp.split(qkv, [num_heads, num_heads + num_kv_heads], axis=2)
+        tokens = projected.reshape(*projected.shape[:2], num_heads + 2 * num_kv_heads, head_dim)
+        query, key, value = jnp.split(tokens, [num_heads, num_heads + num_kv_heads], axis=2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, angles), rotate(key, angles)
         return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
 
-def attend(query: Array, cached: KeyValue | None, lengths: Array, fresh: KeyValue) -> Array:
-    """Softmax attention over cached and fresh keys, `[B, T, N, H]` -> `[B, T, N * H]` float32.
-
-    With `cached` None the window attends to itself alone, as whole sequences do in training; only this
-    case has a gradient.
-    """
-    if cached is None:
-        attended = _attend_to_itself(query, *fresh)
-    else:
-        attended = gelato_kernels.window_attention(query, *cached, lengths, *fresh)
-    return attended.reshape(*attended.shape[:2], -1)
-
-
-def _attend_to_itself(query: Array, key: Array, value: Array) -> Array:
-    """Causal attention `[B, T, N, H]` of queries `[B, T, N, H]` to keys and values `[B, K, T, H]`."""
+def attend_to_itself(query: Array, key: Array, value: Array) -> Array:
+    """Causal attention `[B, T, N * H]` of queries `[B, T, N, H]` to keys and values `[B, K, T, H]`."""
     batch, window, num_heads, head_dim = query.shape
     num_kv_heads = key.shape[1]
     groups = num_heads // num_kv_heads
@@ -86,4 +88,4 @@ def _attend_to_itself(query: Array, key: Array, value: Array) -> Array:
     scores = jnp.where(causal, scores, _MASKED)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     output = jnp.einsum("bkqs,bksh->bkqh", weights, value) / weights.sum(axis=-1, keepdims=True)
-    return output.reshape(batch, num_heads, window, head_dim).transpose(0, 2, 1, 3)
+    return output.reshape(batch, num_heads, window, head_dim).transpose(0, 2, 1, 3).reshape(batch, window, -1)

@@ -16,7 +16,7 @@ import gelato_kernels
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.attention import Attention
 from gelato_jax.models.cache import Cache, KeyValue
-from gelato_jax.models.layers import Embedding, GatedMLP, Head, RMSNorm, rope_frequencies
+from gelato_jax.models.layers import Angles, Embedding, GatedMLP, Head, RMSNorm, rope_frequencies
 from gelato_jax.types import record, static
 
 
@@ -29,22 +29,30 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GatedMLP(config, rngs=rngs)
 
-    def __call__(self, x: Array, angles: Array, cached: KeyValue | None, lengths: Array) -> tuple[Array, KeyValue]:
+    def __call__(
+        self, x: Array, angles: Angles, cached: KeyValue | None, lengths: Array, valid: Array | None = None
+    ) -> tuple[Array, KeyValue]:
         """Map `x [B, T, D]` to `[B, T, D]` and the window's keys and values."""
-        x, fresh = self.attention(x, self.input_norm, angles, cached, lengths)
-        return self.mlp(x, self.mlp_norm), fresh
+        x, fresh = self.attention(x, self.input_norm, angles, cached, lengths, valid)
+        return self.mlp(x, self.mlp_norm, valid), fresh
 
-    def keys_values(self, x: Array, angles: Array) -> KeyValue:
+    def keys_values(self, x: Array, angles: Angles, valid: Array | None = None) -> KeyValue:
         """What this layer would cache for `x`, without computing the layer."""
-        return self.attention.keys_values(x, self.input_norm, angles)
+        return self.attention.keys_values(x, self.input_norm, angles, valid)
 
 
 @partial(jax.jit, static_argnums=0)
 def _run_layer(
-    graphdef: nnx.GraphDef, params: nnx.State, x: Array, angles: Array, cached: KeyValue | None, lengths: Array
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    x: Array,
+    angles: Angles,
+    cached: KeyValue | None,
+    lengths: Array,
+    valid: Array | None,
 ) -> tuple[Array, KeyValue]:
     """One layer. Jitted, so that layers alike are traced and lowered once; XLA inlines the calls."""
-    return nnx.merge(graphdef, params)(x, angles, cached, lengths)
+    return nnx.merge(graphdef, params)(x, angles, cached, lengths, valid)
 
 
 class Decoder(nnx.Module):
@@ -66,10 +74,11 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.head = None if config.tied_head else Head(config, rngs=rngs)
 
-    def angles(self, lengths: Array, window: int) -> Array:
-        """Rotary angles `[B, T, H/2]` of a window of `window` tokens after `lengths [B]`."""
+    def angles(self, lengths: Array, window: int) -> Angles:
+        """Rotary angles of a window of `window` tokens after `lengths [B]`."""
         positions = lengths[:, None] + jnp.arange(window)
-        return positions[..., None].astype(jnp.float32) * rope_frequencies(self.config)
+        angles = positions[..., None].astype(jnp.float32) * rope_frequencies(self.config)
+        return jnp.cos(angles), jnp.sin(angles)
 
     @property
     def cache_dtype(self) -> Any:
@@ -83,34 +92,35 @@ class Decoder(nnx.Module):
     def run(
         self,
         x: Array,
-        angles: Array,
+        angles: Angles,
         cache: Cache | None,
         lengths: Array,
         start: int,
         stop: int,
         moving: Array | None = None,
+        valid: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Run layers `start` to `stop` over `x [B, T, D]`; also returns their fresh keys and values.
 
         Tokens outside `moving [B, T]` have left at an earlier exit: their state stays, and every
         layer caches what it projects from that state, as `skip` does. With `cache` None nothing is
-        cached, and `lengths` are not read.
+        cached, and `lengths` are not read. Of the T tokens `valid []` count; what the others give means nothing.
         """
         fresh = []
         for index in range(start, stop):
             cached = None if cache is None else cache[index]
-            deeper, keys_values = _run_layer(*nnx.split(self.layers[index]), x, angles, cached, lengths)
+            deeper, keys_values = _run_layer(*nnx.split(self.layers[index]), x, angles, cached, lengths, valid)
             x = deeper if moving is None else jnp.where(moving[..., None], deeper, x)
             fresh.append(keys_values)
         return x, tuple(fresh)
 
-    def skip(self, x: Array, angles: Array, start: int, stop: int) -> Cache:
+    def skip(self, x: Array, angles: Angles, start: int, stop: int, valid: Array | None = None) -> Cache:
         """Keys and values of skipped layers, projected from the exit's state (CALM, arXiv 2207.07061)."""
-        return tuple(self.layers[index].keys_values(x, angles) for index in range(start, stop))
+        return tuple(self.layers[index].keys_values(x, angles, valid) for index in range(start, stop))
 
-    def unembed(self, x: Array, exit_index: int = -1) -> Array:
-        """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit."""
-        return self._logits(x, self.exit_norm(exit_index))
+    def unembed(self, x: Array, exit_index: int = -1, valid: Array | None = None) -> Array:
+        """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit; of T tokens `valid []` count."""
+        return self._logits(x, self.exit_norm(exit_index), valid)
 
     def exit_norm(self, exit_index: int) -> RMSNorm:
         """The norm ahead of the head at an exit; -1 is the deepest."""
@@ -123,8 +133,9 @@ class Decoder(nnx.Module):
         """
         return self._logits(normed, None)
 
-    def _logits(self, x: Array, norm: RMSNorm | None) -> Array:
-        logits: Array = self.embed.unembed(x, norm=norm) if self.head is None else self.head(x, norm=norm)
+    def _logits(self, x: Array, norm: RMSNorm | None, valid: Array | None = None) -> Array:
+        head = self.embed.unembed if self.head is None else self.head
+        logits: Array = head(x, norm=norm, valid=valid)
         return logits[..., : self.config.valid_outputs]
 
     def head_stats(self, normed: Array) -> gelato_kernels.TokenStats:
@@ -137,10 +148,16 @@ class Decoder(nnx.Module):
         scale = None if self.head.kernel_scale is None else self.head.kernel_scale[...]
         return gelato_kernels.unembed_entropy(normed, self.head.kernel[...], scale=scale)
 
-    def forward(self, tokens: Array, cache: Cache | None, lengths: Array) -> tuple[Array, Cache]:
-        """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values."""
+    def forward(
+        self, tokens: Array, cache: Cache | None, lengths: Array, valid: Array | None = None
+    ) -> tuple[Array, Cache]:
+        """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values.
+
+        Of the T tokens `valid []` count; what the others give means nothing.
+        """
         angles = self.angles(lengths, tokens.shape[1])
-        return self.run(self.embed_tokens(tokens), angles, cache, lengths, 0, self.config.num_layers)
+        x = self.embed_tokens(tokens)
+        return self.run(x, angles, cache, lengths, 0, self.config.num_layers, valid=valid)
 
 
 class ExitProbe(nnx.Module):

@@ -81,7 +81,13 @@ class Linear(nnx.Module):
         self.blocks = (config.block_format, (outputs, inputs)) if config.block_format else None
 
     def __call__(
-        self, x: Array, *, norm: RMSNorm | None = None, gated: bool = False, residual: Array | None = None
+        self,
+        x: Array,
+        *,
+        norm: RMSNorm | None = None,
+        gated: bool = False,
+        residual: Array | None = None,
+        valid: Array | None = None,
     ) -> Array:
         """Map `x [..., in]` float32 to `[..., out]` float32.
 
@@ -90,11 +96,12 @@ class Linear(nnx.Module):
             norm: applied to them first.
             gated: what is multiplied is silu of their first half times their second (arXiv 2002.05202).
             residual: `[..., out]`, added last.
+            valid: `[]` tokens of a window that count; weights in blocks save the others, whose results are zero.
         """
         if self.blocks is not None:
             weights = _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks)
             bias = None if self.bias is None else self.bias[...]
-            return _block_matmul(x, weights, norm, gated=gated, bias=bias, residual=residual)
+            return _block_matmul(x, weights, norm, gated=gated, bias=bias, residual=residual, rows=valid)
         if norm is not None:
             x = norm(x)
         if gated:
@@ -115,10 +122,10 @@ class Head(nnx.Module):
         kept = _kept(kernel, kernel, _HEAD_BLOCKS if self.blocks else config.weight_format)
         self.kernel, self.kernel_scale, _ = kept
 
-    def __call__(self, x: Array, *, norm: RMSNorm | None = None) -> Array:
-        """Map `x [..., D]` float32, or its norm, to logits `[..., U]` float32."""
+    def __call__(self, x: Array, *, norm: RMSNorm | None = None, valid: Array | None = None) -> Array:
+        """Map `x [..., D]` float32, or its norm, to logits `[..., U]` float32; `valid` as in `Linear`."""
         if self.blocks is not None:
-            return _block_matmul(x, _blocks(self.kernel, self.kernel_scale, None, *self.blocks), norm)
+            return _block_matmul(x, _blocks(self.kernel, self.kernel_scale, None, *self.blocks), norm, rows=valid)
         return _product(x if norm is None else norm(x), self.kernel, self.kernel_scale, 1)
 
 
@@ -137,10 +144,10 @@ class Embedding(nnx.Module):
             return gelato_kernels.unpack_rows(self._table(), tokens)
         return jnp.take(self.embedding[...], tokens, axis=0).astype(jnp.float32)
 
-    def unembed(self, x: Array, *, norm: RMSNorm | None = None) -> Array:
-        """Map `x [..., D]` float32, or its norm, to logits `[..., V]` float32."""
+    def unembed(self, x: Array, *, norm: RMSNorm | None = None, valid: Array | None = None) -> Array:
+        """Map `x [..., D]` float32, or its norm, to logits `[..., V]` float32; `valid` as in `Linear`."""
         if self.blocks is not None:
-            return _block_matmul(x, self._table(), norm)
+            return _block_matmul(x, self._table(), norm, rows=valid)
         return product(x if norm is None else norm(x), self.embedding[...], 1)
 
     def _table(self) -> gelato_kernels.BlockWeights:
@@ -192,9 +199,13 @@ class GatedMLP(nnx.Module):
         self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config, rngs=rngs)
         self.down = Linear(config.mlp_size, config.hidden_size, config, rngs=rngs)
 
-    def __call__(self, x: Array, norm: RMSNorm) -> Array:
-        """`x [..., D]` with the MLP of its norm added."""
-        return self.down(self.gate_up(x, norm=norm), gated=True, residual=x)
+    def __call__(self, x: Array, norm: RMSNorm, valid: Array | None = None) -> Array:
+        """`x [..., D]` with the MLP of its norm added; `valid` as in `Linear`."""
+        return self.down(self.gate_up(x, norm=norm, valid=valid), gated=True, residual=x, valid=valid)
+
+
+Angles = tuple[Array, Array]
+"""Cosines and sines of the rotary angles of a window's positions, `[B, T, H/2]` float32 each."""
 
 
 def rope_frequencies(config: ModelConfig) -> Array:
@@ -216,8 +227,8 @@ def _stretch(frequencies: Array, scaling: RopeScaling) -> Array:
     return frequencies * (blend + (1 - blend) / scaling.factor)
 
 
-def rotate(x: Array, angles: Array) -> Array:
-    """Rotate the pairs (i, i + H/2) of `x [B, T, heads, H]` by `angles [B, T, H/2]`."""
-    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+def rotate(x: Array, angles: Angles) -> Array:
+    """Rotate the pairs (i, i + H/2) of `x [B, T, heads, H]`."""
+    cos, sin = angles[0][:, :, None, :], angles[1][:, :, None, :]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -139,7 +139,7 @@ def _score(state: EdgeState, drafted: Draft, cache: Cache, work: Job) -> tuple[A
     x, fresh = decoder.forward(tokens, cache, state.length - 1)
     committed = jax.tree.map(lambda array: array[:, :, :1], fresh)
     logits = decoder.unembed(x)
-    weights = shape_logits(logits, gelato_kernels.entropy(logits).argmax, work.sampling)
+    weights = shape_logits(logits, work.sampling)
     return weights, write(cache, committed, state.length - 1, after=x)
 
 

@@ -52,11 +52,13 @@ class Edge:
         )
 
     @classmethod
-    def measured(cls, window_s: Mapping[int, float]) -> "Edge":
-        """An edge from measured windows; a window in between is padded up to the next measured size.
+    def measured(cls, window_s: Mapping[int, float], *, padded: bool = True) -> "Edge":
+        """An edge from measured windows.
 
         Args:
-            window_s: seconds by window size (a verifier's buckets), 1 among them.
+            window_s: seconds by window size, 1 among them.
+            padded: a window in between takes as long as the next measured size, to which a verifier pads it; if not,
+                it lies on the line between its neighbours.
 
         Returns:
             The edge; windows wider than the widest measured one follow the line through the last two.
@@ -71,10 +73,11 @@ class Edge:
             raise GelatoError(f"measured window times {dict(window_s)} must be positive")
         times = [window_s[size] for size in sizes]
         slope = max(times[-1] - times[-2], 0.0) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
-        table = [0.0]
-        for window in range(1, TABLE_WINDOW + 1):
-            padded = next((size for size in sizes if size >= window), None)
-            table.append(times[-1] + slope * (window - sizes[-1]) if padded is None else window_s[padded])
+        window = np.arange(1, TABLE_WINDOW + 1)
+        ends = np.searchsorted(sizes, window).clip(max=len(sizes) - 1)
+        inside = np.asarray(times)[ends] if padded else np.interp(window, sizes, times)
+        beyond = slope * np.maximum(window - sizes[-1], 0)
+        table = np.concatenate([[0.0], inside + beyond])
         return cls(window_s=jnp.asarray(table, jnp.float32), token_s=jnp.asarray(slope, jnp.float32))
 
     def verify_s(self, window: Array) -> Array:

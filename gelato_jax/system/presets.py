@@ -148,14 +148,21 @@ def edge_preset(name: str) -> Edge:
     return Edge.line(_known("edge", name, EDGES).step_s)
 
 
-def local(*, draft_token_s: float, window_s: Mapping[int, float], prefill_token_s: float | None = None) -> System:
+def local(
+    *,
+    draft_token_s: float,
+    window_s: Mapping[int, float],
+    padded: bool = True,
+    prefill_token_s: float | None = None,
+) -> System:
     """This machine as its own device and edge: measured times, no link, no energy.
 
     With it a controller without a power cap governs wall-clock time.
 
     Args:
         draft_token_s: seconds of one draft token at full depth.
-        window_s: seconds of a verified window by its size (the verifier's buckets), 1 among them.
+        window_s: seconds of a verified window by its size, 1 among them.
+        padded: as in `Edge.measured`.
         prefill_token_s: seconds of each token that the draft catches up; the device's default if not given.
 
     Returns:
@@ -169,7 +176,7 @@ def local(*, draft_token_s: float, window_s: Mapping[int, float], prefill_token_
     return System(
         device=Device.create(token_s=draft_token_s, token_j=0.0, idle_w=0.0, prefill_s=prefill_token_s),
         link=link_preset("perfect"),
-        edge=Edge.measured(window_s),
+        edge=Edge.measured(window_s, padded=padded),
     )
 
 

@@ -1,5 +1,10 @@
 """This machine's times are taken once and kept."""
 
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
 from gelato_jax.decoding import Shapes, local
 from gelato_jax.testing import tiny_pair
 
@@ -7,9 +12,9 @@ from gelato_jax.testing import tiny_pair
 def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
     timed, told = [], []
 
-    def seconds(model, window):
-        timed.append(window)
-        return 0.5 * window
+    def seconds(model, window, sizes=()):
+        timed.extend(sizes or [window])
+        return [0.5 * size for size in sizes or [window]]
 
     monkeypatch.setattr(local, "window_seconds", seconds)
     pair, shapes = tiny_pair(), Shapes(max_draft_length=4)
@@ -21,3 +26,12 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
     assert told == [("time", 0, 0)]
     assert str(first) == str(second)
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_target_in_blocks_is_timed_by_the_tokens_that_count(monkeypatch):
+    times = {1: 1.0, 2: 1.2, 3: 1.3, 4: 1.6, 5: 2.0, 6: 2.1, 9: 3.0, 10: 3.1}
+    monkeypatch.setattr(local, "window_seconds", lambda model, window, sizes=(1,): [times[size] for size in sizes])
+    pair = tiny_pair()
+    blocks = dataclasses.replace(pair.target, config=dataclasses.replace(pair.target.config, weight_format="q4"))
+    edge = local.measure_local_system(dataclasses.replace(pair, target=blocks), Shapes(max_draft_length=9)).edge
+    np.testing.assert_allclose(edge.verify_s(jnp.array([1, 3, 7, 10])), [1.0, 1.3, 2.4, 3.1], rtol=1e-6)

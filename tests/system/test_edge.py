@@ -42,3 +42,10 @@ def test_refuses_bad_measurements(windows):
 def test_refuses_bad_lines(bad):
     with pytest.raises(ValueError, match="step_s"):
         Edge.line(**bad)
+
+
+def test_between_sizes_a_window_is_padded_or_lies_on_a_line():
+    windows = {1: 1.0, 3: 2.0, 5: 4.0}
+    padded, lines = (Edge.measured(windows, padded=padded).verify_s(jnp.arange(1, 7)) for padded in (True, False))
+    np.testing.assert_allclose(padded, [1.0, 2.0, 2.0, 4.0, 4.0, 5.0])
+    np.testing.assert_allclose(lines, [1.0, 1.5, 2.0, 3.0, 4.0, 5.0])

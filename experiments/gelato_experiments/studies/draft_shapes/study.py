@@ -102,16 +102,17 @@ def _cost_table(cost: float, acceptance: float, longest: int) -> CostTable:
 
 
 def time_windows(target: str, longest: int) -> list[float]:
-    """Seconds of the target's windows of 1 to `longest` tokens, padded as a decode pads them."""
+    """Seconds of the target's windows of 1 to `longest` tokens, as a decode runs them."""
     from gelato_checkpoints.load import load_checkpoint
     from gelato_checkpoints.pair import load_model
     from gelato_jax.decoding import Shapes
-    from gelato_jax.decoding.local import window_seconds
+    from gelato_jax.decoding.local import time_edge
+    from gelato_jax.system import Edge
 
     model = load_model(load_checkpoint(target))
-    sizes = Shapes(max_draft_length=longest - 1).windows
-    seconds = {size: window_seconds(model, size) for size in sizes}
-    return [seconds[min(size for size in sizes if size >= wanted)] for wanted in range(1, longest + 1)]
+    times = time_edge(model, Shapes(max_draft_length=longest - 1))
+    edge = Edge.measured(times, padded=not model.config.saves_tokens)
+    return [float(seconds) for seconds in edge.window_s[1 : longest + 1]]
 
 
 def markdown(table: Sequence[DraftExit]) -> str:
