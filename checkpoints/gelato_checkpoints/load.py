@@ -62,6 +62,11 @@ def load_checkpoint(
         folder = in_blocks(folder, chosen, cache_directory() / "weights", progress)
         store.check_complete(folder)
     config = store.read_config(folder)
+    if weights in ("float32", "bfloat16") and config.block_format:
+        raise CheckpointError(
+            f"{folder}: its weights are {config.weight_format!r}, not {weights}; "
+            "leave --weights out, or name a checkpoint in floats"
+        )
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
     _check_ids(folder, config, tokenizer)
     parameters = _outlines(config) if outline else store.read_parameters(folder, progress)

@@ -17,19 +17,22 @@ from gelato_jax.errors import GelatoError
 class Bench:
     """Measure here: what a pair is worth (`speed`), the loop's parts (`decode`), the text (`lossless`), and more."""
 
-    what: Annotated[Positional[Literal["speed", "decode", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")]
+    what: Annotated[
+        Positional[Literal["speed", "decode", "profile", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")
+    ]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
-    against its parts, overhead. lossless: greedy text, or --distribution. kernels: each op of gelato_kernels against a
-    textbook's steps, with --json alone; `python -m gelato_kernels.bench` has more options. simulation: simulated rounds
-    a second and memory of a million devices, with --json alone."""
+    against its parts, overhead. profile: time of a step and a round by kind of operation, bytes read. lossless: greedy
+    text, or --distribution. kernels: each op of gelato_kernels against a textbook's steps, with --json alone (`python
+    -m gelato_kernels.bench` has more options). simulation: simulated rounds a second and memory of a million devices,
+    with --json alone."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
     """The draft, as in `gelato generate`."""
     weights: WeightsName = "auto"
-    """How weights are kept, as in `gelato generate` (speed, decode, lossless)."""
+    """How weights are kept, as in `gelato generate` (speed, decode, profile, lossless)."""
     draft_length: int = 4
-    """Tokens drafted in every timed round (decode)."""
+    """Tokens drafted in every timed round (decode, profile)."""
     prompts: Path | None = None
     """Prompt file, .jsonl or a prompt a line (speed, lossless); the set that ships with the package if not given."""
     limit: int = 40
@@ -37,7 +40,9 @@ class Bench:
     max_new_tokens: int = 64
     """Tokens of each prompt (speed, lossless)."""
     temperature: float = 0.0
-    """Of the text (speed)."""
+    """Of the text (speed, profile)."""
+    top_p: float = 1.0
+    """Of the text (profile)."""
     system: str = "local"
     """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
     distribution: bool = False
@@ -59,6 +64,7 @@ class Bench:
             parts = {
                 "speed": _speed,
                 "decode": _decode,
+                "profile": _profile,
                 "lossless": _lossless,
                 "kernels": _kernels,
                 "simulation": _simulation,
@@ -102,6 +108,26 @@ def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     for distribution, share in result.overhead_share.items():
         lines.append(f"control, entropy, verification {share * 100:8.2f} % of a round, {distribution}")
     return lines, dataclasses.asdict(result), True
+
+
+def _profile(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from gelato_experiments.benchmarks import profile
+    from gelato_jax.decoding import DecodeSettings
+
+    settings = DecodeSettings(
+        max_draft_length=options.draft_length, temperature=options.temperature, top_p=options.top_p
+    )
+    say = lambda stage: print(f"gelato: tracing {stage}", file=sys.stderr)  # noqa: E731
+    result = profile.run(_pair(options), settings=settings, progress=say)
+    lines = []
+    for one in result.profiles:
+        lines.append(f"{one.what}: {one.seconds * 1e3:.2f} ms; milliseconds and calls by kind, threads summed")
+        lines += [f"  {kind.name:28s} {kind.seconds * 1e3:8.3f} {kind.calls:8.1f}" for kind in one.kinds[:10]]
+    lines.append(
+        f"a step reads {result.weight_bytes / 1e6:.1f} MB of weights, {result.read_bytes_per_s / 1e9:.1f} GB/s: "
+        f"{result.share:.0%} of the {result.memory_bytes_per_s / 1e9:.1f} GB/s that a sum over an array reads"
+    )
+    return lines, {**dataclasses.asdict(result), "share": result.share}, True
 
 
 def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

@@ -34,7 +34,8 @@ _UNITS = {
 _NOTES = {
     "untrained": "no trained draft ships for this model: its first layers draft, and agree with it seldom",
     "shorter": "the draft's context is shorter than the model's: prompts and answers are held to it",
-    "uncompiled": "no C++ compiler works here: weights in floats, much slower; install g++, or pip install ziglang",
+    "uncompiled": "no compiled kernels (no working C++ compiler, or GELATO_NATIVE=0): weights in floats, much slower; "
+    "install g++, or pip install ziglang",
 }
 _LINE_EVERY_S = 30.0  # assumed: a log of a night stays readable
 

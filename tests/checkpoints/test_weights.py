@@ -60,6 +60,8 @@ def test_weights_that_are_in_blocks_already_are_refused(quantised):
     assert load_checkpoint(blocks.path).config.weight_format == "q4"
     with pytest.raises(CheckpointError, match=r"weights are 'q4' already; leave --weights out"):
         load_checkpoint(blocks.path, weights="q8")
+    with pytest.raises(CheckpointError, match=r"weights are 'q4', not float32; leave --weights out"):
+        load_checkpoint(blocks.path, weights="float32")
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
-from gelato_experiments.benchmarks import decode, law, lossless
+from gelato_experiments.benchmarks import decode, law, lossless, profile
 from gelato_experiments.prompts import read_prompts
 from gelato_jax import autoregressive
 from gelato_jax.decoding import DecodeSettings
@@ -45,13 +46,45 @@ def test_a_wrong_text_is_told_from_a_tie(pair):
 
 
 def test_decode_reports_every_figure(gelato, monkeypatch):
-    monkeypatch.setattr(decode, "CALLS", 1)
+    def counted(*programs, calls):
+        for program in programs:
+            jax.block_until_ready(program())
+        return [[float(number + 1)] for number, _ in enumerate(programs)]
+
+    monkeypatch.setattr(decode, "alternate", counted)
     code, out, _ = gelato("bench", "decode", "--draft-length", "2", "--json", "-")
     figures = json.loads(out)
     assert code == 0
     assert set(figures) == {field.name for field in dataclasses.fields(decode.Result)}
     assert min(value for value in figures.values() if isinstance(value, float)) > 0
     assert set(figures["overhead_share"]) == {"greedy", "temperature", "top_p"}
+
+
+def test_profile_tells_kinds_of_operations_and_bytes(gelato, monkeypatch, pair):
+    monkeypatch.setattr(profile, "MEMORY_BYTES", 1 << 20)
+    code, out, _ = gelato("bench", "profile", "--draft-length", "2", "--json", "-")
+    figures = json.loads(out)
+    assert code == 0
+    step, round_ = figures["profiles"]
+    for one in (step, round_):
+        assert one["seconds"] > 0
+        assert sum(kind["seconds"] for kind in one["kinds"]) > 0
+        assert "while" not in {kind["name"] for kind in one["kinds"]}
+    calls = [sum(kind["calls"] for kind in one["kinds"]) for one in (step, round_)]
+    assert calls[1] > calls[0] > 1
+    assert figures["weight_bytes"] == sum(
+        array.nbytes for path, array in pair.target.params.items() if not path.startswith("embed.")
+    )
+    assert figures["share"] == pytest.approx(figures["read_bytes_per_s"] / figures["memory_bytes_per_s"])
+
+
+def test_instructions_are_told_by_opcode_or_kernel():
+    program = """
+      %fusion.3 = f32[1,5]{1,0} fusion(%a, %b), kind=kLoop, calls=%c
+      %custom-call.7 = (f32[2]{0}, f32[3]{0}) custom-call(%x), custom_call_target="gelato_warp", api_version=4
+      ROOT %while.1 = (s32[]) while(%t), condition=%p, body=%q
+    """
+    assert profile.kinds_of(program) == {"fusion.3": "fusion", "custom-call.7": "gelato_warp"}
 
 
 def test_speed_compares_every_draft_length(gelato, prompt_file):

@@ -15,23 +15,23 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import numpy as np
 from jax import lax
 
-from gelato_jax import control, system, testing
-from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_draft, make_job
+from gelato_jax import control, system
+from gelato_jax.config import ModelConfig
+from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_job
 from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.local import run_windows
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.timing import alternate
-from gelato_jax.models import random_model
+from gelato_jax.models import Model, random_model
 
 CALLS = 15
 """Timed calls of each program; medians are reported."""
-ROUNDS = 12
-"""Rounds in a timed call."""
+FEW, MANY = 2, 26
+"""Steps, or rounds, of two timed calls. Their difference is what these take: calls cost both alike."""
 PROMPT = tuple(range(1, 40))
 """Token ids; what they say does not matter to a clock."""
 
@@ -87,34 +87,38 @@ def _ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
+def _seconds(*programs: Callable[[int], object]) -> list[list[float]]:
+    """Seconds of each program's step, call by call; a program is told how many steps to run."""
+    times = alternate(*(partial(program, steps) for program in programs for steps in (FEW, MANY)), calls=CALLS)
+    return [
+        [(b - a) / (MANY - FEW) for a, b in zip(few, many, strict=True)]
+        for few, many in zip(times[::2], times[1::2], strict=True)
+    ]
+
+
 def _autoregressive(pair: Pair) -> tuple[float, tuple[float, float]]:
     """Seconds of a bare step; of a step of the baseline loop; and the ratio of the two."""
-    short, long = 2, 50
-    endless = dataclasses.replace(pair, eos_ids=(-1,))
-
-    def decode(new_tokens: int) -> Callable[[], object]:
-        settings = DecodeSettings(max_new_tokens=new_tokens)
-        job, batch = make_job(endless, settings=settings), encode_prompts(endless, [PROMPT], settings)
-        return lambda: decode_autoregressive(job, **batch, shapes=settings.shapes)
-
-    steps = long - short
-    bare, few, many = alternate(
-        lambda: run_windows(pair.target, window=1, steps=steps), decode(short), decode(long), calls=CALLS
+    settings = {steps: DecodeSettings(max_new_tokens=steps) for steps in (FEW, MANY)}
+    job = make_job(dataclasses.replace(pair, eos_ids=(-1,)), settings=settings[MANY])
+    batches = {steps: encode_prompts(pair, [PROMPT], some) for steps, some in settings.items()}
+    shapes = settings[MANY].shapes
+    bare, loop = _seconds(
+        lambda steps: run_windows(pair.target, steps, 1, window=1),
+        lambda steps: decode_autoregressive(job, **batches[steps], shapes=shapes),
     )
-    loop = [(b - a) / steps for a, b in zip(few, many, strict=True)]
-    bare = [seconds / steps for seconds in bare]
     return statistics.median(bare), (statistics.median(loop), _ratio(loop, bare))
 
 
 @partial(jax.jit, static_argnames="shapes")
-def _run_rounds(state: DecodeState, job: Job, *, shapes: Shapes) -> DecodeState:
-    """`ROUNDS` rounds in one program."""
-    return lax.fori_loop(0, ROUNDS, lambda _, s: decode_round(s, job, shapes)[0], state)
+def run_rounds(state: DecodeState, job: Job, rounds: int, *, shapes: Shapes) -> DecodeState:
+    """Some rounds in one program."""
+    return lax.fori_loop(0, rounds, lambda _, s: decode_round(s, job, shapes)[0], state)
 
 
-def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Callable[[], object]:
+def round_state(pair: Pair, shapes: Shapes, settings: DecodeSettings, *, rounds: int) -> tuple[DecodeState, Job]:
+    """Arguments of `run_rounds`: a row behind its prompt that drafts all it can for at least so many rounds."""
     endless = dataclasses.replace(pair, eos_ids=(-1,))
-    settings = dataclasses.replace(settings, max_new_tokens=(ROUNDS + 1) * (shapes.max_draft_length + 1))
+    settings = dataclasses.replace(settings, max_new_tokens=(rounds + 1) * (shapes.max_draft_length + 1))
     job = make_job(
         endless,
         settings=settings,
@@ -123,32 +127,40 @@ def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Call
         length_exit=control.length_exits.none(),
     )
     batch = encode_prompts(endless, [PROMPT], settings)
-    state = jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes)
-    return lambda: _run_rounds(state, job, shapes=shapes)
+    return jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes), job
+
+
+def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Callable[[int], object]:
+    state, job = round_state(pair, shapes, settings, rounds=MANY)
+    return lambda rounds: run_rounds(state, job, rounds, shapes=shapes)
 
 
 def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
     """Seconds of a round, of a draft step and of its window, and the round over the sum of its parts."""
     size = shapes.max_draft_length
-    rounds, drafts, windows = alternate(
+    rounds, drafts, windows = _seconds(
         _round_program(pair, shapes, DecodeSettings(max_draft_length=size)),
-        lambda: run_windows(pair.draft.model, window=1, steps=ROUNDS * size),
-        lambda: run_windows(pair.target, window=size + 1, steps=ROUNDS),
-        calls=CALLS,
+        lambda rounds: run_windows(pair.draft.model, rounds * size, 1, window=1),
+        lambda rounds: run_windows(pair.target, rounds, size + 1, window=size + 1),
     )
     parts = [a + b for a, b in zip(drafts, windows, strict=True)]
-    seconds = (statistics.median(rounds) / ROUNDS, statistics.median(drafts) / ROUNDS / size)
-    return *seconds, statistics.median(windows) / ROUNDS, _ratio(rounds, parts)
+    seconds = (statistics.median(rounds), statistics.median(drafts) / size)
+    return *seconds, statistics.median(windows), _ratio(rounds, parts)
 
 
 def _overhead(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> float:
-    """Seconds of a round whose models cost next to nothing but whose vocabulary is the pair's.
+    """Seconds of a round whose models cost next to nothing but whose vocabularies, exits and kernels are the pair's.
 
     An upper bound of what is not the models: the hollow layers and heads are still in it.
     """
-    vocab_size = pair.target.config.valid_outputs
-    config = testing.tiny_config(vocab_size, 1, hidden_size=8, mlp_size=8, num_heads=1, tied_head=True)
-    target, draft = random_model(config, 0), random_model(config, 1)
-    hollow = dataclasses.replace(pair, target=target, draft=make_draft(draft))
-    (times,) = alternate(_round_program(hollow, shapes, settings), calls=CALLS)
-    return float(np.median(times)) / ROUNDS
+    target, draft = hollow(pair.target.config, 0), hollow(pair.draft.model.config, 1)
+    empty = dataclasses.replace(pair, target=target, draft=dataclasses.replace(pair.draft, model=draft))
+    (times,) = _seconds(_round_program(empty, shapes, settings))
+    return statistics.median(times)
+
+
+def hollow(config: ModelConfig, seed: int) -> Model:
+    """A random decoder of the same outputs and exits, all else as small as it can be."""
+    exits = tuple(range(1, len(config.exits) + 1))
+    small = {"hidden_size": 32, "mlp_size": 32, "num_heads": 1, "num_kv_heads": 1, "head_dim": 32}
+    return random_model(dataclasses.replace(config, **small, num_layers=len(exits), exits=exits), seed)
