@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gelato_jax.errors import GelatoError
 
 if TYPE_CHECKING:
+    from gelato_experiments.benchmarks.peers.engine import Engine, Terms
     from gelato_jax.cli.bench import Bench
+    from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import Pair
 
 
@@ -31,9 +33,8 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     """
     limit = checked_limit(options.limit, LIMIT)
     _check_plot(options.plot)
-    from gelato_checkpoints import cache_directory
-    from gelato_experiments.benchmarks import peers
-    from gelato_experiments.benchmarks.peer_engines import Terms, facts, installed, ours, use_threads
+    from gelato_experiments.benchmarks.peers import comparison, ours
+    from gelato_experiments.benchmarks.peers.engine import Terms, processor, use_threads, versions
     from gelato_experiments.prompts import read_prompts
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
@@ -49,20 +50,28 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     with Progress() as progress:
         progress.stage("time", 0, 0)
         world = measure_local_system(pair, settings.shapes)
-        others, left_out = installed(pair, terms, cache_directory() / "peers", progress.stage)
-        engines = [*ours(pair, world, settings), *others]
-        results = peers.run(engines, ids, progress=partial(progress.stage, "decode"))
+        others, left_out = _others(pair.name, terms, progress)
+        engines = [*ours.engines(pair, world, settings), *others]
+        results = comparison.run(engines, ids, progress=partial(progress.stage, "decode"))
     for line in left_out:
         print(f"gelato: {line}", file=sys.stderr)
-    rows, about = peers.compare(results), facts(terms, pair)
+    rows = comparison.compare(results)
+    about = {
+        "model": pair.name,
+        "weights": pair.target.config.weight_format,
+        "cpu": processor(),
+        "threads": threads,
+        "max_new_tokens": terms.max_new_tokens,
+        "versions": versions(),
+    }
     if options.plot is not None:
-        peers.draw(rows, options.plot)
+        comparison.draw(rows, options.plot)
     lines = [
         f"{len(prompts)} prompts, {terms.max_new_tokens} tokens each at most, greedy, prompts included; engines by "
         "turns, ratios prompt by prompt",
         f"{about['cpu']}, {threads} threads, our weights {about['weights']}",
         ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-        *peers.table(rows),
+        *comparison.table(rows),
     ]
     figures = {
         **about,
@@ -72,6 +81,25 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
         "seconds": {result.engine: result.seconds for result in results},
     }
     return lines, figures, True
+
+
+def _others(model: str, terms: "Terms", progress: "Progress") -> tuple[list["Engine"], list[str]]:
+    """The engines of others that are installed, and a line for each that is left out."""
+    from gelato_checkpoints import cache_directory
+    from gelato_experiments.benchmarks.peers import huggingface, llama
+    from gelato_experiments.benchmarks.peers.engine import LeftOut
+
+    engines, left_out = [], []
+    cache = cache_directory() / "peers"
+    for name, load in {
+        "llama.cpp": lambda: llama.engines(model, terms, cache, progress.stage),
+        "transformers": lambda: huggingface.engines(model, terms, progress.stage),
+    }.items():
+        try:
+            engines += load()
+        except LeftOut as reason:
+            left_out.append(f"{name} is left out: {reason}")
+    return engines, left_out
 
 
 def checked_limit(limit: int | None, otherwise: int) -> int:

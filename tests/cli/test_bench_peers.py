@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from gelato_experiments.benchmarks import peer_engines, peers
-from gelato_experiments.benchmarks.peers import Decodes, Engine
+from gelato_experiments.benchmarks.peers import comparison, engine, llama, ours
+from gelato_experiments.benchmarks.peers.comparison import Decodes
+from gelato_experiments.benchmarks.peers.engine import Engine, Terms
 from gelato_jax import system
 from gelato_jax.decoding import DecodeSettings, autoregressive, local
 
@@ -23,13 +25,13 @@ def alone(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch):
-    monkeypatch.setattr(peers, "REST_S", 0.0)
+    monkeypatch.setattr(comparison, "REST_S", 0.0)
 
 
 def test_ours_runs_where_nothing_else_is_installed(gelato, alone, tmp_path, monkeypatch):
     # The command alone: what there is to compile is compiled by the next test.
     stand_ins = [Engine("gelato, target alone", list), Engine("gelato, ratio", list)]
-    monkeypatch.setattr(peer_engines, "ours", lambda pair, world, settings: stand_ins)
+    monkeypatch.setattr(ours, "engines", lambda pair, world, settings: stand_ins)
     monkeypatch.setattr(local, "measure_local_system", lambda pair, shapes: system.preset())
     prompts, plot = tmp_path / "prompts.txt", tmp_path / "peers.png"
     prompts.write_text("3 1 4\n1 5 9 2 6\n5\n")
@@ -53,7 +55,7 @@ def test_ours_runs_where_nothing_else_is_installed(gelato, alone, tmp_path, monk
 
 def test_ours_decode_the_target_s_own_text(pair):
     settings = DecodeSettings(max_draft_length=1, max_new_tokens=8)
-    alone, ratio = peer_engines.ours(pair, system.preset(), settings)
+    alone, ratio = ours.engines(pair, system.preset(), settings)
     (expected,) = autoregressive(pair, [[3, 1, 4]], settings=settings)
     assert alone.decode((3, 1, 4)) == ratio.decode((3, 1, 4)) == ratio.decode((3, 1, 4)) == expected
 
@@ -82,14 +84,14 @@ def test_options_of_peers_are_refused_elsewhere(gelato, option):
 
 
 def test_figures_are_medians_and_ratios_prompt_by_prompt():
-    ours = Decodes("gelato, target alone", [[1] * 10, [2] * 10, [3] * 10], [1.0, 2.0, 5.0])  # 10, 5, 2 tokens/s
+    own = Decodes("gelato, target alone", [[1] * 10, [2] * 10, [3] * 10], [1.0, 2.0, 5.0])  # 10, 5, 2 tokens/s
     theirs = Decodes("other", [[1] * 10, [2, 2, 7], [3] * 10], [2.0, 0.3, 10.0])  # 5, 10, 1 tokens/s
-    first, second = peers.compare([ours, theirs])
+    first, second = comparison.compare([own, theirs])
     assert (first.tokens_per_s, first.against_ours, first.equal, first.tokens) == (5.0, 1.0, 3, 30)
     assert (second.tokens_per_s, second.equal, second.tokens) == (5.0, 2, 23)
     assert (second.lowest, second.against_ours, second.highest) == pytest.approx((0.5, 0.5, 2.0))
     assert second.first_differences == (None, 2, None)
-    lines = peers.table([first, second])
+    lines = comparison.table([first, second])
     assert len(lines) == 3
     assert "0.500 x" in lines[2]
     assert "2 of  3" in lines[2]
@@ -100,13 +102,13 @@ def test_figures_are_medians_and_ratios_prompt_by_prompt():
     [([], [], None), ([1, 2], [1, 2], None), ([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([1, 2, 3], [1, 2], 2)],
 )
 def test_the_first_difference(text, other, position):
-    assert peers.first_difference(text, other) == position
+    assert comparison.first_difference(text, other) == position
 
 
 def test_engines_take_turns_and_the_first_and_longest_prompts_warm_up():
     turns, told = [], []
     engines = [Engine(name, lambda ids, name=name: turns.append((name, len(ids))) or [len(ids)]) for name in "ab"]
-    results = peers.run(engines, [[1], [1, 2, 3], [1, 2]], progress=lambda done, total: told.append((done, total)))
+    results = comparison.run(engines, [[1], [1, 2, 3], [1, 2]], progress=lambda done, total: told.append((done, total)))
     assert turns == [(name, size) for size in (1, 3, 1, 3, 2) for name in "ab"]
     assert [result.texts for result in results] == [[[1], [3], [2]]] * 2
     assert all(len(result.seconds) == 3 for result in results)
@@ -136,12 +138,12 @@ def test_llama_cpp_stops_behind_an_end_token_or_at_the_limit(monkeypatch, tmp_pa
     speculative = SimpleNamespace(LlamaPromptLookupDecoding=lambda num_pred_tokens: ("lookup", num_pred_tokens))
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", speculative)
-    terms = peer_engines.Terms(max_new_tokens=4, eos_ids=(7,), threads=2, longest=5)
-    plain, lookup = peer_engines.llama_cpp(tmp_path / "model.gguf", "Q4_1", terms)
+    terms = Terms(max_new_tokens=4, eos_ids=(7,), threads=2, longest=5)
+    plain, lookup = llama.on_file(tmp_path / "model.gguf", "Q4_1", terms)
     assert (plain.name, lookup.name) == ("llama.cpp Q4_1", "llama.cpp Q4_1, lookup")
     assert plain.decode([1, 5]) == [6, 7]
     assert plain.decode([10]) == [11, 12, 13, 14]
-    assert [model.options["draft_model"] for model in made] == [None, ("lookup", peer_engines.LLAMA_LOOKUP)]
+    assert [model.options["draft_model"] for model in made] == [None, ("lookup", engine.LOOKUP)]
     assert made[0].resets == 2
     assert made[0].options["n_threads"] == made[0].options["n_threads_batch"] == 2
     assert made[0].options["n_ctx"] >= 5 + 4
@@ -151,7 +153,14 @@ def test_a_package_that_does_not_load_is_left_out(monkeypatch, tmp_path):
     (tmp_path / "llama_cpp.py").write_text("raise RuntimeError('libllama.so: cannot open\\nmore')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    line = peer_engines.missing("llama.cpp", "llama_cpp")
-    assert line == (
-        "llama.cpp is left out: llama-cpp-python cannot be loaded (libllama.so: cannot open); install it again"
-    )
+    line = "llama-cpp-python cannot be loaded (libllama.so: cannot open); install it again"
+    with pytest.raises(engine.LeftOut, match=re.escape(line)):
+        engine.require("llama_cpp")
+
+
+@pytest.mark.parametrize(("end", "reason"), [("os.kill(os.getpid(), 11)", "SIGSEGV"), ("raise OSError('no')", "no")])
+def test_a_build_that_crashes_is_left_out(monkeypatch, tmp_path, end, reason):
+    monkeypatch.setattr(llama, "_TRIAL", f"import os\n{end}")
+    with pytest.raises(engine.LeftOut, match=reason) as refusal:
+        llama._try(tmp_path / "model.gguf")
+    assert "\n" not in str(refusal.value)

@@ -1,7 +1,7 @@
-"""Ours beside the engines that people know: the same weights, prompts and token ids, by turns in one process.
+"""Decoding by turns, and what is made of it.
 
 Every prompt is decoded greedily by each engine in turn, so that a machine that slows down slows them all, and each is
-compared with ours on that prompt. Times include the reading of the prompt. `peer_engines` has the engines.
+compared with ours on that prompt. Times include the reading of the prompt.
 """
 
 import dataclasses
@@ -11,17 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gelato_experiments.benchmarks.peers.engine import Engine
+
 REST_S = 0.25
 """Between two engines: threads of one wait for work by spinning, a fifth of a second in some runtimes (KMP_BLOCKTIME),
 and would take from the next one's time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Engine:
-    """Something that decodes: a name, and prompt ids in, greedy ids out, the end token included."""
-
-    name: str
-    decode: Callable[[Sequence[int]], list[int]]
 
 
 @dataclasses.dataclass
