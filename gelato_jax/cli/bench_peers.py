@@ -91,9 +91,10 @@ def _others(model: str, terms: "Terms", progress: "Progress") -> tuple[list["Eng
 
     engines, left_out = [], []
     cache = cache_directory() / "peers"
+    progress.stage("load", 0, 0)
     for name, load in {
         "llama.cpp": lambda: llama.engines(model, terms, cache, progress.stage),
-        "transformers": lambda: huggingface.engines(model, terms, progress.stage),
+        "transformers": lambda: huggingface.engines(model, terms),
     }.items():
         try:
             engines += load()

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
+import signal
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +14,10 @@ import pytest
 from gelato_experiments.benchmarks.peers import comparison, engine, llama, ours
 from gelato_experiments.benchmarks.peers.comparison import Decodes
 from gelato_experiments.benchmarks.peers.engine import Engine, Terms
+from gelato_experiments.benchmarks.peers.worker import Worker
 from gelato_jax import system
 from gelato_jax.decoding import DecodeSettings, autoregressive, local
+from gelato_jax.errors import GelatoError
 
 
 @pytest.fixture
@@ -139,7 +144,7 @@ def test_llama_cpp_stops_behind_an_end_token_or_at_the_limit(monkeypatch, tmp_pa
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", speculative)
     terms = Terms(max_new_tokens=4, eos_ids=(7,), threads=2, longest=5)
-    plain, lookup = llama.on_file(tmp_path / "model.gguf", "Q4_1", terms)
+    plain, lookup = llama.load({"Q4_1": tmp_path / "model.gguf"}, terms)
     assert (plain.name, lookup.name) == ("llama.cpp Q4_1", "llama.cpp Q4_1, lookup")
     assert plain.decode([1, 5]) == [6, 7]
     assert plain.decode([10]) == [11, 12, 13, 14]
@@ -149,18 +154,45 @@ def test_llama_cpp_stops_behind_an_end_token_or_at_the_limit(monkeypatch, tmp_pa
     assert made[0].options["n_ctx"] >= 5 + 4
 
 
-def test_a_package_that_does_not_load_is_left_out(monkeypatch, tmp_path):
-    (tmp_path / "llama_cpp.py").write_text("raise RuntimeError('libllama.so: cannot open\\nmore')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    line = "llama-cpp-python cannot be loaded (libllama.so: cannot open); install it again"
-    with pytest.raises(engine.LeftOut, match=re.escape(line)):
-        engine.require("llama_cpp")
+def counting(step: int, *, end: int | None = None) -> list[Engine]:
+    """An engine that counts on from a prompt's last id; at the prompt [`end`] its process dies."""
+
+    def decode(ids):
+        if list(ids) == [end]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return [ids[-1] + step]
+
+    return [Engine("counting", decode)]
 
 
-@pytest.mark.parametrize(("end", "reason"), [("os.kill(os.getpid(), 11)", "SIGSEGV"), ("raise OSError('no')", "no")])
-def test_a_build_that_crashes_is_left_out(monkeypatch, tmp_path, end, reason):
-    monkeypatch.setattr(llama, "_TRIAL", f"import os\n{end}")
-    with pytest.raises(engine.LeftOut, match=reason) as refusal:
-        llama._try(tmp_path / "model.gguf")
-    assert "\n" not in str(refusal.value)
+def dying() -> list[Engine]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def broken() -> list[Engine]:
+    raise RuntimeError("libllama.so: cannot open\nmore")
+
+
+def without() -> list[Engine]:
+    raise engine.LeftOut("no floats; name others")
+
+
+@pytest.mark.parametrize(
+    ("load", "line"),
+    [
+        (dying, "its process died (SIGSEGV); build it again"),
+        (broken, "it cannot be loaded (RuntimeError: libllama.so: cannot open)"),
+        (without, "no floats; name others"),
+    ],
+)
+def test_what_cannot_be_loaded_is_left_out(load, line):
+    with pytest.raises(engine.LeftOut, match=f"^{re.escape(line)}$"):
+        Worker(load, advice="build it again").engines()
+
+
+def test_a_worker_decodes_until_it_dies():
+    (counter,) = Worker(partial(counting, end=7), 2, advice="build it again").engines()
+    assert (counter.name, counter.decode((3, 4)), counter.decode([5])) == ("counting", [6], [7])
+    with pytest.raises(GelatoError, match=re.escape("counting: its process died (SIGSEGV); build it again")):
+        counter.decode([7])

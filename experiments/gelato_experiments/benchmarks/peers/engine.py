@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -61,21 +60,15 @@ class LeftOut(Exception):
 
 
 def require(*modules: str) -> None:
-    """Import what an engine needs.
+    """Look whether what an engine needs is installed; nothing is imported.
 
     Raises:
-        LeftOut: a package is not installed, or cannot be loaded.
+        LeftOut: a package is not installed.
     """
     absent = [_DISTRIBUTIONS[module] for module in modules if importlib.util.find_spec(module) is None]
     if absent:
         are = "is" if len(absent) == 1 else "are"
         raise LeftOut(f"{' and '.join(absent)} {are} not installed; {_INSTALL}")
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError, RuntimeError) as error:  # a library of the package's own that does not load
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise LeftOut(f"{_DISTRIBUTIONS[module]} cannot be loaded ({reason}); install it again") from None
 
 
 def use_threads(threads: int | None) -> int:

@@ -9,25 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from gelato_checkpoints import OnProgress, load_checkpoint
+from gelato_checkpoints import load_checkpoint
 from gelato_checkpoints.keymaps import export_tensors
 from gelato_experiments.benchmarks.peers.engine import LOOKUP, Engine, LeftOut, Terms, require
+from gelato_experiments.benchmarks.peers.worker import Worker
 from gelato_jax.config import ModelConfig
 
 
-def engines(model: str, terms: Terms, progress: OnProgress) -> list[Engine]:
-    """Transformers on PyTorch: float32, the same with prompt lookup, bfloat16.
+def engines(model: str, terms: Terms) -> list[Engine]:
+    """Float32, the same with prompt lookup, bfloat16.
 
     Args:
         model: as `gelato generate --model` takes it.
         terms: what all are held to.
-        progress: told of loading.
 
     Raises:
-        LeftOut: a package is missing, or the model has no float weights.
+        LeftOut: a package is missing or does not work, or the model has no float weights.
     """
     require("torch", "transformers")
-    checkpoint = load_checkpoint(model, weights="float32", progress=progress)
+    return Worker(load, model, terms, advice="install torch and transformers again").engines()
+
+
+def load(model: str, terms: Terms) -> list[Engine]:
+    """The engines, in this process."""
+    checkpoint = load_checkpoint(model, weights="float32")
     config = checkpoint.config
     if config.weight_format != "float":
         raise LeftOut(f"the weights of --model {model} are no floats; name one in floats")
@@ -39,17 +44,17 @@ def engines(model: str, terms: Terms, progress: OnProgress) -> list[Engine]:
     theirs = AutoConfig.for_model(config.family, **huggingface_fields(config))
     state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
 
-    def load(dtype: Any) -> Any:
+    def in_dtype(dtype: Any) -> Any:
         loaded = AutoModelForCausalLM.from_config(theirs, dtype=dtype)
         loaded.load_state_dict(state)
         return loaded.eval()
 
-    exact = load(torch.float32)
+    exact = in_dtype(torch.float32)
     lookup = {"prompt_lookup_num_tokens": LOOKUP}
     return [
         Engine("transformers float32", _generator(exact, terms)),
         Engine("transformers float32, lookup", _generator(exact, terms, **lookup)),
-        Engine("transformers bfloat16", _generator(load(torch.bfloat16), terms)),
+        Engine("transformers bfloat16", _generator(in_dtype(torch.bfloat16), terms)),
     ]
 
 
