@@ -69,7 +69,7 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     lines = [
         f"{len(prompts)} prompts, {terms.max_new_tokens} tokens each at most, greedy, prompts included; engines by "
         "turns, ratios prompt by prompt",
-        f"{about['cpu']}, {threads} threads, our weights {about['weights']}",
+        f"{about['cpu']}, {threads} thread{'s' if threads > 1 else ''}, our weights {about['weights']}",
         ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         *comparison.table(rows),
     ]

@@ -157,7 +157,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         bars = axes.barh(names, rates, color=[BLUE if name.startswith(ours) else GREY for name in names])
         axes.bar_label(bars, [f"{row.tokens_per_s:.0f}   {row.against_ours:.2f} x" for row in rows], padding=4)
         axes.invert_yaxis()
-        axes.margins(x=0.15)
+        axes.margins(x=0.22)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("tokens/s, the median of prompts, their reading included")
         save_png(figure, path)
