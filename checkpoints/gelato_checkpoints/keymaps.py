@@ -7,7 +7,7 @@ written in letters:
     V vocab_size   D hidden_size   F mlp_size   H head_dim   Q num_heads * head_dim   K num_kv_heads * head_dim
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,6 +193,27 @@ def convert_tensors(source: Source, dtype: np.dtype, progress: OnProgress = sile
         parameters[path] = _assemble(source, parts, dtype)
     progress("convert", len(targets), len(targets))
     return parameters
+
+
+def export_tensors(config: ModelConfig, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A model's parameters under Hugging Face's names: `convert_tensors` of such a source, backwards.
+
+    Args:
+        config: the model, its weights in floats.
+        parameters: path -> array, as `gelato_jax.models.parameter_shapes` lists them.
+
+    Returns:
+        Name -> array, views where that can be; a tied head stands under its own name too.
+    """
+    tensors, used, sizes = {}, dict.fromkeys(parameters, 0), _sizes(config)
+    for rule in _expand(KEY_MAPS["huggingface", config.family], config):
+        turned, array = rule.transform == "transpose", parameters[rule.target]
+        start, width = used[rule.target], sizes[rule.shape[0] if turned else rule.shape[-1]]
+        used[rule.target] = start + width
+        part = array[..., start : start + width]
+        tensors[rule.source] = part.T if turned else part
+    tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
+    return tensors
 
 
 def _assemble(source: Source, parts: list[Rule], dtype: np.dtype) -> np.ndarray:

@@ -217,7 +217,12 @@ def save(figure: Figure, folder: Path) -> None:
     figure.savefig(drawing, format="svg", metadata={"Date": None})
     with atomic_write(folder / "figure.svg") as file:
         file.write(_bare(drawing.getvalue()).encode())
-    with atomic_write(folder / "figure.png") as file:
+    save_png(figure, folder / "figure.png")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG, and it alone; called under `style()`."""
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=_DOTS, metadata={"Software": None})
 
 

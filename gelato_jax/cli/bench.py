@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from gelato_jax.cli.bench_peers import checked_limit, measure
 from gelato_jax.cli.options import WeightsName
 from gelato_jax.errors import GelatoError
+
+_LIMIT, _NEW_TOKENS = 40, 64  # prompts and tokens of each, where neither is given; `bench_peers` has its own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,27 +21,29 @@ class Bench:
     """Measure here: what a pair is worth (`speed`), the loop's parts (`decode`), the text (`lossless`), and more."""
 
     what: Annotated[
-        Positional[Literal["speed", "decode", "profile", "lossless", "kernels", "simulation"]], arg(metavar="WHAT")
+        Positional[Literal["speed", "decode", "profile", "lossless", "peers", "kernels", "simulation"]],
+        arg(metavar="WHAT"),
     ]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
     against its parts, overhead. profile: time of a step and a round by kind of operation, bytes read. lossless: greedy
-    text, or --distribution. kernels: each op of gelato_kernels against a textbook's steps, with --json alone (`python
-    -m gelato_kernels.bench` has more options). simulation: simulated rounds a second and memory of a million devices,
-    with --json alone."""
+    text, or --distribution. peers: ours beside llama.cpp and transformers, where these are installed. kernels: each op
+    of gelato_kernels against a textbook's steps, with --json alone (`python -m gelato_kernels.bench` has more options).
+    simulation: simulated rounds a second and memory of a million devices, with --json alone."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
     """The draft, as in `gelato generate`."""
     weights: WeightsName = "auto"
-    """How weights are kept, as in `gelato generate` (speed, decode, profile, lossless)."""
+    """How weights are kept, as in `gelato generate` (speed, decode, profile, lossless, peers)."""
     draft_length: int = 4
     """Tokens drafted in every timed round (decode, profile)."""
     prompts: Path | None = None
-    """Prompt file, .jsonl or a prompt a line (speed, lossless); the set that ships with the package if not given."""
-    limit: int = 40
-    """Prompts at most, spread over the file (speed, lossless)."""
-    max_new_tokens: int = 64
-    """Tokens of each prompt (speed, lossless)."""
+    """Prompt file, .jsonl or a prompt a line (speed, lossless, peers); the set that ships with the package if not
+    given."""
+    limit: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 40, peers 12)")] = None
+    """Prompts at most, spread over the file (speed, lossless, peers)."""
+    max_new_tokens: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 64, peers 128)")] = None
+    """Tokens of each prompt (speed, lossless, peers)."""
     temperature: float = 0.0
     """Of the text (speed, profile)."""
     top_p: float = 1.0
@@ -47,6 +52,10 @@ class Bench:
     """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
     distribution: bool = False
     """Check how sampled text is distributed on a tiny pair instead: every payload, every controller, 200,000 texts."""
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: every core)")] = None
+    """Cores that each engine gets (peers)."""
+    plot: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
+    """Draw the figures as bars (peers)."""
     json: str | None = None
     """Write the figures to this file; - is standard output."""
 
@@ -60,12 +69,16 @@ class Bench:
             )
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
+        if self.what != "peers" and (self.threads, self.plot) != (None, None):
+            option = "--plot" if self.threads is None else "--threads"
+            raise GelatoError(f"{option} has no effect with bench {self.what}; leave it out, or take bench peers")
         with JsonFile(self.json) as file:
             parts = {
                 "speed": _speed,
                 "decode": _decode,
                 "profile": _profile,
                 "lossless": _lossless,
+                "peers": _peers,
                 "kernels": _kernels,
                 "simulation": _simulation,
             }
@@ -75,6 +88,14 @@ class Bench:
         if self.json != "-":
             print("\n".join(lines))
         return 0 if sound else 1
+
+
+def _peers(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    return measure(options, lambda: _pair(options))
+
+
+def _new_tokens(options: Bench) -> int:
+    return _NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
 
 
 def _pair(options: Bench):
@@ -136,17 +157,15 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
-    if options.limit < 1:
-        raise GelatoError(f"--limit is {options.limit}, must be at least 1")
-    prompts = read_prompts(options.prompts, options.limit)
-    settings = DecodeSettings(max_new_tokens=options.max_new_tokens)
+    prompts = read_prompts(options.prompts, checked_limit(options.limit, _LIMIT))
+    settings = DecodeSettings(max_new_tokens=_new_tokens(options))
     pair, verdicts = _pair(options), []
     with Progress() as progress:
         progress.stage("decode", 0, len(prompts))
         for done, some in enumerate(lossless.run(pair, prompts, settings=settings), start=1):
             verdicts += some
             progress.stage("decode", done, len(prompts))
-    lines = [f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, greedy, against autoregressive decoding"]
+    lines = [f"{len(prompts)} prompts, {settings.max_new_tokens} tokens each, greedy, against autoregressive decoding"]
     for name in lossless.controllers():
         outcomes = [verdict.outcome for verdict in verdicts if verdict.controller == name]
         lines.append(f"{name:12s} " + "  ".join(f"{word} {outcomes.count(word)}" for word in lossless.OUTCOMES))
@@ -163,10 +182,10 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
 
-    prompts = read_prompts(options.prompts, options.limit)
+    prompts = read_prompts(options.prompts, checked_limit(options.limit, _LIMIT))
     lengths = (0, 1, 2, 3, 4, 6, 8)
     settings = DecodeSettings(
-        max_draft_length=lengths[-1], max_new_tokens=options.max_new_tokens, temperature=options.temperature
+        max_draft_length=lengths[-1], max_new_tokens=_new_tokens(options), temperature=options.temperature
     )
     world = _modelled(options.system)
     pair = _pair(options)
@@ -182,7 +201,7 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         )
     figures = [row.figures(rows[0]) for row in rows]
     lines = [
-        f"{len(prompts)} prompts, {options.max_new_tokens} tokens each, temperature {options.temperature:g}; "
+        f"{len(prompts)} prompts, {settings.max_new_tokens} tokens each, temperature {options.temperature:g}; "
         f"times and joules modelled for {options.system}",
         "policy        tokens/s by the clock    modelled tokens/s   J/token   tokens/round   accepted   text differs",
     ]
