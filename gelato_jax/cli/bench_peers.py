@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gelato_jax.errors import GelatoError
 
 if TYPE_CHECKING:
-    from gelato_experiments.benchmarks.peers.engine import Engine, Terms
+    from gelato_experiments.benchmarks.peers.engine import Engine, Request
     from gelato_jax.cli.bench import Bench
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import Pair
@@ -34,7 +34,7 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     limit = checked_limit(options.limit, LIMIT)
     _check_plot(options.plot)
     from gelato_experiments.benchmarks.peers import comparison, ours
-    from gelato_experiments.benchmarks.peers.engine import Terms, processor, use_threads, versions
+    from gelato_experiments.benchmarks.peers.engine import Request, processor, use_threads, versions
     from gelato_experiments.prompts import read_prompts
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings
@@ -46,11 +46,11 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     _refuse_accelerators()
     pair = load()
     ids = [pair.tokenizer.chat_prompt(prompt) for prompt in prompts]
-    terms = Terms(settings.max_new_tokens, tuple(pair.eos_ids), threads, max(map(len, ids)))
+    request = Request(settings.max_new_tokens, tuple(pair.eos_ids), threads, max(map(len, ids)))
     with Progress() as progress:
         progress.stage("time", 0, 0)
         world = measure_local_system(pair, settings.shapes)
-        others, left_out = _others(pair.name, terms, progress)
+        others, left_out = _others(pair.name, request, progress)
         engines = [*ours.engines(pair, world, settings), *others]
         results = comparison.run(engines, ids, progress=partial(progress.stage, "decode"))
     for line in left_out:
@@ -61,13 +61,13 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
         "weights": pair.target.config.weight_format,
         "cpu": processor(),
         "threads": threads,
-        "max_new_tokens": terms.max_new_tokens,
+        "max_new_tokens": request.max_new_tokens,
         "versions": versions(),
     }
     if options.plot is not None:
         comparison.draw(rows, options.plot)
     lines = [
-        f"{len(prompts)} prompts, {terms.max_new_tokens} tokens each at most, greedy, prompts included; engines by "
+        f"{len(prompts)} prompts, {request.max_new_tokens} tokens each at most, greedy, prompts included; engines by "
         "turns, ratios prompt by prompt",
         f"{about['cpu']}, {threads} thread{'s' if threads > 1 else ''}, our weights {about['weights']}",
         ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
@@ -83,7 +83,7 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     return lines, figures, True
 
 
-def _others(model: str, terms: "Terms", progress: "Progress") -> tuple[list["Engine"], list[str]]:
+def _others(model: str, request: "Request", progress: "Progress") -> tuple[list["Engine"], list[str]]:
     """The engines of others that are installed, and a line for each that is left out."""
     from gelato_checkpoints import cache_directory
     from gelato_experiments.benchmarks.peers import huggingface, llama
@@ -93,8 +93,8 @@ def _others(model: str, terms: "Terms", progress: "Progress") -> tuple[list["Eng
     cache = cache_directory() / "peers"
     progress.stage("load", 0, 0)
     for name, load in {
-        "llama.cpp": lambda: llama.engines(model, terms, cache, progress.stage),
-        "transformers": lambda: huggingface.engines(model, terms),
+        "llama.cpp": lambda: llama.engines(model, request, cache, progress.stage),
+        "transformers": lambda: huggingface.engines(model, request),
     }.items():
         try:
             engines += load()

@@ -6,23 +6,18 @@ layers; the length exit looks at the token's entropy and stops drafting, as does
 computed token is always sent: whether a token is sent never depends on what its draw showed.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-import gelato_kernels
 from gelato_jax.control import DepthSignal, acceptance_at
 from gelato_jax.control.base import where_active
 from gelato_jax.decoding.catch_up import catch_up, tokens_from
 from gelato_jax.decoding.cost import draft_signal
+from gelato_jax.decoding.drawing import Drawn, draw
 from gelato_jax.decoding.records import DeviceState, Drafted, DraftModel, Effort, Job, RowState, Shapes
-from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
-from gelato_jax.decoding.sampling import shape_logits
-from gelato_jax.keys import Use
 from gelato_jax.models import Cache, Decoder, write
-from gelato_jax.payloads import Proposal, RoundNoise, Uplink
+from gelato_jax.payloads import Proposal, Uplink
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan, record
 
@@ -41,21 +36,6 @@ class Draft:
     caught_up: Array  # [B] int32 committed tokens fed to the draft's cache first
     cache: Cache
     cache_length: Array  # [B] int32 valid slots
-
-
-@record
-class _Drawn:
-    """One draft token of every row, and the q that it was drawn from; leaves `[B]`."""
-
-    token: Array  # int32 target id
-    log_prob: Array  # log q
-    log_weights: Array  # [B, Q]
-    repeated: Array  # int32 target id of q's further column
-    exit: Array  # int32
-    entropy: Array
-    max_probability: Array
-    support: Array  # float32 tokens that q can give
-    fault: Array  # bool
 
 
 @record
@@ -97,12 +77,6 @@ def draft(
         length_exit=length_exit,
     )
     return Drafted(effort=effort, own=made), job.policy.payload.uplink(made.proposal, ~state.done, state.pending)
-
-
-def noise(state: DeviceState, row: RowState, job: Job) -> RoundNoise:
-    """The random numbers of this round, as the device knows them."""
-    greedy = job.sampling.temperature <= 0
-    return RoundNoise(key=state.key, round=row.round, position=state.length, greedy=greedy)
 
 
 def roll_out(
@@ -178,7 +152,7 @@ def _draft_token(
     made, sent = loop.draft, loop.drafting
     normed, fresh, exits, after = _descend(loop, decoder, plan, job)
     cache = write(made.cache, fresh, made.cache_length, after=after)
-    drawn = _draw(decoder.head_logits(normed)[:, 0], exits, loop, state, row, job)
+    drawn = draw(decoder.head_logits(normed)[:, 0], exits, loop.index, loop.text, state, row, job)
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, drawn.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
         drawn.entropy, drawn.max_probability, exits, loop.index, drawn.support, plan, channel, job.setup
@@ -197,29 +171,7 @@ def _draft_token(
     )
 
 
-def _draw(logits: Array, exits: Array, loop: _Loop, state: DeviceState, row: RowState, job: Job) -> _Drawn:
-    """Make the q of draft token `loop.index` from the head's logits `[B, U]`, and draw from it."""
-    payload = job.policy.payload
-    logits, repeated = _distribution(logits, loop.text, state.length + loop.index, exits, job)
-    stats = gelato_kernels.entropy(logits)
-    scale = jax.vmap(job.policy.draft_sampling.temperature_scale)(stats.entropy)
-    weights = payload.shape(shape_logits(logits, job.sampling, scale))
-    column, token = _choose(weights, repeated, loop.index, state, row, job)
-    log_prob = jnp.take_along_axis(weights, column[:, None], axis=1)[:, 0] - gelato_kernels.entropy(weights).logsumexp
-    return _Drawn(
-        token=token,
-        log_prob=log_prob,
-        log_weights=weights,
-        repeated=repeated,
-        exit=exits,
-        entropy=stats.entropy,
-        max_probability=stats.max_probability,
-        support=jnp.isfinite(weights).sum(axis=-1).astype(jnp.float32),
-        fault=~jnp.isfinite(stats.logsumexp),
-    )
-
-
-def _appended(made: Draft, drawn: _Drawn, index: Array, sent: Array, cache: Cache, work: Array) -> Draft:
+def _appended(made: Draft, drawn: Drawn, index: Array, sent: Array, cache: Cache, work: Array) -> Draft:
     """The draft with one more token, at `index`, of the rows that send it: `sent [B]`."""
 
     def put(old: Array, new: Array) -> Array:
@@ -243,35 +195,6 @@ def _appended(made: Draft, drawn: _Drawn, index: Array, sent: Array, cache: Cach
         cache=cache,
         cache_length=made.cache_length + sent,
     )
-
-
-def _distribution(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> tuple[Array, Array]:
-    """The draft's unprocessed distribution: logits `[B, Q]`, and the id `[B]` of its further column."""
-    vocabulary, repeats = job.draft.vocabulary, job.draft.repeats
-    if repeats is None:
-        return logits, jnp.zeros_like(length)
-    odds = repeats.at(job.sampling.temperature)
-    repeated, count = find_repeat(text, length, odds.longest)
-    return weigh_repeat(logits, repeated, count, exits, vocabulary, odds), repeated
-
-
-def _choose(
-    weights: Array, repeated: Array, index: Array, state: DeviceState, row: RowState, job: Job
-) -> tuple[Array, Array]:
-    """Draw draft token `index` from `weights [B, Q]`: its column and its target id, `[B]`."""
-    ids, source = job.draft_ids, noise(state, row, job)
-    if job.policy.payload.scheme == "seeded":
-        source = dataclasses.replace(source, position=source.position + index)
-        gumbel = source.gumbel(1, ids.vocab_size)[:, 0]
-        # The noise is the target id's, also under a vocabulary of the draft's own.
-        gumbel = gumbel if ids.known is None else jnp.take_along_axis(gumbel, ids.names(repeated), axis=1)
-        column = gelato_kernels.gumbel_argmax(weights, gumbel)
-    else:
-        column = gelato_kernels.sample(weights, source.uniforms(Use.DRAFT + index, (2,)))
-    column = jnp.clip(column, 0, weights.shape[-1] - 1)  # a row of no numbers draws no column
-    if ids.known is None:
-        return column, column
-    return column, jnp.take_along_axis(ids.names(repeated), column[:, None], axis=1)[:, 0]
 
 
 def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Cache, Array, Array]:

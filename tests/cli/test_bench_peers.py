@@ -13,7 +13,7 @@ import pytest
 
 from gelato_experiments.benchmarks.peers import comparison, engine, llama, ours
 from gelato_experiments.benchmarks.peers.comparison import Decodes
-from gelato_experiments.benchmarks.peers.engine import Engine, Terms
+from gelato_experiments.benchmarks.peers.engine import Engine, Request
 from gelato_experiments.benchmarks.peers.worker import Worker
 from gelato_jax import system
 from gelato_jax.decoding import DecodeSettings, autoregressive, local
@@ -143,8 +143,8 @@ def test_llama_cpp_stops_behind_an_end_token_or_at_the_limit(monkeypatch, tmp_pa
     speculative = SimpleNamespace(LlamaPromptLookupDecoding=lambda num_pred_tokens: ("lookup", num_pred_tokens))
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", speculative)
-    terms = Terms(max_new_tokens=4, eos_ids=(7,), threads=2, longest=5)
-    plain, lookup = llama.load({"Q4_1": tmp_path / "model.gguf"}, terms)
+    request = Request(max_new_tokens=4, eos_ids=(7,), threads=2, longest=5)
+    plain, lookup = llama.load({"Q4_1": tmp_path / "model.gguf"}, request)
     assert (plain.name, lookup.name) == ("llama.cpp Q4_1", "llama.cpp Q4_1, lookup")
     assert plain.decode([1, 5]) == [6, 7]
     assert plain.decode([10]) == [11, 12, 13, 14]

@@ -34,7 +34,7 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms:
+class Request:
     """What every engine is held to.
 
     Attributes:

@@ -11,26 +11,26 @@ import numpy as np
 
 from gelato_checkpoints import load_checkpoint
 from gelato_checkpoints.keymaps import export_tensors
-from gelato_experiments.benchmarks.peers.engine import LOOKUP, Engine, LeftOut, Terms, require
+from gelato_experiments.benchmarks.peers.engine import LOOKUP, Engine, LeftOut, Request, require
 from gelato_experiments.benchmarks.peers.worker import Worker
 from gelato_jax.config import ModelConfig
 
 
-def engines(model: str, terms: Terms) -> list[Engine]:
+def engines(model: str, request: Request) -> list[Engine]:
     """Float32, the same with prompt lookup, bfloat16.
 
     Args:
         model: as `gelato generate --model` takes it.
-        terms: what all are held to.
+        request: what all are held to.
 
     Raises:
         LeftOut: a package is missing or does not work, or the model has no float weights.
     """
     require("torch", "transformers")
-    return Worker(load, model, terms, advice="install torch and transformers again").engines()
+    return Worker(load, model, request, advice="install torch and transformers again").engines()
 
 
-def load(model: str, terms: Terms) -> list[Engine]:
+def load(model: str, request: Request) -> list[Engine]:
     """The engines, in this process."""
     checkpoint = load_checkpoint(model, weights="float32")
     config = checkpoint.config
@@ -40,7 +40,7 @@ def load(model: str, terms: Terms) -> list[Engine]:
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoConfig, AutoModelForCausalLM  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(terms.threads)
+    torch.set_num_threads(request.threads)
     theirs = AutoConfig.for_model(config.family, **huggingface_fields(config))
     state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
 
@@ -52,13 +52,13 @@ def load(model: str, terms: Terms) -> list[Engine]:
     exact = in_dtype(torch.float32)
     lookup = {"prompt_lookup_num_tokens": LOOKUP}
     return [
-        Engine("transformers float32", _generator(exact, terms)),
-        Engine("transformers float32, lookup", _generator(exact, terms, **lookup)),
-        Engine("transformers bfloat16", _generator(in_dtype(torch.bfloat16), terms)),
+        Engine("transformers float32", _generator(exact, request)),
+        Engine("transformers float32, lookup", _generator(exact, request, **lookup)),
+        Engine("transformers bfloat16", _generator(in_dtype(torch.bfloat16), request)),
     ]
 
 
-def _generator(model: Any, terms: Terms, **options: Any) -> Callable[[Sequence[int]], list[int]]:
+def _generator(model: Any, request: Request, **options: Any) -> Callable[[Sequence[int]], list[int]]:
     """Greedy decoding by a model of transformers."""
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -69,9 +69,9 @@ def _generator(model: Any, terms: Terms, **options: Any) -> Callable[[Sequence[i
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=False,
-                max_new_tokens=terms.max_new_tokens,
-                eos_token_id=list(terms.eos_ids) or None,
-                pad_token_id=next(iter(terms.eos_ids), 0),
+                max_new_tokens=request.max_new_tokens,
+                eos_token_id=list(request.eos_ids) or None,
+                pad_token_id=next(iter(request.eos_ids), 0),
                 **options,
             )
         return text[len(ids) :].tolist()

@@ -6,7 +6,7 @@ from typing import Any
 
 from gelato_checkpoints import OnProgress
 from gelato_experiments.benchmarks.peers import files
-from gelato_experiments.benchmarks.peers.engine import LOOKUP, Engine, LeftOut, Terms, require
+from gelato_experiments.benchmarks.peers.engine import LOOKUP, Engine, LeftOut, Request, require
 from gelato_experiments.benchmarks.peers.worker import Worker
 
 _ADVICE = (
@@ -17,12 +17,12 @@ _ADVICE = (
 (llama.cpp's pull request 26954)."""
 
 
-def engines(model: str, terms: Terms, cache: Path, progress: OnProgress) -> list[Engine]:
+def engines(model: str, request: Request, cache: Path, progress: OnProgress) -> list[Engine]:
     """Each file plain and with prompt lookup.
 
     Args:
         model: as `gelato generate --model` takes it.
-        terms: what all are held to.
+        request: what all are held to.
         cache: folder that keeps the files.
         progress: told of fetching and packing.
 
@@ -36,15 +36,15 @@ def engines(model: str, terms: Terms, cache: Path, progress: OnProgress) -> list
     by_kind = {files.kind_of(file): file}
     if files.Q8_0 not in by_kind:
         by_kind[files.Q8_0] = files.in_8_bits(file, cache, progress)
-    return Worker(load, by_kind, terms, advice=_ADVICE).engines()
+    return Worker(load, by_kind, request, advice=_ADVICE).engines()
 
 
-def load(by_kind: Mapping[str, Path], terms: Terms) -> list[Engine]:
+def load(by_kind: Mapping[str, Path], request: Request) -> list[Engine]:
     """Engines on files, by what their matrices are stored as, in this process."""
-    return [engine for kind, file in by_kind.items() for engine in _on_file(file, kind, terms)]
+    return [engine for kind, file in by_kind.items() for engine in _on_file(file, kind, request)]
 
 
-def _on_file(file: Path, kind: str, terms: Terms) -> list[Engine]:
+def _on_file(file: Path, kind: str, request: Request) -> list[Engine]:
     """llama.cpp on a GGUF file of some kind of blocks, plain and with prompt lookup."""
     from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # pyright: ignore[reportMissingImports]
@@ -52,9 +52,9 @@ def _on_file(file: Path, kind: str, terms: Terms) -> list[Engine]:
     def engine(name: str, draft: Any) -> Engine:
         model = Llama(
             str(file),
-            n_ctx=terms.slots,
-            n_threads=terms.threads,
-            n_threads_batch=terms.threads,
+            n_ctx=request.slots,
+            n_threads=request.threads,
+            n_threads_batch=request.threads,
             n_gpu_layers=0,
             draft_model=draft,
             verbose=False,
@@ -65,7 +65,7 @@ def _on_file(file: Path, kind: str, terms: Terms) -> list[Engine]:
             text = []
             for token in model.generate(list(ids), temp=0.0, repeat_penalty=1.0):
                 text.append(int(token))
-                if token in terms.eos_ids or len(text) == terms.max_new_tokens:
+                if token in request.eos_ids or len(text) == request.max_new_tokens:
                     break
             return text
 
