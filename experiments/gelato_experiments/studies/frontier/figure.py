@@ -29,14 +29,14 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
             _line(axis, rows, "method", name, link, color="0.75", linewidth=0.8)
         for name, (label, color) in _SHOWN.items():
             _line(axis, rows, "method", name, link, label=label, color=color, marker="o", markersize=3)
-        _line(axis, rows, "oracle", "round-level", link, label="oracle (i)", color="0.3", linestyle="--")
+        _line(axis, rows, "oracle", "round-level", link, label="oracle (i), no prompts", color="0.3", linestyle="--")
         axis.set_xscale("log")
         caps = [cap for cap in settings.caps_w if math.isfinite(cap)]
         axis.set_xticks(caps, [f"{cap:g}" for cap in caps])
         axis.minorticks_off()
         axis.set_title(link)
         axis.set_xlabel("cap on mean device power, W")
-    axes[0][0].set_ylabel("modelled tokens/s")
+    axes[0][0].set_ylabel("modelled tokens/s, prompts counted")
     figure.suptitle("Grey: the other methods, where they keep the cap")
     return figure
 
