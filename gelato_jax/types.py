@@ -282,6 +282,7 @@ class CostTable:
     catch_up_s: Array = _unless_given(0.0)  # [] seconds of feeding the draft what it has not seen; not in `time_s`
     catch_up_j: Array = _unless_given(0.0)  # [] joules of that; not in `energy_j`
     unread: Array = _unless_given(False)  # [] bool: rounds with drafts bear a share of reading the prompt
+    remaining: Array = _unless_given(1)  # [] int32 tokens that the request may still bring
 
 
 @record

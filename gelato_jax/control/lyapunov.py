@@ -72,7 +72,11 @@ def ratio(
     cost_table. Prices: V a token, Q a joule, V*theta - Q*Pbar a second.
 
     A larger V comes closer to the optimum (the gap falls as 1/V) and takes longer to settle (the queue
-    settles near V times the marginal tokens per joule).
+    settles near V times the marginal tokens per joule). A V so small that a prompt's joules are many times that leaves
+    long prompts unread, and a part of the cap unspent.
+
+    A prompt's joules enter the queue when it is read, and its price as the request's tokens come. While it is unread,
+    rounds with drafts bear a share of it in T and E, and theta is at most what those rounds could reach themselves.
 
     Args:
         power_budget_w: Pbar, >= 0; inf for no cap. See `check_power_budget`.
@@ -279,12 +283,17 @@ def _reading(params: LyapunovParams, reads: Array, energy_j: Array, time_s: Arra
 def _price(params: LyapunovParams, state: LyapunovState, cost_table: CostTable) -> Array:
     """The queue, but for the joules of reading a prompt: the tokens of its request share them, as seconds are shared.
 
-    Priced at once, a long prompt would forbid the very drafts that it was read for. One that is still to be read is
-    priced at the mean of the queue before it and behind it: (Q + E)^2 / 2 - Q^2 / 2 = (Q + E / 2) E, where E is no
-    round's but a prompt's, too much to be left to the bound's constant.
+    Priced at once, a long prompt would forbid the very drafts that it was read for. One that is still to be read must
+    not be priced at the queue before it either, for it may fill the queue beyond what its request can empty. It adds
+    what it would leave in the queue, on the mean over its request, if rounds without drafts were all that followed:
+    nothing to speak of where a few of them pay for it, nearly all of it where the request is over first.
     """
-    to_read = _reading(params, cost_table.unread, cost_table.catch_up_j, cost_table.catch_up_s)
-    return jnp.maximum(state.queue.value - state.ahead, 0.0) + 0.5 * to_read
+    reading = _reading(params, cost_table.unread, cost_table.catch_up_j, cost_table.catch_up_s)
+    idle = _overspent(params, cost_table.energy_j[0], cost_table.time_s[0])
+    emptied = jnp.maximum(-idle, 0.0) * cost_table.remaining
+    within = 0.5 * reading * reading / jnp.maximum(emptied, 1e-9)  # a triangle, as long as its part of the request
+    left = jnp.where(emptied >= reading, within, reading - 0.5 * emptied)
+    return jnp.maximum(state.queue.value - state.ahead, 0.0) + left
 
 
 def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:

@@ -135,6 +135,7 @@ class System:
             catch_up_s=jnp.asarray(lag, jnp.float32) * self.device.prefill_s,
             catch_up_j=jnp.asarray(lag, jnp.float32) * self.device.prefill_j,
             unread=jnp.asarray(unread),
+            remaining=jnp.asarray(remaining, jnp.int32),
         )
 
     def token_cost(

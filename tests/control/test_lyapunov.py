@@ -263,8 +263,16 @@ def _prompt(read, seconds, joules):
     parts = {field.name: zero for field in dataclasses.fields(RoundCost)}
     cost = RoundCost(**parts | {"catch_up_s": jnp.float32(seconds), "catch_up_j": jnp.float32(joules)})
     count = jnp.zeros((), jnp.int32)
-    counts = {"active": jnp.array(True), "drafted": count, "accepted": count, "tokens": count + 1}
-    return Observation(**counts, rejected=jnp.array(False), predicted=zero, cost=cost, read_prompt=jnp.array(read))
+    return Observation(
+        active=jnp.array(True),
+        drafted=count,
+        accepted=count,
+        tokens=count + 1,
+        rejected=jnp.array(False),
+        predicted=zero,
+        cost=cost,
+        read_prompt=jnp.array(read),
+    )
 
 
 @pytest.mark.parametrize("rule", [ratio, gelato])
@@ -297,14 +305,18 @@ def test_the_tokens_of_a_request_share_the_joules_of_its_prompt(rule):
 
 
 @pytest.mark.parametrize("rule", [ratio, gelato])
-def test_a_prompt_to_be_read_is_priced_at_the_mean_of_both_queues(rule):
+@pytest.mark.parametrize("remaining", [10, 40, 60, 400])
+def test_a_prompt_to_be_read_is_priced_at_what_it_leaves_in_the_queue(rule, remaining):
+    """On the mean over the request, round by round, were it read and nothing drafted behind it."""
     controller = rule(power_budget_w=CAP_W)
+    spent, saved = 8.0 - CAP_W * 2.0, CAP_W * TIME_S[1, 0] - ENERGY_J[1, 0]
+    left = np.maximum(spent - saved * (np.arange(1000 * remaining) + 0.5) / 1000, 0.0).mean()
     table = _cost_table(TIME_S[1], ENERGY_J[1])
     table = dataclasses.replace(table, catch_up_s=jnp.float32(2.0), catch_up_j=jnp.float32(8.0))
     state = _state(controller, 3.0, 50.0, 2.0, 0.6)
-    for unread, price in ((False, 3.0), (True, 3.0 + 0.5 * (8.0 - CAP_W * 2.0))):
-        plan = controller.plan(state, dataclasses.replace(table, unread=jnp.array(unread)))
-        np.testing.assert_allclose(plan.energy_price, price, rtol=1e-6)
+    for unread, price in ((False, 3.0), (True, 3.0 + left)):
+        table = dataclasses.replace(table, unread=jnp.array(unread), remaining=jnp.int32(remaining))
+        np.testing.assert_allclose(controller.plan(state, table).energy_price, price, rtol=1e-4)
 
 
 def test_a_prompt_is_read_where_its_request_is_faster_for_it():

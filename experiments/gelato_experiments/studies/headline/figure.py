@@ -125,5 +125,5 @@ def _stages(ax: "Axes", settings: Settings, rows: Sequence[Row], link: str) -> N
     ax.set_xlim(min(rates) / 1.5, max(rates) * 12)
     ax.set_yticks(range(len(stages)), [name for name, _ in stages])
     ax.set_ylim(len(stages) - 0.4, -0.6)
-    ax.set_xlabel("tokens per second (log), millijoules a token, prompts counted")
+    ax.set_xlabel("tokens/s (log) and mJ a token, prompts counted")
     ax.set_title(f"{link}, one change at a time")

@@ -40,7 +40,7 @@ def _draw_categories(ax: "Axes", settings: Settings, rows: list[Row]) -> None:
     names = [f"{category}{' (long)' if load == 'long' else ''} {rate:.2f}" for rate, category, load in order]
     ax.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_xlabel("category, by acceptance of the first draft token")
-    ax.set_ylabel("tokens/s (modelled), prompts counted, no cap")
+    ax.set_ylabel("tokens/s with prompts, no cap")
     ax.set_title("Settings of short questions, everywhere")
 
 
@@ -59,5 +59,5 @@ def _draw_joules(ax: "Axes", settings: Settings, rows: list[Row]) -> None:
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.margins(x=0.22)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("mJ a token (modelled): rounds (filled), prompts before them (hatched)")
-    ax.set_title("Energy and speed, prompts counted")
+    ax.set_xlabel("mJ a token: rounds (filled), prompts (hatched)")
+    ax.set_title("Energy and speed (modelled), prompts counted")
