@@ -280,6 +280,9 @@ class CostTable:
     uplink_bps: Array  # [] channel state this round
     rtt_s: Array  # []
     catch_up_s: Array = _unless_given(0.0)  # [] seconds of feeding the draft what it has not seen; not in `time_s`
+    catch_up_j: Array = _unless_given(0.0)  # [] joules of that; not in `energy_j`
+    unread: Array = _unless_given(False)  # [] bool: rounds with drafts bear a share of reading the prompt
+    remaining: Array = _unless_given(1)  # [] int32 tokens that the request may still bring
 
 
 @record
@@ -357,6 +360,8 @@ class Observation:
     uplink_bits: Array = _unless_given(0.0)  # []
     downlink_bits: Array = _unless_given(0.0)  # []
     uplink_bps: Array = _unless_given(0.0)  # [] the channel's rate
+    read_prompt: Array = _unless_given(False)  # [] bool the prompt was among what was caught up with
+    remaining: Array = _unless_given(0)  # [] int32 tokens that the request might still bring, before the round
     queue_j: Array = _unless_given(0.0)  # [] energy queue after the round
     done: Array = _unless_given(False)  # [] bool the row is finished
     fault: Array = _unless_given(False)  # [] bool a model's logits were no numbers

@@ -30,7 +30,7 @@ class ControllerRule(NamedTuple):
     plan: (params, state, cost_table, forecast) -> RoundPlan.
     update: (params, state, outcome) -> state; only called into effect for active rows.
     queue: (params, state) -> [] joules of the energy queue; 0 for a rule without one.
-    charge: (params, state, energy_j, time_s) -> state after a prompt, which is spent outside rounds.
+    charge: (params, state, outcome) -> state after a prompt, which is spent outside rounds.
     power_budget: (params) -> [] watts of the device's mean power that the rule means to keep; inf for a rule without.
     """
 
@@ -38,7 +38,7 @@ class ControllerRule(NamedTuple):
     plan: Callable[[Any, Any, CostTable, AcceptanceForecast], RoundPlan]
     update: Callable[[Any, Any, Observation], Any]
     queue: Callable[[Any, Any], Array]
-    charge: Callable[[Any, Any, Array, Array], Any] = lambda params, state, energy_j, time_s: state
+    charge: Callable[[Any, Any, Observation], Any] = lambda params, state, outcome: state
     power_budget: Callable[[Any], Array | float] = lambda params: math.inf
 
 
@@ -90,7 +90,7 @@ class Controller:
 
     def charge(self, state: ControllerState, outcome: Observation) -> ControllerState:
         """Account for a prompt: it costs joules and seconds, and says nothing about acceptance."""
-        rule = self.rule.charge(self.params, state.rule, outcome.energy_j, outcome.time_s)
+        rule = self.rule.charge(self.params, state.rule, outcome)
         return dataclasses.replace(state, rule=rule)
 
     def queue(self, state: ControllerState) -> Array:

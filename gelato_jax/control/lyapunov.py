@@ -51,7 +51,8 @@ class LyapunovState:
 
     queue: Compensated  # [] J, >= 0
     tokens: Compensated  # [] sum(N)
-    seconds: Compensated  # [] sum(T)
+    seconds: Compensated  # [] sum(T), less the draft's reading of prompts
+    ahead: Array  # [] J of the queue that went into reading this request's prompt, the share of tokens to come
     idle: Array  # [] int32 rounds without drafts since the last drafts; kept while probes stand
 
 
@@ -71,7 +72,11 @@ def ratio(
     cost_table. Prices: V a token, Q a joule, V*theta - Q*Pbar a second.
 
     A larger V comes closer to the optimum (the gap falls as 1/V) and takes longer to settle (the queue
-    settles near V times the marginal tokens per joule).
+    settles near V times the marginal tokens per joule). A V so small that a prompt's joules are many times that leaves
+    long prompts unread, and a part of the cap unspent.
+
+    A prompt's joules enter the queue when it is read, and its price as the request's tokens come. While it is unread,
+    rounds with drafts bear a share of it in T and E, and theta is at most what those rounds could reach themselves.
 
     Args:
         power_budget_w: Pbar, >= 0; inf for no cap. See `check_power_budget`.
@@ -194,7 +199,8 @@ def _overspent(params: LyapunovParams, energy_j: Array, time_s: Array) -> Array:
 def _init(params: LyapunovParams) -> LyapunovState:
     del params
     zero = Compensated.zero()
-    return LyapunovState(queue=zero, tokens=zero, seconds=zero, idle=jnp.zeros((), jnp.int32))
+    nothing = jnp.zeros((), jnp.float32)
+    return LyapunovState(queue=zero, tokens=zero, seconds=zero, ahead=nothing, idle=jnp.zeros((), jnp.int32))
 
 
 def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
@@ -212,10 +218,14 @@ def _plan_ratio(
     params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
     tokens, time_s = forecast.tokens, cost_table.time_s
-    value, queue = params.penalty_weight, state.queue.value
+    value, queue = params.penalty_weight, _price(params, state, cost_table)
     seconds = state.seconds.value
+    overspent = queue * _overspent(params, cost_table.energy_j, time_s)
     theta = jnp.where(seconds > 0, state.tokens.value / jnp.where(seconds > 0, seconds, 1.0), jnp.max(tokens / time_s))
-    score = value * (tokens - theta * time_s) - queue * _overspent(params, cost_table.energy_j, time_s)
+    # Rounds that bear a prompt cannot keep up with a theta of rounds that do not: they are held against one another.
+    own = jnp.max((tokens - overspent / jnp.where(value > 0, value, 1.0)) / time_s)
+    theta = jnp.where(cost_table.unread & (value > 0), jnp.minimum(theta, own), theta)
+    score = value * (tokens - theta * time_s) - overspent
     earned = jnp.where(jnp.isfinite(params.power_budget_w), queue * params.power_budget_w, 0.0)
     return RoundPlan(
         draft_budget=_probed(params, state, cost_table, jnp.argmax(score)),
@@ -229,7 +239,7 @@ def _plan_ratio(
 def _plan_gelato(
     params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
-    value, queue = params.penalty_weight, state.queue.value
+    value, queue = params.penalty_weight, _price(params, state, cost_table)
     best = jnp.argmax(value * forecast.tokens / cost_table.time_s - queue * cost_table.energy_j)
     tokens, time_s = forecast.tokens[best], cost_table.time_s[best]
     return RoundPlan(
@@ -248,18 +258,54 @@ def _filled(queue: Compensated, overspent: Array) -> Compensated:
     return Compensated(high=jnp.where(positive, queue.high, 0.0), low=jnp.where(positive, queue.low, 0.0))
 
 
-def _charge(params: LyapunovParams, state: LyapunovState, energy_j: Array, time_s: Array) -> LyapunovState:
-    """A prompt fills the queue; a cap on power allows for its seconds, a budget a round does not. Theta stays."""
-    outside = dataclasses.replace(params, energy_budget_j=jnp.where(jnp.isinf(params.energy_budget_j), jnp.inf, 0.0))
-    return dataclasses.replace(state, queue=_filled(state.queue, _overspent(outside, energy_j, time_s)))
+def _charge(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
+    """A prompt fills the queue; a cap on power allows for its seconds, a budget a round does not.
+
+    Theta stays: a prompt that is read, or need not be, says nothing of what a second of the rounds behind it is worth.
+    """
+    queue = _filled(state.queue, _overspent(_outside(params), outcome.energy_j, outcome.time_s))
+    cost = outcome.cost
+    return dataclasses.replace(
+        state, queue=queue, ahead=_reading(params, outcome.read_prompt, cost.catch_up_j, cost.catch_up_s)
+    )
+
+
+def _outside(params: LyapunovParams) -> LyapunovParams:
+    """What is allowed outside rounds: a budget of joules a round allows nothing there."""
+    return dataclasses.replace(params, energy_budget_j=jnp.where(jnp.isinf(params.energy_budget_j), jnp.inf, 0.0))
+
+
+def _reading(params: LyapunovParams, reads: Array, energy_j: Array, time_s: Array) -> Array:
+    """What the draft's reading of a prompt puts into the queue; 0 where it reads none."""
+    return jnp.where(reads, jnp.maximum(_overspent(_outside(params), energy_j, time_s), 0.0), 0.0)
+
+
+def _price(params: LyapunovParams, state: LyapunovState, cost_table: CostTable) -> Array:
+    """The queue, but for the joules of reading a prompt: the tokens of its request share them, as seconds are shared.
+
+    Priced at once, a long prompt would forbid the very drafts that it was read for. One that is still to be read must
+    not be priced at the queue before it either, for it may fill the queue beyond what its request can empty. It adds
+    what it would leave in the queue, on the mean over its request, if rounds without drafts were all that followed:
+    nothing to speak of where a few of them pay for it, nearly all of it where the request is over first.
+    """
+    reading = _reading(params, cost_table.unread, cost_table.catch_up_j, cost_table.catch_up_s)
+    idle = _overspent(params, cost_table.energy_j[0], cost_table.time_s[0])
+    emptied = jnp.maximum(-idle, 0.0) * cost_table.remaining
+    within = 0.5 * reading * reading / jnp.maximum(emptied, 1e-9)  # a triangle, as long as its part of the request
+    left = jnp.where(emptied >= reading, within, reading - 0.5 * emptied)
+    return jnp.maximum(state.queue.value - state.ahead, 0.0) + left
 
 
 def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
     stands = (state.idle >= params.probe_after) & (outcome.accepted > 0)
+    share = jnp.minimum(outcome.tokens / jnp.maximum(outcome.remaining, 1), 1.0)
+    read, cost = outcome.read_prompt, outcome.cost
+    ahead = jnp.where(read, _reading(params, read, cost.catch_up_j, cost.catch_up_s), state.ahead)
     return LyapunovState(
         queue=_filled(state.queue, _overspent(params, outcome.energy_j, outcome.time_s)),
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
-        seconds=state.seconds.add(outcome.time_s),
+        seconds=state.seconds.add(outcome.time_s - jnp.where(read, cost.catch_up_s, 0.0)),
+        ahead=ahead * (1.0 - share),
         idle=jnp.where(outcome.drafted == 0, state.idle + 1, stands * state.idle).astype(jnp.int32),
     )
 

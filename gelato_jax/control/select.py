@@ -84,9 +84,9 @@ def _update(choice: Choice, state: tuple[Any, ...], outcome: Observation) -> tup
     return _call(choice, lambda i, option: _put(state, i, option.rule.update(option.params, state[i], outcome)))
 
 
-def _charge(choice: Choice, state: tuple[Any, ...], energy_j: Array, time_s: Array) -> tuple[Any, ...]:
+def _charge(choice: Choice, state: tuple[Any, ...], outcome: Observation) -> tuple[Any, ...]:
     def branch(i: int, option: Controller) -> tuple[Any, ...]:
-        return _put(state, i, option.rule.charge(option.params, state[i], energy_j, time_s))
+        return _put(state, i, option.rule.charge(option.params, state[i], outcome))
 
     return _call(choice, branch)
 

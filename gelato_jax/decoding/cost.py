@@ -60,6 +60,8 @@ def observe(
         support=effort.support,
         exits=effort.exits,
         caught_up=effort.caught_up,
+        read_prompt=active & row.unread & (effort.length > 0),
+        remaining=row.remaining,
         cost=kept(cost),
         uplink_bits=kept(uplink_bits),
         downlink_bits=kept(downlink_bits),
@@ -94,6 +96,7 @@ def observe_prompt(channel: Channel, prompt_tokens: Array, reads: Array, *, setu
         predicted=jnp.zeros((), jnp.float32),
         tokens=zero + 1,
         caught_up=jnp.where(reads, prompt_tokens, 0),
+        read_prompt=reads,
         cost=cost,
         uplink_bps=channel.uplink_bps,
     )

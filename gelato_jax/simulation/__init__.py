@@ -3,7 +3,7 @@
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.lifetime import History, Simulation
 from gelato_jax.simulation.recording import Recording, Rollouts, load, save
-from gelato_jax.simulation.simulate import Rates, make_setup, rates, simulate, stack, total
+from gelato_jax.simulation.simulate import Rates, by_share, make_setup, rates, simulate, stack, total
 
 __all__ = [
     "Environment",
@@ -12,6 +12,7 @@ __all__ = [
     "Recording",
     "Rollouts",
     "Simulation",
+    "by_share",
     "load",
     "make_setup",
     "rates",

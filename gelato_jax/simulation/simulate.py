@@ -31,7 +31,11 @@ GROUP = 16
 
 
 class Rates(NamedTuple):
-    """Sums over sums, each `[S]`."""
+    """Of rounds and prompts alike, sums over sums: each `[S]`, or `[S, shares]` by share of the devices.
+
+    Seconds and joules are those of rounds and of prompts: what a prompt costs depends on whether the draft reads it.
+    Tokens are those of rounds; the one that comes with a prompt would come under any rule.
+    """
 
     tokens_per_s: np.ndarray
     power_w: np.ndarray
@@ -170,11 +174,31 @@ def total(simulation: Simulation, name: str) -> np.ndarray:
     return value.astype(np.float64) if isinstance(value, np.ndarray) else value.high.astype(np.float64) + value.low
 
 
-def rates(simulation: Simulation) -> Rates:
-    """Tokens per second and joules per token of all rounds, and watts of rounds and prompts: sums over sums."""
+def by_share(simulation: Simulation, *names: str, shares: int | None = None) -> list[np.ndarray]:
+    """Fields of `Totals` summed over devices, each `[S]`, or `[S, shares]`.
+
+    Args:
+        simulation: whose totals.
+        names: of the fields.
+        shares: equal parts of the devices, in their order; all together if not given.
+    """
+    values = [total(simulation, name) for name in names]
+    if shares is None:
+        return [value.sum(axis=1) for value in values]
+    return [value.reshape(len(value), shares, -1).sum(axis=2) for value in values]
+
+
+def rates(simulation: Simulation, *, shares: int | None = None) -> Rates:
+    """Tokens per second, watts and joules per token, prompts counted in each.
+
+    Args:
+        simulation: whose totals.
+        shares: equal parts of the devices, in their order; all together if not given.
+    """
     names = ("tokens", "time_s", "energy_j", "prompt_s", "prompt_j")
-    tokens, seconds, joules, prompt_s, prompt_j = (total(simulation, name).sum(axis=1) for name in names)
-    return Rates(tokens / seconds, (joules + prompt_j) / (seconds + prompt_s), joules / tokens)
+    tokens, time_s, energy_j, prompt_s, prompt_j = by_share(simulation, *names, shares=shares)
+    seconds, joules = time_s + prompt_s, energy_j + prompt_j
+    return Rates(tokens / seconds, joules / seconds, joules / tokens)
 
 
 @partial(jax.jit, static_argnames=("sizes", "chunk", "mesh"))

@@ -133,6 +133,9 @@ class System:
             uplink_bps=channel.uplink_bps,
             rtt_s=channel.rtt_s,
             catch_up_s=jnp.asarray(lag, jnp.float32) * self.device.prefill_s,
+            catch_up_j=jnp.asarray(lag, jnp.float32) * self.device.prefill_j,
+            unread=jnp.asarray(unread),
+            remaining=jnp.asarray(remaining, jnp.int32),
         )
 
     def token_cost(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gelato_jax.control import Estimator, default_calibration, gelato, gelato_estimated, ratio
 from gelato_jax.testing import observation
-from gelato_jax.types import KNOWN_POSITIONS, Compensated, CostTable, RoundCost
+from gelato_jax.types import KNOWN_POSITIONS, Compensated, CostTable, Observation, RoundCost
 
 RULES = [ratio, gelato, gelato_estimated]
 G = 6
@@ -255,6 +255,83 @@ def test_under_a_full_queue_a_longer_round_below_the_cap_earns():
         controller = rule(power_budget_w=CAP_W, penalty_weight=1e-3)
         plan = controller.plan(_state(controller, 1e3, 50.0, 2.0, 0.6), cost_table)
         assert int(plan.draft_budget) == draft_budget
+
+
+def _prompt(read, seconds, joules):
+    """A prompt of which the draft's reading costs this much, and nothing else does."""
+    zero = jnp.zeros(())
+    parts = {field.name: zero for field in dataclasses.fields(RoundCost)}
+    cost = RoundCost(**parts | {"catch_up_s": jnp.float32(seconds), "catch_up_j": jnp.float32(joules)})
+    count = jnp.zeros((), jnp.int32)
+    return Observation(
+        active=jnp.array(True),
+        drafted=count,
+        accepted=count,
+        tokens=count + 1,
+        rejected=jnp.array(False),
+        predicted=zero,
+        cost=cost,
+        read_prompt=jnp.array(read),
+    )
+
+
+@pytest.mark.parametrize("rule", [ratio, gelato])
+def test_the_tokens_of_a_request_share_the_joules_of_its_prompt(rule):
+    """They are in the queue at once, and in its price as the request's tokens come; seconds of reading leave theta."""
+    controller, table = rule(power_budget_w=CAP_W), _cost_table(TIME_S[1], ENERGY_J[1])
+    before = _state(controller, 3.0, 50.0, 2.0, 0.6)
+    spent = 8.0 - CAP_W * 2.0
+    read = controller.charge(before, _prompt(True, 2.0, 8.0))
+    np.testing.assert_allclose(controller.queue(read), 3.0 + spent, rtol=1e-6)
+    np.testing.assert_allclose(controller.plan(read, table).energy_price, 3.0, rtol=1e-6)
+    assert float(read.rule.seconds.value) == 2.0
+    state = read
+    for remaining, tokens, left in ((40, 10, 0.75), (30, 15, 0.375), (15, 15, 0.0)):
+        outcome = observation(
+            drafted=jnp.int32(tokens - 1),
+            accepted=jnp.int32(tokens - 1),
+            predicted=jnp.float32(tokens - 1),
+            tokens=jnp.int32(tokens),
+            time_s=jnp.float32(1.0),
+            energy_j=jnp.float32(CAP_W),
+            active=jnp.array(True),
+        )
+        state = controller.update(state, dataclasses.replace(outcome, remaining=jnp.int32(remaining)))
+        np.testing.assert_allclose(controller.queue(state), 3.0 + spent, rtol=1e-5)
+        price = controller.plan(state, table).energy_price
+        np.testing.assert_allclose(price, 3.0 + (1 - left) * spent, rtol=1e-5)
+    unread = controller.charge(before, _prompt(False, 2.0, 8.0))
+    np.testing.assert_allclose(controller.plan(unread, table).energy_price, 3.0 + spent, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [ratio, gelato])
+@pytest.mark.parametrize("remaining", [10, 40, 60, 400])
+def test_a_prompt_to_be_read_is_priced_at_what_it_leaves_in_the_queue(rule, remaining):
+    """On the mean over the request, round by round, were it read and nothing drafted behind it."""
+    controller = rule(power_budget_w=CAP_W)
+    spent, saved = 8.0 - CAP_W * 2.0, CAP_W * TIME_S[1, 0] - ENERGY_J[1, 0]
+    left = np.maximum(spent - saved * (np.arange(1000 * remaining) + 0.5) / 1000, 0.0).mean()
+    table = _cost_table(TIME_S[1], ENERGY_J[1])
+    table = dataclasses.replace(table, catch_up_s=jnp.float32(2.0), catch_up_j=jnp.float32(8.0))
+    state = _state(controller, 3.0, 50.0, 2.0, 0.6)
+    for unread, price in ((False, 3.0), (True, 3.0 + left)):
+        table = dataclasses.replace(table, unread=jnp.array(unread), remaining=jnp.int32(remaining))
+        np.testing.assert_allclose(controller.plan(state, table).energy_price, price, rtol=1e-4)
+
+
+def test_a_prompt_is_read_where_its_request_is_faster_for_it():
+    """Without a cap: most tokens a second, the prompt's share in both; a theta of rounds alone refused it."""
+    controller = ratio()
+    state = _by_position(controller.init(default_calibration(mean_acceptance=0.6)), np.full(KNOWN_POSITIONS, 0.6))
+    tokens = np.cumsum(0.6 ** np.arange(G + 1))
+    bare = 0.06 + 0.012 * _g
+    fast = _state(controller, 0.0, 1e4, 1e4 * (bare / tokens).min(), 0.6)
+    state = dataclasses.replace(state, rule=fast.rule)
+    for share_s, reads in ((0.012, True), (0.03, False)):  # a token takes 60 ms alone, 43 ms of two drafts
+        time_s = bare + np.where(_g > 0, tokens * share_s, 0.0)
+        assert ((tokens / time_s).argmax() > 0) == reads
+        table = dataclasses.replace(_cost_table(time_s, ENERGY_J[0]), unread=jnp.array(True))
+        assert (int(controller.plan(state, table).draft_budget) > 0) == reads
 
 
 @pytest.mark.parametrize("rule", RULES)

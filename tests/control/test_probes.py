@@ -1,5 +1,6 @@
 """Probes: a prior far too low is overcome under every rule that probes, a cap is kept, and idle rows pay little."""
 
+import dataclasses
 import functools
 import math
 
@@ -148,7 +149,7 @@ def test_numbers_of_probes_are_data(rule):
     def budget(controller, idle, queue_j):
         state = controller.init(default_calibration(mean_acceptance=0.1))
         owed = Compensated(high=queue_j, low=jnp.zeros(()))
-        held = type(state.rule)(queue=owed, tokens=state.rule.tokens, seconds=state.rule.seconds, idle=idle)
+        held = dataclasses.replace(state.rule, queue=owed, idle=idle)
         return controller.plan(type(state)(estimate=state.estimate, rule=held), cost_table).draft_budget
 
     for after, length, idle, queue_j, drafts in [

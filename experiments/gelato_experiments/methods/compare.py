@@ -58,13 +58,19 @@ class Share:
 
 
 class Measured(NamedTuple):
-    """Figures by share of the devices, each `[S, shares]`: sums over sums."""
+    """Figures by share of the devices, each `[S, shares]`: sums over sums.
+
+    The first three are `simulation.rates`: the seconds and joules of prompts are counted in them.
+    """
 
     tokens_per_s: np.ndarray
     power_w: np.ndarray
     energy_per_token_j: np.ndarray
     draft_length: np.ndarray
     acceptance: np.ndarray
+    round_s: np.ndarray  # mean seconds of a round, prompts apart
+    prompt_per_token_s: np.ndarray  # of prompts, for each token of rounds
+    prompt_per_token_j: np.ndarray
 
 
 def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> Measured:
@@ -73,17 +79,20 @@ def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> M
         recording, settings, devices=effort.devices, rounds=effort.rounds, warmup=effort.warmup, seed=effort.seed
     )
 
-    def total(name: str) -> np.ndarray:
-        return simulation.total(result, name).reshape(len(settings), effort.shares, -1).sum(axis=2)
+    return measured(result, effort.shares)
 
-    tokens, seconds, joules, drafted = map(total, ("tokens", "time_s", "energy_j", "drafted"))
-    with_prompts_j, with_prompts_s = joules + total("prompt_j"), seconds + total("prompt_s")
+
+def measured(result: simulation.Simulation, shares: int) -> Measured:
+    """The figures of a simulation, its devices in equal shares."""
+    names = ("tokens", "rounds", "drafted", "accepted", "time_s", "prompt_s", "prompt_j")
+    tokens, rounds, drafted, accepted, time_s, prompt_s, prompt_j = simulation.by_share(result, *names, shares=shares)
     return Measured(
-        tokens_per_s=tokens / seconds,
-        power_w=with_prompts_j / with_prompts_s,
-        energy_per_token_j=joules / tokens,
-        draft_length=drafted / total("rounds"),
-        acceptance=total("accepted") / np.maximum(drafted, 1),
+        *simulation.rates(result, shares=shares),
+        draft_length=drafted / rounds,
+        acceptance=accepted / np.maximum(drafted, 1),
+        round_s=time_s / rounds,
+        prompt_per_token_s=prompt_s / tokens,
+        prompt_per_token_j=prompt_j / tokens,
     )
 
 
@@ -123,8 +132,9 @@ def compare(
         effort: how much is simulated, for each setting.
 
     Returns:
-        Rows of `method`, `cap_w`, `setting` (JSON), `tokens_per_s`, `power_w`, `energy_per_token_j`, each with its
-        `_half` of the interval, `draft_length`, `acceptance`, and `keeps_cap` (on the texts judged).
+        Rows of `method`, `cap_w`, `setting` (JSON), `tokens_per_s`, `power_w`, `energy_per_token_j` (prompts counted in
+        all three), each with its `_half` of the interval, `draft_length`, `acceptance`, and `keeps_cap` (on the texts
+        judged).
     """
     tried = [(cap, setting) for cap in caps_w for setting in method.grid]
     tuned = measure(tuning, [scenario.setup(tuning, method, cap, setting) for cap, setting in tried], effort)

@@ -59,7 +59,7 @@ def _payloads(ax: "Axes", settings: Settings, rows: Sequence[Row], world: dict[s
             )
     ax.set_yticks(range(len(settings.payloads)), settings.payloads)
     ax.set_ylim(len(settings.payloads) - 0.4, -0.6)
-    ax.set_xlabel("tokens per second")
+    ax.set_xlabel("tokens per second, prompts counted")
 
 
 def _effects(ax: "Axes", settings: Settings, rows: Sequence[Row], world: dict[str, Any]) -> None:
@@ -92,6 +92,6 @@ def _effects(ax: "Axes", settings: Settings, rows: Sequence[Row], world: dict[st
     ax.axvline(0.0, color="0.4", linewidth=0.9)
     ax.set_yticks(range(len(lines)), list(lines))
     ax.set_ylim(len(lines) - 0.4, -0.6)
-    ax.set_xlabel("gain in tokens per second, %")
+    ax.set_xlabel("gain in tokens per second, prompts counted, %")
     ax.set_title(f"{world['link']}, one change at a time")
     ax.legend(loc="best")

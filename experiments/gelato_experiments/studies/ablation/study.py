@@ -1,5 +1,7 @@
 """Where the gain comes from: payload, outer loop, length exit and depth exit, each changed with the others fixed.
 
+Prompts are counted in tokens per second, watts and joules a token.
+
 The rule of draft sampling is no axis: a recording holds q as it was sampled from, so another draft temperature
 cannot be replayed. A row says so.
 """

@@ -48,8 +48,8 @@ def _worthy(rows: list[Row]) -> Claim:
     said = ", ".join(f"{row['gain']:+.1%} ± {row['gain_half']:.1%} {cap_name(row['cap_w'])}" for row in found)
     return Claim(
         claim=f"What entropy says is worth tokens, {rows[0]['law']}",
-        required=f"`ratio_priced` has {WORTH:.0%} more tokens/s under every cap with the shipped calibration than with "
-        "one that expects the mean of every token",
+        required=f"`ratio_priced` has {WORTH:.0%} more tokens/s, prompts counted, under every cap with the shipped "
+        "calibration than with one that expects the mean of every token",
         measured=f"{said} (modelled); where energy is dear, a round is opened or not before any entropy is known",
         holds=all(row["gain"] >= WORTH for row in found),
     )

@@ -53,5 +53,5 @@ def _draw_worth(ax: "Axes", rows: list[Row], settings: Settings) -> None:
     ax.set_yticks(range(len(KINDS)), KINDS)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("tokens/s over those of `constant` (%, modelled)")
+    ax.set_xlabel("tokens/s over `constant`'s, prompts counted (%)")
     ax.set_title("Worth of a calibration to ratio_priced")

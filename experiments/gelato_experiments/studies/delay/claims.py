@@ -72,7 +72,7 @@ def _near(settings: Settings, free: list[Row]) -> list[Claim]:
     return [
         Claim(
             claim="`ratio`, told no length, drafts at every delay as well as the best fixed length of that delay",
-            required=f"at least {NEAR_RATE:.0%} of its tokens/s everywhere",
+            required=f"at least {NEAR_RATE:.0%} of its tokens/s, prompts counted, everywhere",
             measured=f"at worst {worst['ratio_share']:.3f} ± {worst['ratio_share_half']:.3f} of it "
             f"({worst['edge']}, {_ms(worst['rtt_s'])}); its mean budget is {apart:.2f} tokens away on average",
             holds=worst["ratio_share"] >= NEAR_RATE,

@@ -1,7 +1,8 @@
 """The best draft length against the delay of the link, with energy free and with energy dear.
 
 Three lengths are compared at each delay: the best fixed one of the recorded texts, what `ratio` plans, and the best one
-of a model in which every token is accepted alike. Link, device and edge are modelled.
+of a model in which every token is accepted alike. Tokens per second and watts count prompts, which a device that never
+drafts does not read. Link, device and edge are modelled.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 
 from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share
-from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure
+from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure, measured
 from gelato_experiments.study import Progress, Row
 from gelato_jax import payloads, simulation, system
 from gelato_jax.simulation import Recording
@@ -65,9 +66,10 @@ FULL = Settings(rtts_s=tuple(float(delay) for delay in np.geomspace(1e-3, 2.0, 2
 class _Grid(NamedTuple):
     """Every fixed length at every edge and delay: `[E, D, G + 1, shares]`."""
 
-    tokens_per_s: np.ndarray
+    tokens_per_s: np.ndarray  # prompts counted, as in watts
     power_w: np.ndarray
-    round_s: np.ndarray
+    round_s: np.ndarray  # of a round, prompts apart
+    prompt_per_token_s: np.ndarray
 
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
@@ -75,8 +77,8 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
 
     Returns:
         Rows of `kind` length, one for each edge, delay and cap: `static`, `ratio` and `iid` (tokens a round) with
-        their `_half` of the interval, and the rates of the first two; and of `kind` fit, one for each edge and chooser:
-        `slope` (tokens by e-fold of delay), its `_half`, `r2`, and `critical_s`.
+        their `_half` of the interval, and the rates of the first two, prompts counted; and of `kind` fit, one for each
+        edge and chooser: `slope` (tokens by e-fold of delay), its `_half`, `r2`, and `critical_s`.
     """
     recording = read_recording(settings.recording)
     worlds = {place: _scenario(settings, *place) for place in itertools.product(settings.edges, settings.rtts_s)}
@@ -136,9 +138,7 @@ def _fixed(recording: Recording, worlds: dict[tuple[str, float], Scenario], sett
     ]
     found = measure(recording, terms, _effort(settings))
     shape = (len(settings.edges), len(settings.rtts_s), size + 1, -1)
-    # Tokens a round are accepted drafts and one more, but for a text's last round.
-    tokens = 1.0 + found.acceptance * found.draft_length
-    return _Grid(*(part.reshape(shape) for part in (found.tokens_per_s, found.power_w, tokens / found.tokens_per_s)))
+    return _Grid(*(getattr(found, name).reshape(shape) for name in _Grid._fields))
 
 
 def _ratio(
@@ -158,15 +158,9 @@ def _ratio(
         history=True,
     )
     assert found.history is not None
-    shape = (len(settings.edges), len(settings.rtts_s), len(settings.caps_w), effort.shares, -1)
-    budget = np.asarray(found.history.seen.budget).reshape(shape).mean(axis=-1)
-    names = ("tokens", "time_s", "energy_j", "prompt_s", "prompt_j")
-    tokens, seconds, joules, prompt_s, prompt_j = (
-        simulation.total(found, name).reshape(shape).sum(axis=-1) for name in names
-    )
-    drafted = budget  # what it plans is what it drafts, but for a text's last round
-    power = (joules + prompt_j) / (seconds + prompt_s)
-    return budget, Measured(tokens / seconds, power, joules / tokens, drafted, drafted)
+    shape = (len(settings.edges), len(settings.rtts_s), len(settings.caps_w), effort.shares)
+    budget = np.asarray(found.history.seen.budget).reshape(*shape, -1).mean(axis=-1)
+    return budget, Measured(*(part.reshape(shape) for part in measured(found, effort.shares)))
 
 
 def _best(grid: _Grid, edge: int, cap_w: float) -> np.ndarray:
@@ -182,9 +176,12 @@ def _pooled_best(grid: _Grid, edge: int, cap_w: float) -> np.ndarray:
 
 
 def _iid(grid: _Grid, acceptance: float) -> np.ndarray:
-    """The argmax of N/T with T as simulated and N as if every token were accepted alike, `[E, D, shares]`."""
-    tokens = np.cumsum(acceptance ** np.arange(grid.round_s.shape[2]))
-    return (tokens[:, None] / grid.round_s).argmax(axis=2)
+    """The argmax of N/T with T as simulated and N as if every token were accepted alike, `[E, D, shares]`.
+
+    T is a round's seconds, and of its prompt the share of N tokens.
+    """
+    tokens = np.cumsum(acceptance ** np.arange(grid.round_s.shape[2]))[:, None]
+    return (tokens / (grid.round_s + tokens * grid.prompt_per_token_s)).argmax(axis=2)
 
 
 def fit(rtts_s: tuple[float, ...], lengths: np.ndarray) -> dict[str, float | None]:

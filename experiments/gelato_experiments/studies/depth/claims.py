@@ -22,7 +22,8 @@ def _saving(settings: Settings, rows: list[Row], length_rule: str, depth: str) -
     saved = [row for row in own if row["kind"] == "saving" and row["depth"] == depth]
     what = {"entropy": "Choosing depth by token, by entropy,", "priced": "Choosing depth by token, priced,"}[depth]
     claim = f"{what} saves at least {NEEDED:.0%} of joules at equal tokens/s under `{length_rule}`"
-    required = f"at least {NEEDED:.0%} on the mean over speeds, against the best single depth or mixture of depths"
+    required = f"at least {NEEDED:.0%} on the mean over speeds, against the best single depth or mixture of depths; "
+    "prompts counted"
     if not saved:
         return Claim(claim=claim, required=required, measured="the curves share no speed", holds=None)
     mean = float(np.mean([row["saved"] for row in saved]))
@@ -59,7 +60,7 @@ def _shallow(rows: list[Row]) -> Claim:
     )
     return Claim(
         claim="The first exit for all tokens is faster and cheaper than full depth, at the best fixed length of each",
-        required="more tokens/s and fewer joules a token",
+        required="more tokens/s and fewer joules a token, prompts counted in both",
         measured=f"first exit {text(first)}; last exit {text(last)}",
         holds=first["tokens_per_s"] > last["tokens_per_s"] and first["energy_per_token_j"] < last["energy_per_token_j"],
     )

@@ -18,10 +18,10 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
     for column, length_rule in enumerate(BY_TOKEN):
         _draw_curves(axes[0, column], [row for row in rows if row["length_rule"] == length_rule], length_rule)
         _draw_savings(axes[1, column], [row for row in rows if row["length_rule"] == length_rule])
-    axes[0, 0].set_ylabel("mJ a token (modelled)")
+    axes[0, 0].set_ylabel("mJ a token, prompts counted")
     axes[1, 0].set_ylabel("joules saved (%)")
     for ax in axes[1]:
-        ax.set_xlabel("tokens/s (modelled)")
+        ax.set_xlabel("modelled tokens/s, prompts counted")
     return figure
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import Rules, Share
 from gelato_experiments.methods.base import LENGTHS
-from gelato_experiments.methods.compare import mean_and_half
+from gelato_experiments.methods.compare import mean_and_half, measured
 from gelato_experiments.study import Progress, Row
 from gelato_jax import control, payloads, simulation, system
 from gelato_jax.control import DepthExit, depth_exits
@@ -87,7 +87,10 @@ def depth_exit(rule: str, value: float = 0.0) -> DepthExit:
 
 
 class Point(NamedTuple):
-    """Figures of one setting by share of the devices, each `[shares]`; `exits [X]` is the share of tokens at each."""
+    """Figures of one setting by share of the devices, each `[shares]`; `exits [X]` is the share of tokens at each.
+
+    Prompts are counted in tokens per second and watts.
+    """
 
     tokens_per_s: np.ndarray
     power_w: np.ndarray
@@ -160,19 +163,11 @@ def _points(recording: Recording, terms: Sequence[Setup], settings: Settings) ->
         rounds=settings.rounds,
         warmup=Share().warmup,
         seed=settings.seed,
-    ).totals
-
-    def total(value: Any) -> np.ndarray:
-        value = value if isinstance(value, np.ndarray) else np.float64(value.high) + value.low
-        return value.reshape(len(terms), SHARES, -1).sum(axis=2, dtype=np.float64)
-
-    tokens, seconds, joules, drafted, rounds = map(
-        total, (found.tokens, found.time_s, found.energy_j, found.drafted, found.rounds)
     )
-    power = (joules + total(found.prompt_j)) / (seconds + total(found.prompt_s))
-    exits = found.exits.sum(axis=1, dtype=np.float64)
+    figures = measured(found, SHARES)
+    exits = found.totals.exits.sum(axis=1, dtype=np.float64)
     exits /= np.maximum(exits.sum(axis=1, keepdims=True), 1.0)
-    return [Point(*row) for row in zip(tokens / seconds, power, drafted / rounds, exits, strict=True)]
+    return [Point(*row) for row in zip(figures.tokens_per_s, figures.power_w, figures.draft_length, exits, strict=True)]
 
 
 def hull(points: Sequence[Point], names: Sequence[int]) -> list[int]:

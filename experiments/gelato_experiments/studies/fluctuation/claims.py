@@ -22,17 +22,22 @@ def claims(settings: Settings, rows: list[Row]) -> list[Claim]:
         _meter_claim(capped, settings),
         _share_claim(
             "ratio, tuned once, is worth a fixed length that is tuned anew for the world",
-            "of its tokens/s in every world of another link or device",
+            "of its tokens/s, prompts counted, in every world of another link or device",
             [row for row in right if row["method"] == "ratio" and row["kind"] in ("link", "device")],
             "of_retuned",
         ),
         _share_claim(
             "wrong constants and a wrong alpha(H) cost methods with a queue little",
-            "of the calm world's tokens/s",
+            "of the calm world's tokens/s, prompts counted",
             [row for row in beliefs if row not in priors],
             "of_calm",
         ),
-        _share_claim("a wrong prior of acceptance is unlearnt", "of the calm world's tokens/s", priors, "of_calm"),
+        _share_claim(
+            "a wrong prior of acceptance is unlearnt",
+            "of the calm world's tokens/s, prompts counted",
+            priors,
+            "of_calm",
+        ),
     ]
 
 

@@ -34,7 +34,10 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
         right.axvline(settings.cap_w, color=figures.GREY, linewidth=1.0)
         left.set_yticks(range(len(worlds)), worlds)
         left.invert_yaxis()
-        left.set(xlabel="tokens/s, % of a fixed length tuned for that world", title=f"Rate, payload {payload}")
+        left.set(
+            xlabel="tokens/s, prompts counted, % of a fixed length\ntuned for that world",
+            title=f"Rate, payload {payload}",
+        )
         right.set(xlabel=f"mean power, W (line: the cap, {settings.cap_w:g} W)", title="Power")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

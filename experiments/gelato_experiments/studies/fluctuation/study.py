@@ -60,7 +60,10 @@ PAYLOADS = {"candidates": lambda: payloads.candidates(32), "quantized": lambda: 
 
 
 class _Found(NamedTuple):
-    """Tokens per second, true watts, and watts that the queue still holds, of one setting, `[shares]` each."""
+    """Tokens per second, true watts, and watts that the queue still holds, of one setting, `[shares]` each.
+
+    Prompts are counted in all.
+    """
 
     rate: np.ndarray
     power: np.ndarray
@@ -71,9 +74,10 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """Tune every method in the calm world on half of the texts; judge it in every world on the other half.
 
     Returns:
-        Rows by `payload`, `method` and `world`: `tokens_per_s` and `power_w`; as shares of the same method's in the
-        calm world (`of_calm`) and of a fixed length's that is tuned anew in that world (`of_retuned`). `queue_w` is
-        what the queue holds at the end, spread over the run: by so much may one that began empty exceed the cap.
+        Rows by `payload`, `method` and `world`: `tokens_per_s` and `power_w`, prompts counted; as shares of the same
+        method's in the calm world (`of_calm`) and of a fixed length's that is tuned anew in that world (`of_retuned`).
+        `queue_w` is what the queue holds at the end, spread over the run: by so much may one that began empty exceed
+        the cap.
     """
     tuning, judging = read_recording(settings.recording).halves()
     jobs = [("candidates", name, WORLDS) for name in settings.methods]
@@ -154,13 +158,11 @@ def _judge(
 
 
 def _found(result: simulation.Simulation, number: int, meter: float) -> _Found:
-    totals = result.totals
-    shares = lambda values: np.asarray(values, np.float64).reshape(SHARES, -1).sum(axis=1)  # noqa: E731
-    sums = (totals.time_s, totals.energy_j, totals.prompt_s, totals.prompt_j)
-    seconds, joules, prompt_s, prompt_j = (shares(total.high[number]) for total in sums)
-    whole = meter * (seconds + prompt_s)
-    queue = shares(result.queue_j[number])
-    return _Found(shares(totals.tokens[number]) / seconds, (joules + prompt_j) / whole, queue / whole)
+    figures = simulation.rates(result, shares=SHARES)
+    time_s, prompt_s = simulation.by_share(result, "time_s", "prompt_s", shares=SHARES)
+    queue = np.asarray(result.queue_j[number], np.float64).reshape(SHARES, -1).sum(axis=1)
+    seconds = (time_s + prompt_s)[number]
+    return _Found(figures.tokens_per_s[number], figures.power_w[number] / meter, queue / (meter * seconds))
 
 
 def _row(

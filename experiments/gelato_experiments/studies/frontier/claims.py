@@ -59,16 +59,17 @@ def _round_level_claims(rows: list[Row]) -> list[Claim]:
             holds=min(exact.values()) >= ROUND_LEVEL_SHARE,
         ),
         Claim(
-            claim="ratio alone comes up to that policy as it is played on recorded text, catching up free for both",
+            claim="ratio alone comes up to that policy as it is played on recorded text, catching up free and no "
+            "prompts for both",
             required=required,
             measured=_lowest(played),
             holds=min(played.values()) >= ROUND_LEVEL_SHARE,
         ),
         Claim(
             claim="ratio alone comes up to what the linear program promises of that policy on recorded text",
-            required=f"{required}, catching up free for both",
+            required=f"{required}, catching up free and no prompts for both",
             measured=f"{_lowest(promised)}; of the promise, the program's own policy keeps {_lowest(kept)}; "
-            f"where ratio pays for catching up and the oracle does not, {_lowest(paying)}",
+            f"where ratio pays for catching up and for prompts and the oracle for neither, {_lowest(paying)}",
             holds=min(promised.values()) >= ROUND_LEVEL_SHARE,
         ),
     ]
@@ -127,7 +128,7 @@ def _beaten_claims(rows: list[Row]) -> list[Claim]:
     return [
         Claim(
             claim="no method that keeps the cap beats ratio with priced exits by more than the intervals",
-            required="none, in any feasible cell, all sending the same payload",
+            required="none, in any feasible cell, all sending the same payload, tokens/s with prompts counted",
             measured="; ".join(winners) or f"none of {len(names)} in {len(ours)} cells",
             holds=not winners,
         )

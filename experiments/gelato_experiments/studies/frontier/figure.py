@@ -21,7 +21,10 @@ _SHOWN = {
 
 
 def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """A panel for each link; methods that break a cap are not drawn there."""
+    """A panel for each link; methods that break a cap are not drawn there.
+
+    An oracle knows no prompts and no catching up, so `ratio` is drawn without them too.
+    """
     figure, axes = figures.new_figure(1, len(settings.links), sharey=True)
     others = {row["method"] for row in rows if row["kind"] == "method"} - set(_SHOWN)
     for axis, link in zip(axes[0], settings.links, strict=True):
@@ -29,14 +32,15 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
             _line(axis, rows, "method", name, link, color="0.75", linewidth=0.8)
         for name, (label, color) in _SHOWN.items():
             _line(axis, rows, "method", name, link, label=label, color=color, marker="o", markersize=3)
-        _line(axis, rows, "oracle", "round-level", link, label="oracle (i)", color="0.3", linestyle="--")
+        _line(axis, rows, "oracle", "round-level", link, label="oracle (i), no prompts", color="0.3", linestyle="--")
+        _line(axis, rows, "free", "ratio", link, label="ratio, no prompts", color=figures.ORANGE, linestyle=":")
         axis.set_xscale("log")
         caps = [cap for cap in settings.caps_w if math.isfinite(cap)]
         axis.set_xticks(caps, [f"{cap:g}" for cap in caps])
         axis.minorticks_off()
         axis.set_title(link)
         axis.set_xlabel("cap on mean device power, W")
-    axes[0][0].set_ylabel("modelled tokens/s")
+    axes[0][0].set_ylabel("modelled tokens/s, prompts counted")
     figure.suptitle("Grey: the other methods, where they keep the cap")
     return figure
 

@@ -16,8 +16,8 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge every method and oracle under every link and cap.
 
     Returns:
-        Rows of `kind` method, device, infeasible; free: ours where catching up costs nothing, as for the oracles;
-        oracle; model. See `_method_rows`, `oracle_rows` and `model_rows`.
+        Rows of `kind` method and device, prompts counted; infeasible; free: ours where catching up costs nothing and
+        texts have no prompts, as for the oracles; oracle; model. See `_method_rows`, `oracle_rows` and `model_rows`.
     """
     tuning, judging = read_recording(settings.recording).halves()
     rows: list[Row] = []
@@ -35,7 +35,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             progress("judging methods", done, total)
             rows += _method_rows(name, link, tuning, judging, scenario, feasible, settings)
             done += 1
-        rows.append(_device_only(link, world))
+        rows.append(_device_only(link, world, judging))
         progress("asking oracles", done, total)
         free = dataclasses.replace(scenario, system=_catching_up_free(world))
         halves = tuning.without_prompts(), judging.without_prompts()
@@ -66,17 +66,20 @@ def _infeasible(link: str, cap: float, floor: float) -> Row:
     return {"kind": "infeasible", "link": link, "method": "-", "cap_w": cap, "floor_w": floor, "feasible": False}
 
 
-def _device_only(link: str, world: system.System) -> Row:
-    """The draft alone, without an edge: another text, of the draft's quality."""
-    device = world.device
+def _device_only(link: str, world: system.System, judging: Recording) -> Row:
+    """The draft alone, without an edge: another text, of the draft's quality. It reads prompts, as methods do."""
+    device, texts = world.device, judging.rollouts
+    read = float(texts.prompt_tokens.sum() / texts.positions.sum())  # tokens of prompt for each of the answer
+    seconds = float(device.token_s) + read * float(device.prefill_s)
+    joules = float(device.token_j) + read * float(device.prefill_j)
     return {
         "kind": "device",
         "link": link,
         "method": "device-only",
         "cap_w": math.inf,
-        "tokens_per_s": 1.0 / float(device.token_s),
-        "power_w": float(device.token_j / device.token_s),
-        "energy_per_token_j": float(device.token_j),
+        "tokens_per_s": 1.0 / seconds,
+        "power_w": joules / seconds,
+        "energy_per_token_j": joules,
         "feasible": True,
     }
 

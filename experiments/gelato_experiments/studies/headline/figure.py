@@ -19,7 +19,10 @@ _SERIES = (
     ("equal", "static fixed", "equal payload, over a fixed length", figures.GREEN, "s"),
     ("equal", "static", "equal payload, over the best length", figures.VERMILLION, "D"),
 )
-_COLUMNS = (("rate_gain_pct", "gain in tokens per second, %"), ("energy_gain_pct", "change in joules a token, %"))
+_COLUMNS = (
+    ("rate_gain_pct", "gain in tokens per second, prompts counted, %"),
+    ("energy_gain_pct", "change in joules a token, prompts counted, %"),
+)
 _OFFSET = 0.22  # between the series of one method
 
 
@@ -122,5 +125,5 @@ def _stages(ax: "Axes", settings: Settings, rows: Sequence[Row], link: str) -> N
     ax.set_xlim(min(rates) / 1.5, max(rates) * 12)
     ax.set_yticks(range(len(stages)), [name for name, _ in stages])
     ax.set_ylim(len(stages) - 0.4, -0.6)
-    ax.set_xlabel("tokens per second (log), and millijoules a token")
+    ax.set_xlabel("tokens/s (log) and mJ a token, prompts counted")
     ax.set_title(f"{link}, one change at a time")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from gelato_experiments.studies.shared import exact_world
 from gelato_experiments.studies.shared.exact_world import ExactWorld
 from gelato_experiments.studies.shared.mutants import mutant
 from gelato_experiments.study import Progress, Row
-from gelato_jax import control, system
+from gelato_jax import control, simulation, system
 from gelato_jax.control import Controller
 from gelato_jax.simulation import Simulation
 
@@ -102,9 +103,12 @@ def _sweep(world: ExactWorld, points: Sequence[tuple[str, float, float]], settin
     size = {"devices": settings.devices, "seed": settings.seed}
     early = world.simulate(rules, rounds=settings.settling, **size)  # the first rounds of the same paths
     late = world.simulate(rules, rounds=settings.rounds, **size)
+    figures = simulation.rates(late, shares=SHARES)
     return [
-        _row(world, point, weight, _Path(early, number), _Path(late, number))
-        for number, (point, weight) in enumerate(zip(points, weights, strict=True))
+        _row(world, point, weight, own, _path(early, number), _path(late, number))
+        for number, (point, weight, *own) in enumerate(
+            zip(points, weights, figures.tokens_per_s, figures.power_w, strict=True)
+        )
     ]
 
 
@@ -113,25 +117,33 @@ def _rule(name: str, cap_w: float, weight: float) -> Controller:
     return whole if name == RULE else mutant(whole, **MUTANTS[name])
 
 
-class _Path:
-    """Sums of one setting by device, in double precision."""
+class _Path(NamedTuple):
+    """Sums of one setting by device, in double precision; there are no prompts here."""
 
-    def __init__(self, simulation: Simulation, number: int) -> None:
-        totals = simulation.totals
-        self.tokens, self.rounds = totals.tokens[number].astype(float), totals.rounds[number].astype(float)
-        self.seconds, self.joules, self.queue_sum = (
-            np.float64(total.high[number]) + total.low[number]
-            for total in (totals.time_s, totals.energy_j, totals.queue_j)
-        )
-        self.queue = simulation.queue_j[number].astype(float)
+    rounds: np.ndarray
+    seconds: np.ndarray
+    joules: np.ndarray
+    queue_sum: np.ndarray
+    queue: np.ndarray
 
 
-def _row(world: ExactWorld, point: tuple[str, float, float], weight: float, early: _Path, late: _Path) -> Row:
-    name, cap, price = point
+def _path(found: Simulation, number: int) -> _Path:
+    sums = (simulation.total(found, name)[number] for name in ("rounds", "time_s", "energy_j", "queue_j"))
+    return _Path(*sums, queue=found.queue_j[number].astype(float))
+
+
+def _row(
+    world: ExactWorld,
+    point: tuple[str, float, float],
+    weight: float,
+    figures: Sequence[np.ndarray],
+    early: _Path,
+    late: _Path,
+) -> Row:
+    """A point of the sweep; `figures` are its tokens per second and watts by share of the devices."""
+    (name, cap, price), (rate, power) = point, figures
     best = world.optimum(cap)
     shares = lambda values: values.reshape(SHARES, -1).sum(axis=1)  # noqa: E731
-    seconds = shares(late.seconds)
-    rate, power = shares(late.tokens) / seconds, shares(late.joules) / seconds
     gap, gap_half = mean_and_half(best.tokens_per_s - rate + best.energy_price * (power - cap))
     queue = shares(late.queue_sum - early.queue_sum) / shares(late.rounds - early.rounds)
     queue_mean, queue_half = mean_and_half(queue / price)

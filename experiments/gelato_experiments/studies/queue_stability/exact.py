@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gelato_experiments.methods.compare import mean_and_half
-from gelato_experiments.studies.queue_stability.paths import by_share, worst_path
+from gelato_experiments.studies.queue_stability.paths import SHARES, worst_path
 from gelato_experiments.studies.queue_stability.rules import MUTANTS, in_joules, in_watts
 from gelato_experiments.studies.queue_stability.settings import Settings
 from gelato_experiments.studies.shared import exact_world
@@ -103,10 +103,9 @@ def ratio_rows(world: ExactWorld, settings: Settings) -> list[Row]:
 
 
 def _share_row(world: ExactWorld, found: Simulation, number: int, name: str, cap: float, weight: float) -> Row:
-    """A rule's rate as a share of the optimum, moved to the cap by the program's price of power."""
-    best = world.optimum(cap)
-    seconds, joules = (by_share(simulation.total(found, total)[number]) for total in ("time_s", "energy_j"))
-    rate, power = by_share(np.asarray(found.totals.tokens[number], np.float64)) / seconds, joules / seconds
+    """A rule's rate as a share of the optimum, moved to the cap by the program's price of power. No prompts there."""
+    best, figures = world.optimum(cap), simulation.rates(found, shares=SHARES)
+    rate, power = figures.tokens_per_s[number], figures.power_w[number]
     share, half = mean_and_half((rate - best.energy_price * (power - cap)) / best.tokens_per_s)
     row: Row = {"kind": "share", "rule": name, "cap_w": cap, "penalty_weight": weight, "optimum_share": share}
     return row | {"share_half": half, "tokens_per_s": float(rate.mean()), "power_w": float(power.mean())}

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from gelato_experiments.methods.compare import mean_and_half
 from gelato_experiments.studies.queue_stability.rules import in_joules, in_watts
 from gelato_experiments.studies.queue_stability.settings import Settings
@@ -85,20 +83,12 @@ def delay_rows(recording: Recording, settings: Settings) -> list[Row]:
     rules = {"watts": in_watts(settings.cap_w, weight), "joules a round": in_joules(budget, weight)}
     points = [(name, rtt) for name in rules for rtt in settings.rtts_ms]
     found = _simulated(recording, [(rules[name], rtt) for name, rtt in points], **size)
+    figures, rates = simulation.rates(found, shares=SHARES), simulation.rates(found).tokens_per_s
     rows = []
     for number, (name, rtt) in enumerate(points):
-        seconds, joules, prompt_s, prompt_j = (
-            by_share(simulation.total(found, total)[number]) for total in ("time_s", "energy_j", "prompt_s", "prompt_j")
-        )
-        power, half = mean_and_half((joules + prompt_j) / (seconds + prompt_s))
-        rate = float(found.totals.tokens[number].sum() / seconds.sum())
+        power, half = mean_and_half(figures.power_w[number])
         rows.append(
             {"kind": "delay", "rule": f"gelato, {name}", "rtt_ms": rtt, "cap_w": settings.cap_w, "budget": budget}
-            | {"power_w": power, "power_half": half, "tokens_per_s": rate}
+            | {"power_w": power, "power_half": half, "tokens_per_s": float(rates[number])}
         )
     return rows
-
-
-def by_share(values: np.ndarray) -> np.ndarray:
-    """Sums `[shares]` over the devices of each share."""
-    return values.reshape(SHARES, -1).sum(axis=1)

@@ -17,8 +17,8 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
     figure, axes = new_figure(1, 3, panel_width=3.9, panel_height=0.9 + 0.28 * len(rows), sharey=True)
     places = np.arange(len(rows))[::-1]
     for axis, name, unit, scale in (
-        (axes[0, 0], "tokens_per_s", "modelled tokens per second", 1.0),
-        (axes[0, 1], "energy", "modelled millijoules a token", 1e3),
+        (axes[0, 0], "tokens_per_s", "modelled tokens per second, prompts counted", 1.0),
+        (axes[0, 1], "energy", "modelled mJ a token, prompts counted", 1e3),
     ):
         real, simulated = ([row[f"{kind}_{name}"] * scale for row in rows] for kind in ("real", "simulated"))
         axis.scatter(real, places, s=46, facecolors="none", edgecolors=BLUE, label="real loop")

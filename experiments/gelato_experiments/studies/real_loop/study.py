@@ -165,7 +165,7 @@ def _compare(
     for name, sums in (("real", real), ("simulated", simulated)):
         row[f"{name}_tokens_per_round"] = float(sums["tokens"].sum() / sums["rounds"].sum())
         row[f"{name}_draft_length"] = float(sums["drafted"].sum() / sums["rounds"].sum())
-    for name, above, below in (("tokens_per_s", "tokens", "time_s"), ("energy", "energy_j", "tokens")):
+    for name, above, below in (("tokens_per_s", "tokens", "seconds"), ("energy", "joules", "tokens")):
         (one, error), (other, error_of_other) = (_ratio(sums[above], sums[below]) for sums in (real, simulated))
         row[f"real_{name}"], row[f"simulated_{name}"] = one, other
         row[f"{name}_off"] = other / one - 1.0
@@ -192,13 +192,14 @@ def _texts(
 
 
 def _sums(totals: Any, texts: int) -> dict[str, np.ndarray]:
-    """Sums by text, in double precision; devices of one text are neighbours."""
-    names = ("rounds", "drafted", "accepted", "tokens", "time_s", "energy_j")
+    """Sums by text, in double precision; devices of one text are neighbours. Seconds and joules count the prompt."""
+    names = ("rounds", "drafted", "accepted", "tokens", "time_s", "energy_j", "prompt_s", "prompt_j")
     leaves = {name: getattr(totals, name) for name in names}
     whole = {
         name: np.asarray(leaf, np.float64) if isinstance(leaf, np.ndarray) else np.float64(leaf.high) + leaf.low
         for name, leaf in leaves.items()
     }
+    whole |= {"seconds": whole["time_s"] + whole["prompt_s"], "joules": whole["energy_j"] + whole["prompt_j"]}
     return {name: value.reshape(texts, -1).sum(axis=1) for name, value in whole.items()}
 
 

@@ -84,8 +84,8 @@ def _rule(whole: ControllerRule) -> ControllerRule:
     def queue(params: MutantParams, state: Any) -> Array:
         return whole.queue(params.whole, state)
 
-    def charge(params: MutantParams, state: Any, energy_j: Array, time_s: Array) -> Any:
-        moved = whole.charge(params.whole, state, energy_j, time_s)
+    def charge(params: MutantParams, state: Any, outcome: Observation) -> Any:
+        moved = whole.charge(params.whole, state, outcome)
         return dataclasses.replace(moved, queue=_if(params.keeps_queue, moved.queue, Compensated.zero()))
 
     return ControllerRule(init=init, plan=plan, update=update, queue=queue, charge=charge)

@@ -74,8 +74,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge methods on both workloads and on every category.
 
     Returns:
-        Rows of `kind` prompt (what a workload's prompts cost), workload (a method, tuned on `tuned_on`) and
-        category (a method as tuned on short texts, beside the best fixed length of that category in hindsight).
+        Rows of `kind` prompt (what a workload's prompts cost), workload (a method, tuned on `tuned_on`; of its joules a
+        token, `prompt_per_token_j` went into prompts before the first round) and category (a method as tuned on short
+        texts, beside the best fixed length of that category in hindsight). Prompts are counted in all rates.
     """
     scenario = _scenario(settings)
     effort = Share(devices=settings.devices, rounds=settings.rounds, seed=settings.seed)
@@ -87,7 +88,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         progress("workloads", number, 4)
         found = judge(cells, tuned_on.tuning, load.judging, effort)
         facts = {"kind": "workload", "workload": load.name, "tuned_on": tuned_on.name}
-        rows += [{**facts, "method": name, **figures_of(judged)} for (name, _), judged in found.items()]
+        for (name, _), judged in found.items():
+            prompt = {"prompt_per_token_j": float(judged.figures.prompt_per_token_j.mean())}
+            rows.append({**facts, "method": name, **figures_of(judged), **prompt})
         chosen = chosen or {key: judged.setting for key, judged in found.items()}
     progress("categories", 3, 4)
     count = len(short.judging.categories)
@@ -101,7 +104,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             facts |= _acceptance(load.whole.take(members))
             repeated = load.whole.take(np.resize(members, count).tolist())
             rows += [{**facts, **row} for row in _judge(repeated, chosen, cells, effort)]
-    return _with_prompts(rows)
+    return rows
 
 
 def _scenario(settings: Settings) -> Scenario:
@@ -209,13 +212,3 @@ def _terms(recording: Recording, scenario: Scenario, name: str, cap_w: float, se
     method = METHODS[name]
     rules = merged(method.build(cap_w, **setting))
     return scenario.setup(recording, dataclasses.replace(method, build=lambda _: rules), cap_w, {})
-
-
-def _with_prompts(rows: list[Row]) -> list[Row]:
-    """Joules a token of a workload with its prompts'."""
-    share = {row["workload"]: row["prefill_j"] / row["tokens_per_request"] for row in rows if row["kind"] == "prompt"}
-    for row in rows:
-        if row["kind"] == "workload":
-            row["prompt_per_token_j"] = share[row["workload"]]
-            row["energy_per_token_with_prompt_j"] = row["energy_per_token_j"] + share[row["workload"]]
-    return rows
