@@ -24,7 +24,7 @@ from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
 from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
-from gelato_jax.models import Model, allocate, write
+from gelato_jax.models import Cache, Decoder, Model, allocate, write
 from gelato_jax.system import System, local
 
 _FEW, _MANY = 4, 20
@@ -42,18 +42,24 @@ def run_windows(model: Model, steps: ArrayLike, valid: ArrayLike, *, window: int
 
     Of each window `valid` tokens count.
     """
-    decoder, valid = model.bind(), jnp.asarray(valid)
+    decoder = model.bind()
     # As many slots as a decode has: attention is part of a step, and pays for the prefix it reads.
     cache = allocate(decoder.config, 1, SMALLEST_BUFFER, decoder.cache_dtype)
     lengths = jnp.full((1,), _POSITION, jnp.int32)
 
-    def step(_: Array, carry):
+    def step(_: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
         cache, tokens = carry
-        x, fresh = decoder.forward(tokens, cache, lengths, valid)
-        cache = write(cache, fresh, lengths, after=x)
-        return cache, gelato_kernels.entropy(decoder.unembed(x, valid=valid)).argmax
+        return run_window(decoder, cache, tokens, lengths, valid)
 
     return lax.fori_loop(0, steps, step, (cache, jnp.ones((1, window), jnp.int32)))[1]
+
+
+def run_window(decoder: Decoder, cache: Cache, tokens: Array, lengths: Array, valid: ArrayLike) -> tuple[Cache, Array]:
+    """One window `[B, T]` behind `lengths [B]`, of which `valid` tokens count: the cache, and each token's argmax."""
+    valid = jnp.asarray(valid)
+    x, fresh = decoder.forward(tokens, cache, lengths, valid)
+    cache = write(cache, fresh, lengths, after=x)
+    return cache, gelato_kernels.entropy(decoder.unembed(x, valid=valid)).argmax
 
 
 def window_seconds(model: Model, window: int, sizes: Sequence[int] = ()) -> list[float]:

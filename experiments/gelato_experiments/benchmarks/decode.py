@@ -1,7 +1,8 @@
 """What the decode loop adds to the models it runs: every figure a ratio of times of one run.
 
 - `autoregressive_over_bare`: a step of the baseline loop over a bare step (forward pass, head, argmax);
-- `round_over_parts`: a round of speculative decoding over its draft steps and its verification window;
+- `round_over_parts`: a round of speculative decoding over the models' passes in it, by turns in a loop of their own:
+  draft steps, the verification window, the draft's reading of a token that it did not draft from;
 - `overhead_share`: the share of a round spent on everything but the models (control, entropy,
   sampling, verification), measured by running the same rounds on models too small to count.
 
@@ -15,18 +16,20 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-from jax import lax
+import jax.numpy as jnp
+from jax import Array, lax
 
 from gelato_jax import control, system
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_job
+from gelato_jax.decoding.catch_up import catch_up
 from gelato_jax.decoding.ends import decode_round
-from gelato_jax.decoding.local import run_windows
+from gelato_jax.decoding.local import run_window, run_windows
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.timing import alternate
-from gelato_jax.models import Model, random_model
+from gelato_jax.models import Cache, Model, random_model
 
 CALLS = 15
 """Timed calls of each program; medians are reported."""
@@ -135,15 +138,53 @@ def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Call
     return lambda rounds: run_rounds(state, job, rounds, shapes=shapes)
 
 
+@partial(jax.jit, static_argnames=("shapes", "rounds"))
+def _catch_ups(state: DecodeState, job: Job, *, shapes: Shapes, rounds: int) -> Array:
+    """Whether the draft is fed a committed token ahead of drafting, in each of some rounds: `[rounds]` bool."""
+
+    def step(state: DecodeState, _: None) -> tuple[DecodeState, Array]:
+        state, seen = decode_round(state, job, shapes)
+        return state, seen.caught_up[0] > 0
+
+    return lax.scan(step, state, length=rounds)[1]
+
+
+@partial(jax.jit, static_argnames="size")
+def _run_parts(state: DecodeState, job: Job, fed: Array, rounds: int, *, size: int) -> tuple[Cache, Cache, Array]:
+    """The models' passes of some rounds, in their order, and nothing else. `fed [rounds]`: see `_catch_ups`."""
+    device, draft, target = state.device, job.draft.model.bind(), job.target.bind()
+    lengths = device.length - 1
+
+    def run(index: Array, carry: tuple[Cache, Cache, Array]) -> tuple[Cache, Cache, Array]:
+        behind, verified, tokens = carry
+        lagging = dataclasses.replace(device, cache=behind, cache_length=lengths - 1)
+        behind, _ = catch_up(draft, lagging, ~device.done & fed[index])
+
+        def step(_: Array, drafting: tuple[Cache, Array]) -> tuple[Cache, Array]:
+            return run_window(draft, *drafting, lengths, 1)
+
+        behind, last = lax.fori_loop(0, size, step, (behind, tokens[:, :1]))
+        window = jnp.broadcast_to(last, tokens.shape)
+        return (behind, *run_window(target, verified, window, lengths, size + 1))
+
+    start = (device.cache, state.edge.cache, jnp.zeros((1, size + 1), jnp.int32))
+    return lax.fori_loop(0, rounds, run, start)
+
+
 def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
-    """Seconds of a round, of a draft step and of its window, and the round over the sum of its parts."""
+    """Seconds of a round, of a draft step and of its window, and the round over its parts.
+
+    Parts run by turns in one loop, as they do in a round: alone, each would find its weights in a cache.
+    """
     size = shapes.max_draft_length
-    rounds, drafts, windows = _seconds(
-        _round_program(pair, shapes, DecodeSettings(max_draft_length=size)),
+    state, job = round_state(pair, shapes, DecodeSettings(max_draft_length=size), rounds=MANY)
+    fed = _catch_ups(state, job, shapes=shapes, rounds=MANY)
+    rounds, parts, drafts, windows = _seconds(
+        lambda rounds: run_rounds(state, job, rounds, shapes=shapes),
+        lambda rounds: _run_parts(state, job, fed, rounds, size=size),
         lambda rounds: run_windows(pair.draft.model, rounds * size, 1, window=1),
         lambda rounds: run_windows(pair.target, rounds, size + 1, window=size + 1),
     )
-    parts = [a + b for a, b in zip(drafts, windows, strict=True)]
     seconds = (statistics.median(rounds), statistics.median(drafts) / size)
     return *seconds, statistics.median(windows), _ratio(rounds, parts)
 
