@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -13,6 +14,10 @@ SCALE = "_scale"
 """What the path of a matrix's scales adds to the path of the matrix."""
 MINIMUM = "_minimum"
 """The same of its minimums."""
+
+# Compiled: op by op, every shape would load thirty small programs at each start.
+_pack = jax.jit(gelato_kernels.pack_blocks)
+_round = jax.jit(gelato_kernels.quantize_blocks, static_argnums=1)
 
 _OUTPUTS_FIRST = ("head.kernel", "embed.embedding")  # kept as [out, in] in every format
 
@@ -57,7 +62,7 @@ def restore_blocks(model: Model) -> Model:
 
 
 def _is_four_bit(rows: Array) -> bool:
-    return bool(jnp.array_equal(gelato_kernels.unpack_blocks(gelato_kernels.quantize_blocks(rows, "q4")), rows))
+    return bool(jnp.array_equal(gelato_kernels.unpack_blocks(_round(rows, "q4")), rows))
 
 
 def _kept(name: str, matrix: Array, scale: Array | None, config: ModelConfig) -> dict[str, Array]:
@@ -69,8 +74,8 @@ def _kept(name: str, matrix: Array, scale: Array | None, config: ModelConfig) ->
         return {name: values, f"{name}{SCALE}": scale}
     assert config.block_format is not None
     if scale is not None:
-        blocks = gelato_kernels.pack_blocks(rows, scale[:, None])
+        blocks = _pack(rows, scale[:, None])
     else:
-        blocks = gelato_kernels.quantize_blocks(rows, "q8" if outputs_first else config.block_format)
+        blocks = _round(rows, "q8" if outputs_first else config.block_format)
     minimums = {} if blocks.minimums is None else {f"{name}{MINIMUM}": blocks.minimums}
     return {name: blocks.packed, f"{name}{SCALE}": blocks.scales, **minimums}
