@@ -26,6 +26,7 @@ from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
 from gelato_jax.system import System, local
+from gelato_kernels import native
 
 _FEW, _MANY = 4, 20
 """Steps of two timed calls. Their difference is what the steps take: calls and empty caches cost both alike."""
@@ -119,13 +120,15 @@ def measure_local_system(
 
 
 def _fingerprint(pair: Pair, shapes: Shapes) -> str:
-    """What the times depend on: shapes of both models, window sizes, processor, library."""
+    """What the times depend on: shapes of both models, window sizes, compiled kernels, processor, library."""
     device = jax.devices()[0]
     facts = (
         dataclasses.asdict(pair.target.config),
         dataclasses.asdict(pair.draft.model.config),
         str(next(iter(pair.target.params.values())).dtype),
         shapes.windows,
+        _SIZES,
+        native.instructions(),
         device.platform,
         device.device_kind,
         platform.processor(),

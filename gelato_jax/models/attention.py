@@ -55,7 +55,9 @@ class Attention(nnx.Module):
             query, key, value = self._split(projected, angles)
             attended = attend_to_itself(query, key, value)
         else:
-            norms = self.q_norm and self.k_norm and (self.q_norm.scale[...], self.k_norm.scale[...], self.q_norm.eps)
+            norms = None
+            if self.q_norm is not None and self.k_norm is not None:
+                norms = (self.q_norm.scale[...], self.k_norm.scale[...], self.q_norm.eps)
             attended, key, value = gelato_kernels.rotary_attention(
                 projected, *cached, lengths, *angles, norms=norms, rows=valid
             )

@@ -70,12 +70,7 @@ struct Text {
 inline void turn(const Attention& a, int64_t token, const float* x, const float* norm, float scale, float* y) {
   const int64_t half = a.size / 2;
   if (norm) {
-    Floats squares = set(0.0f);
-    for (int64_t h = 0; h < a.size; h += kLanes) {
-      const Floats some = load_some(x + h, a.size - h);
-      squares = madd(some, some, squares);
-    }
-    const Floats factor = set(1.0f / std::sqrt(sum(squares) / static_cast<float>(a.size) + a.epsilon));
+    const Floats factor = norm_factor(x, a.size, a.epsilon);
     for (int64_t h = 0; h < a.size; h += kLanes) {
       const int64_t left = a.size - h;
       store_some(y + h, left, mul(mul(load_some(x + h, left), factor), load_some(norm + h, left)));

@@ -12,6 +12,9 @@ const T* data(const ffi::AnyBuffer& buffer) {  // Null where Python gave an empt
   return buffer.element_count() ? static_cast<const T*>(buffer.untyped_data()) : nullptr;
 }
 
+template <class T>
+T* out(ffi::Result<ffi::AnyBuffer>& buffer) { return static_cast<T*>(buffer->untyped_data()); }
+
 // How many of a window's rows count.
 int64_t valid(const ffi::AnyBuffer& rows, int64_t window) {
   const int32_t* count = data<int32_t>(rows);
@@ -101,9 +104,6 @@ ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi:
   return ffi::Error::Success();
 }
 
-template <class T>
-T* out(ffi::Result<ffi::AnyBuffer>& buffer) { return static_cast<T*>(buffer->untyped_data()); }
-
 ffi::Error statistics(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature,
                       ffi::Result<ffi::AnyBuffer> maximum, ffi::Result<ffi::AnyBuffer> total,
                       ffi::Result<ffi::AnyBuffer> weighted, ffi::Result<ffi::AnyBuffer> argmax,
@@ -160,85 +160,22 @@ ffi::Error warp(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temp
 
 GELATO_EXPORT const char* gelato_isa() { return gelato::kernels().name; }
 
+#define POOL ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+#define IN .Arg<ffi::AnyBuffer>()
+#define OUT .Ret<ffi::AnyBuffer>()
+
 XLA_FFI_DEFINE_HANDLER(block_matmul_handler, gelato::block_matmul,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
+                       POOL IN IN IN IN IN IN IN IN OUT
                            .Attr<int64_t>("inputs")
                            .Attr<int64_t>("window")
                            .Attr<bool>("gated")
                            .Attr<float>("epsilon"));
-
-XLA_FFI_DEFINE_HANDLER(window_attention_handler, gelato::window_attention,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>());
-
+XLA_FFI_DEFINE_HANDLER(window_attention_handler, gelato::window_attention, POOL IN IN IN IN IN IN OUT);
 XLA_FFI_DEFINE_HANDLER(rotary_attention_handler, gelato::rotary_attention,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Attr<float>("scale")
-                           .Attr<float>("epsilon"));
-
-XLA_FFI_DEFINE_HANDLER(statistics_handler, gelato::statistics,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Attr<int64_t>("block"));
-
-XLA_FFI_DEFINE_HANDLER(residual_handler, gelato::residual,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Attr<int64_t>("block"));
-
-XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>());
+                       POOL IN IN IN IN IN IN IN IN IN OUT OUT OUT.Attr<float>("scale").Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER(statistics_handler, gelato::statistics, POOL IN IN OUT OUT OUT OUT OUT.Attr<int64_t>("block"));
+XLA_FFI_DEFINE_HANDLER(residual_handler, gelato::residual, POOL IN IN IN IN IN IN IN OUT.Attr<int64_t>("block"));
+XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp, POOL IN IN IN IN OUT);
 
 GELATO_EXPORT XLA_FFI_Error* gelato_block_matmul(XLA_FFI_CallFrame* frame) { return block_matmul_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_window_attention(XLA_FFI_CallFrame* frame) { return window_attention_handler(frame); }

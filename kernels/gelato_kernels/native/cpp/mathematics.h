@@ -1,6 +1,7 @@
 // What the kernels share beyond single instructions. Included behind a vector_*.h.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 
 namespace gelato {
@@ -45,6 +46,16 @@ inline float sum(const Floats& x) {
   for (int width = kLanes / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) s[i] += s[i + width];
   return s[0];
+}
+
+// What an RMS norm multiplies n numbers by (arXiv 1910.07467), its scale left out.
+inline Floats norm_factor(const float* x, int64_t n, float epsilon) {
+  Floats squares = set(0.0f);
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const Floats some = load_some(x + k, n - k);
+    squares = madd(some, some, squares);
+  }
+  return set(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + epsilon));
 }
 
 }  // namespace

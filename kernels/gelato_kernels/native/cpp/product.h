@@ -25,12 +25,7 @@ inline void prologue(const Product& p, const float* x, float* y) {
       store(y + k, mul(div(a, add(set(1.0f), exp(sub(set(0.0f), a)))), b));
     }
   } else if (p.norm) {
-    Floats squares = set(0.0f);
-    for (int64_t k = 0; k < p.in; k += kLanes) {
-      const Floats a = load_some(x + k, p.in - k);
-      squares = madd(a, a, squares);
-    }
-    const Floats factor = set(1.0f / std::sqrt(sum(squares) / static_cast<float>(p.in) + p.epsilon));
+    const Floats factor = norm_factor(x, p.in, p.epsilon);
     for (int64_t k = 0; k < p.in; k += kLanes) {
       const Floats scale = load_some(p.norm + k, p.in - k);
       store(y + k, mul(mul(load_some(x + k, p.in - k), factor), scale));
