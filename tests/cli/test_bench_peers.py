@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
 import re
-import signal
 import sys
-from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -154,45 +152,28 @@ def test_llama_cpp_stops_behind_an_end_token_or_at_the_limit(monkeypatch, tmp_pa
     assert made[0].options["n_ctx"] >= 5 + 4
 
 
-def counting(step: int, *, end: int | None = None) -> list[Engine]:
-    """An engine that counts on from a prompt's last id; at the prompt [`end`] its process dies."""
-
-    def decode(ids):
-        if list(ids) == [end]:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return [ids[-1] + step]
-
-    return [Engine("counting", decode)]
-
-
-def dying() -> list[Engine]:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    return []
-
-
-def broken() -> list[Engine]:
-    raise RuntimeError("libllama.so: cannot open\nmore")
-
-
-def without() -> list[Engine]:
-    raise engine.LeftOut("no floats; name others")
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Engines that a process of its own can import, as it inherits where this one looks for modules."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("stand_in_engines")
 
 
 @pytest.mark.parametrize(
     ("load", "line"),
     [
-        (dying, "its process died (SIGSEGV); build it again"),
-        (broken, "it cannot be loaded (RuntimeError: libllama.so: cannot open)"),
-        (without, "no floats; name others"),
+        ("dying", "its process died (SIGSEGV); build it again"),
+        ("broken", "it cannot be loaded (RuntimeError: libllama.so: cannot open)"),
+        ("without", "no floats; name others"),
     ],
 )
-def test_what_cannot_be_loaded_is_left_out(load, line):
+def test_what_cannot_be_loaded_is_left_out(stand_ins, load, line):
     with pytest.raises(engine.LeftOut, match=f"^{re.escape(line)}$"):
-        Worker(load, advice="build it again").engines()
+        Worker(getattr(stand_ins, load), advice="build it again").engines()
 
 
-def test_a_worker_decodes_until_it_dies():
-    (counter,) = Worker(partial(counting, end=7), 2, advice="build it again").engines()
+def test_a_worker_decodes_until_it_dies(stand_ins):
+    (counter,) = Worker(stand_ins.counting, 2, 7, advice="build it again").engines()
     assert (counter.name, counter.decode((3, 4)), counter.decode([5])) == ("counting", [6], [7])
     with pytest.raises(GelatoError, match=re.escape("counting: its process died (SIGSEGV); build it again")):
         counter.decode([7])
