@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         Stream,
         autoregressive,
         generate,
-        prepare,
         report,
         stream,
     )
@@ -34,7 +33,6 @@ __all__ = [
     "generate",
     "models",
     "payloads",
-    "prepare",
     "report",
     "stream",
     "system",

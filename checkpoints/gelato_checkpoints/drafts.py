@@ -109,7 +109,6 @@ def load_draft(
     target: Checkpoint,
     target_model: Model,
     *,
-    outline: bool = False,
     progress: OnProgress = silent,
 ) -> DraftModel:
     """Load a draft onto the default device, its input embedding the target's own array.
@@ -121,7 +120,6 @@ def load_draft(
         folder: written by `save_draft`.
         target: the checkpoint that it drafts for.
         target_model: the same, as loaded.
-        outline: leave the weights on the disk; parameters are `jax.ShapeDtypeStruct`, enough to compile for.
         progress: told when reading starts and ends.
 
     Raises:
@@ -139,27 +137,16 @@ def load_draft(
     if about.get("repeats") is not None:
         repeats = _read_distributions(folder / store.DRAFT_FILE, about, "repeats", RepeatOddsSet, _read_odds, exits)
     wanted = _wanted(config)
-    arrays: Mapping[str, Any] = wanted
-    if not outline:
-        arrays = store.read_parameters(folder, progress, _FIX)
-        _check_parameters(folder, wanted, arrays)
-        _check_vocabulary(folder, arrays.get(_VOCABULARY), target.config.valid_outputs)
+    arrays = store.read_parameters(folder, progress, _FIX)
+    _check_parameters(folder, wanted, arrays)
+    _check_vocabulary(folder, arrays.get(_VOCABULARY), target.config.valid_outputs)
     params = {path: place(array, wanted[path].dtype) for path, array in arrays.items()}
     vocabulary = params.pop(_VOCABULARY, None)
     model = Model(config=config, params=params)
     if target_model.config.block_format:
-        model = _in_blocks(model, outline)
+        model = quantize(model, "q8")  # a draft without its embedding, in the blocks that its target's products read
     shared = {path: array for path, array in target_model.params.items() if path.startswith("embed.")}
     return make_draft(dataclasses.replace(model, params={**model.params, **shared}), calibration, vocabulary, repeats)
-
-
-def _in_blocks(model: Model, outline: bool) -> Model:
-    """A draft without its embedding, in the blocks that a target's products read; 8-bit weights stay what they are."""
-    if not outline:
-        return quantize(model, "q8")
-    config = dataclasses.replace(model.config, weight_format="q8")
-    wanted: dict[str, Any] = dict(parameter_outlines(config))
-    return Model(config=config, params={path: wanted[path] for path in wanted if not path.startswith("embed.")})
 
 
 def shipped_drafts() -> dict[str, Path]:
@@ -209,7 +196,7 @@ def _wanted(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     wanted = parameter_outlines(config)
     del wanted[_EMBEDDING]
     if config.weight_format == "float":
-        wanted = {path: place(outline, weight_dtype()) for path, outline in wanted.items()}
+        wanted = {path: jax.ShapeDtypeStruct(one.shape, weight_dtype()) for path, one in wanted.items()}
     if config.head_vocab_size is not None:
         wanted[_VOCABULARY] = jax.ShapeDtypeStruct((config.head_vocab_size,), jnp.int32)
     return wanted

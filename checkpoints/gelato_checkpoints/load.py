@@ -37,15 +37,12 @@ class Checkpoint:
     dtype: Any
 
 
-def load_checkpoint(
-    name: str | Path, *, weights: Weights = "float", outline: bool = False, progress: OnProgress = silent
-) -> Checkpoint:
+def load_checkpoint(name: str | Path, *, weights: Weights = "float", progress: OnProgress = silent) -> Checkpoint:
     """Load a checkpoint, fetching and converting it first where that has not been done.
 
     Args:
         name: a catalog name, `hf:OWNER/NAME`, a checkpoint folder, a Hugging Face folder or a .gguf file.
         weights: how they are kept in memory, see `gelato_checkpoints.weights`.
-        outline: leave the weights on the disk; parameters are `jax.ShapeDtypeStruct`, enough to compile for.
         progress: told of download, conversion and loading.
 
     Raises:
@@ -57,7 +54,7 @@ def load_checkpoint(
     if store.is_draft(folder):
         raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")
     store.check_complete(folder)
-    chosen = settle(weights, folder, silent if outline else progress)
+    chosen = settle(weights, folder, progress)
     if chosen not in FLOATS:
         folder = in_blocks(folder, chosen, cache_directory() / "weights", progress)
         store.check_complete(folder)
@@ -69,7 +66,7 @@ def load_checkpoint(
         )
     tokenizer = Tokenizer(store.read_tokenizer_spec(folder))
     _check_ids(folder, config, tokenizer)
-    parameters = _outlines(config) if outline else store.read_parameters(folder, progress)
+    parameters = store.read_parameters(folder, progress)
     _check_shapes(folder, config, parameters)
     provenance = read_json(folder / "provenance.json")
     return Checkpoint(
@@ -80,13 +77,6 @@ def load_checkpoint(
         provenance=provenance,
         dtype=FLOATS.get(chosen) or weight_dtype(),
     )
-
-
-def _outlines(config: ModelConfig) -> dict[str, Any]:
-    """Parameters without numbers."""
-    from gelato_jax.models import parameter_outlines
-
-    return parameter_outlines(config)
 
 
 def _check_ids(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:

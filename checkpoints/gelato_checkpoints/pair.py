@@ -38,7 +38,6 @@ def load_pair(
     draft: str | Path | None = None,
     *,
     weights: Weights = "auto",
-    outline: bool = False,
     progress: OnProgress = silent,
 ) -> Pair:
     """Load a target and its draft, fetching and converting them first where that has not been done.
@@ -49,7 +48,6 @@ def load_pair(
             for the target's first K layers; None is the trained draft that ships for the target, or its first
             `FALLBACK_LAYERS` layers where there is none.
         weights: how they are kept in memory, see `gelato_checkpoints.weights`; a trained draft follows its target.
-        outline: leave the weights on the disk; such a pair can be compiled for (`gelato_jax.prepare`), not run.
         progress: told of download, conversion and loading, with `untrained` of a fallback, and with `shorter` of a
             draft whose context is shorter than the target's.
 
@@ -60,23 +58,20 @@ def load_pair(
     Raises:
         CheckpointError: a name is unknown, a step failed, or draft and target do not belong together.
     """
-    checkpoint = load_checkpoint(target, weights=weights, outline=outline, progress=progress)
+    checkpoint = load_checkpoint(target, weights=weights, progress=progress)
     model = load_model(checkpoint)
     choice = shipped_draft(checkpoint) if draft is None else draft
     if choice is None:
         choice = f"{_LAYERS}{min(FALLBACK_LAYERS, model.config.num_layers)}"
-        if not outline:  # whoever asks for outlines asks for the weights too, and hears it then
-            progress("untrained", 0, 0)
+        progress("untrained", 0, 0)
     if str(choice).startswith(_LAYERS):
         draft_model = _first_layers(model, str(choice))
     elif store.is_draft(folder := Path(choice).expanduser()):
-        draft_model = load_draft(folder, checkpoint, model, outline=outline, progress=progress)
+        draft_model = load_draft(folder, checkpoint, model, progress=progress)
     else:
-        draft_model = _other_model(
-            checkpoint, load_checkpoint(choice, weights=weights, outline=outline, progress=progress)
-        )
+        draft_model = _other_model(checkpoint, load_checkpoint(choice, weights=weights, progress=progress))
     positions = draft_model.model.config.max_positions
-    if positions < model.config.max_positions and not outline:
+    if positions < model.config.max_positions:
         progress("shorter", positions, model.config.max_positions)
     return Pair(
         name=str(target),

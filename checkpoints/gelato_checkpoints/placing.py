@@ -1,4 +1,4 @@
-"""Putting stored arrays on the default device, or their outlines where only shapes are wanted."""
+"""Putting stored arrays on the default device."""
 
 from typing import Any
 
@@ -16,8 +16,6 @@ def weight_dtype() -> Any:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def place(array: np.ndarray | jax.ShapeDtypeStruct, dtype: DTypeLike) -> Any:
-    """An array on the default device as `dtype`; an outline stays one."""
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype)
+def place(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """An array on the default device as `dtype`."""
     return jnp.asarray(array, dtype)

@@ -282,14 +282,12 @@ def read_parameters(folder: Path, progress: OnProgress = silent, fix: str = CONV
     path = (folder / "parameters").absolute()
     try:
         with ocp.Checkpointer(_handler()) as checkpointer:
-            names = list(checkpointer.metadata(path).item_metadata)
-            progress("load", 0, len(names))
-            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            parameters = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
+            progress("load", 0, 0)
+            parameters = checkpointer.restore(path)  # as it was saved: NumPy arrays by name
     except Exception as error:  # the storage layer has no error class of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not readable ({first}); {fix}") from error
-    progress("load", len(names), len(names))
+    progress("load", len(parameters), len(parameters))
     return parameters
 
 

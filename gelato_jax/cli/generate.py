@@ -92,27 +92,15 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     clock = CompileClock()
     with Progress(quiet=values["quiet"]) as progress:
 
-        def load(outline: bool = False):
-            return gelato_checkpoints.load_pair(
-                values["model"],
-                values["draft"],
-                weights=values["weights"],
-                progress=progress.stage,
-                outline=outline,
-            )
-
         def start():
-            # The weights are read while the programs that need only their shapes are made.
-            weights = in_background(load)
-            outline = load(outline=True)
+            pair = gelato_checkpoints.load_pair(
+                values["model"], values["draft"], weights=values["weights"], progress=progress.stage
+            )
             if choices["system"] is None:
                 cache = gelato_checkpoints.cache_directory() / "local-times"
-                choices["system"] = measure_local_system(weights.result(), settings.shapes, cache, progress.stage)
+                choices["system"] = measure_local_system(pair, settings.shapes, cache, progress.stage)
             progress.stage("compile", 0, 0)
-            request = {"prompts": [prompt], "settings": settings, "raw": values["raw"], **choices}
-            preparation = gelato_jax.prepare(outline, **request)
-            pair = weights.result()
-            stream = gelato_jax.stream(pair, **request, preparation=preparation)
+            stream = gelato_jax.stream(pair, [prompt], settings=settings, raw=values["raw"], **choices)
             progress.stop()
             return pair, stream
 

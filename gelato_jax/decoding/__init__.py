@@ -1,6 +1,6 @@
 """A decode: rounds of drafting and verification, compiled end to end."""
 
-from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, prepare, stream
+from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, stream
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
 from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Setup, Shapes
@@ -27,7 +27,6 @@ __all__ = [
     "generate",
     "make_draft",
     "make_job",
-    "prepare",
     "report",
     "stream",
 ]

@@ -233,25 +233,23 @@ def stream(
     settings: DecodeSettings | None = None,
     raw: bool = False,
     session: Session | None = None,
-    preparation: Future[None] | None = None,
     **choices,
 ) -> Stream:
     """As `generate`, but round by round: returns when the prompts are read.
 
     Args:
-        pair: as `generate`, as are all others but the last.
+        pair: as `generate`, as are all others.
         prompts: see there.
         settings: see there.
         raw: see there.
         session: see there.
-        preparation: what `prepare` returned for the same arguments; the programs are made here if not given.
         **choices: see there.
     """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
     session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
-    preparation = _prepare(job, batch, session, settings.shapes) if preparation is None else preparation
+    preparation = _prepare(job, batch, session, settings.shapes)
     state = start(job, **batch, session=session, shapes=settings.shapes)
     _refuse_faults(jax.device_get(text_of(state)))
     return Stream(
@@ -266,37 +264,8 @@ def stream(
     )
 
 
-def prepare(
-    pair: Pair,
-    prompts: Sequence[str] | Sequence[Sequence[int]],
-    *,
-    settings: DecodeSettings | None = None,
-    raw: bool = False,
-    **choices,
-) -> Future[None]:
-    """Make the programs of `stream`, which may begin before the weights are there.
-
-    Args:
-        pair: whose weights may be `jax.ShapeDtypeStruct`; `load_pair(..., outline=True)` gives one.
-        prompts: as `stream`, as are all others; only their longest length counts, in powers of two.
-        settings: see there.
-        raw: see there.
-        **choices: see there.
-
-    Returns:
-        What `stream` takes as `preparation`: the prompts' program is ready, the round's is still made.
-    """
-    settings = settings or DecodeSettings()
-    job = make_job(pair, settings=settings, **choices)
-    batch = encode_prompts(pair, prompts, settings, raw=raw)
-    return _prepare(job, batch, fresh_sessions(job, len(prompts)), settings.shapes)
-
-
 def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes) -> Future[None]:
-    """Compile for arguments that may be known by shapes alone.
-
-    JAX keeps tracings, lowerings and their executables: the calls that follow find them all.
-    """
+    """Compile both programs, the round's in a thread: the calls that follow find them, for JAX keeps what it made."""
     reading = start.lower(job, **batch, session=session, shapes=shapes)
     executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
     future = executor.submit(_prepare_round, reading.out_info, job, shapes)

@@ -19,7 +19,7 @@ _MASKED = -1e30  # finite: -inf less a maximum of -inf would be nan
 class Attention(nnx.Module):
     """Self-attention with rotary embedding, optional biases (Qwen2) and head norms (Qwen3)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         self.qkv = Linear(config.hidden_size, width, config, bias=config.qkv_bias, rngs=rngs)

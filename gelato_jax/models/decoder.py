@@ -23,7 +23,7 @@ from gelato_jax.types import record, static
 class Layer(nnx.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         self.input_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attention = Attention(config, rngs=rngs)
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -63,7 +63,7 @@ class Decoder(nnx.Module):
     whether to go deeper costs a dot product instead of an unembedding; without, the head is asked.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         self.config = config
         self.embed = Embedding(config, rngs=rngs)
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
@@ -187,8 +187,7 @@ class Model:
 
 @lru_cache(maxsize=32)
 def _structure(config: ModelConfig):
-    abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(abstract)
+    graphdef, state = nnx.split(Decoder(config, rngs=None))
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
     return graphdef, treedef, {_dotted(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves}
 

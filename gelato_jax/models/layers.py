@@ -5,7 +5,7 @@ its input in the weights' dtype (float32 for 8-bit weights, whole numbers of 15 
 accumulates in float32.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -73,9 +73,8 @@ class Linear(nnx.Module):
     `gelato_kernels.BlockWeights` packs, with a `kernel_scale` and, of 4 bits, a `kernel_minimum`.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs):
-        kernel = jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5
-        kept = _kept(kernel, kernel.T, config.weight_format)
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs | None):
+        kept = _matrices(rngs, inputs, outputs, config.weight_format, outputs_first=False)
         self.kernel, self.kernel_scale, self.kernel_minimum = kept
         self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
         self.blocks = (config.block_format, (outputs, inputs)) if config.block_format else None
@@ -115,11 +114,10 @@ class Linear(nnx.Module):
 class Head(nnx.Module):
     """Output head, kernel `[U, D]`: the embedding's layout, so that tied and untied heads run alike."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         shape = (config.output_size, config.hidden_size)
-        kernel = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
         self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
-        kept = _kept(kernel, kernel, _HEAD_BLOCKS if self.blocks else config.weight_format)
+        kept = _matrices(rngs, config.hidden_size, shape[0], _HEAD_BLOCKS if self.blocks else config.weight_format)
         self.kernel, self.kernel_scale, _ = kept
 
     def __call__(self, x: Array, *, norm: RMSNorm | None = None, valid: Array | None = None) -> Array:
@@ -132,11 +130,11 @@ class Head(nnx.Module):
 class Embedding(nnx.Module):
     """A table of token vectors `[V, D]`; tied, it is the output head too."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         shape = (config.vocab_size, config.hidden_size)
-        table = jax.random.normal(rngs.params(), shape) * config.hidden_size**-0.5
         self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
-        self.embedding, self.embedding_scale, _ = _kept(table, table, _HEAD_BLOCKS if self.blocks else "float")
+        kept = _matrices(rngs, config.hidden_size, shape[0], _HEAD_BLOCKS if self.blocks else "float")
+        self.embedding, self.embedding_scale, _ = kept
 
     def __call__(self, tokens: Array) -> Array:
         """Vectors `[..., D]` float32 of tokens `[...]` int32."""
@@ -155,16 +153,35 @@ class Embedding(nnx.Module):
         return _blocks(self.embedding, self.embedding_scale, None, *self.blocks)
 
 
-def _kept(kernel: Array, rows: Array, kind: WeightFormat) -> tuple[nnx.Param, nnx.Param | None, nnx.Param | None]:
-    """A matrix as it is kept: as it is, or its outputs' `rows [out, in]` in few bits, scales and minimums."""
+def _matrices(
+    rngs: nnx.Rngs | None, inputs: int, outputs: int, kind: WeightFormat, *, outputs_first: bool = True
+) -> tuple[nnx.Param, nnx.Param | None, nnx.Param | None]:
+    """A random matrix as it is kept, its scales and its minimums; their shapes alone if there is no `rngs`."""
+    if rngs is None:
+        kept = _outlines(inputs, outputs, kind, outputs_first)
+    else:
+        kept = _random(rngs.params(), inputs, outputs, kind, outputs_first)
+    matrix, *rest = kept
+    scale, minimum = (None if numbers is None else nnx.Param(numbers) for numbers in rest)
+    return nnx.Param(matrix), scale, minimum
+
+
+def _random(key: Array, inputs: int, outputs: int, kind: WeightFormat, outputs_first: bool):
+    """`[out, in]` or `[in, out]`, or its outputs in few bits, scales and minimums."""
+    matrix = jax.random.normal(key, (outputs, inputs) if outputs_first else (inputs, outputs)) * inputs**-0.5
     if kind == "float":
-        return nnx.Param(kernel), None, None
+        return matrix, None, None
+    rows = matrix if outputs_first else matrix.T
     if kind == "int8":
-        values, scale = gelato_kernels.quantize_rows(rows)
-        return nnx.Param(values), nnx.Param(scale), None
+        return (*gelato_kernels.quantize_rows(rows), None)
     blocks = gelato_kernels.quantize_blocks(rows, kind)
-    minimum = None if blocks.minimums is None else nnx.Param(blocks.minimums)
-    return nnx.Param(blocks.packed), nnx.Param(blocks.scales), minimum
+    return blocks.packed, blocks.scales, blocks.minimums
+
+
+@cache
+def _outlines(inputs: int, outputs: int, kind: WeightFormat, outputs_first: bool):
+    """Kept, for a decoder has hundreds of matrices and few shapes of them, and is outlined at each start."""
+    return jax.eval_shape(lambda: _random(jax.random.key(0), inputs, outputs, kind, outputs_first))
 
 
 def _blocks(
@@ -195,7 +212,7 @@ def _product(x: Array, kernel: nnx.Param, scale: nnx.Param | None, axis: int) ->
 class GatedMLP(nnx.Module):
     """SwiGLU MLP (arXiv 2002.05202); gate and up are one product."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config, rngs=rngs)
         self.down = Linear(config.mlp_size, config.hidden_size, config, rngs=rngs)
 

@@ -68,8 +68,11 @@ def dispatch(op: str, backends: Sequence[Backend], implementation: str | None, *
             continue
         for platform in served:
             special[platform] = _run(backend)
+    # Where there is no choice none is traced: a program's other branches would double the time to make it.
     if not special:
         return _run(able[everywhere])(*arrays)
+    if len(present) == 1:
+        return special[present.pop()](*arrays)
     return lax.platform_dependent(*arrays, default=_run(able[everywhere]), **special)
 
 

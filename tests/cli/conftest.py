@@ -15,9 +15,7 @@ def pair():
 @pytest.fixture
 def gelato(pair, monkeypatch, tmp_path, capfd):
     """Run a command line in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setattr(
-        gelato_checkpoints, "load_pair", lambda target, draft, *, weights, progress, outline=False: pair
-    )
+    monkeypatch.setattr(gelato_checkpoints, "load_pair", lambda target, draft, *, weights, progress: pair)
     monkeypatch.setenv("GELATO_CACHE", str(tmp_path / "cache"))
 
     def call(*arguments: str) -> tuple[int, str, str]:

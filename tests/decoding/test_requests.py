@@ -1,45 +1,45 @@
-"""`prepare` makes a stream's programs before the weights are there."""
+"""A stream's programs: made while the prompts are read, and made once."""
 
 import dataclasses
 
-import jax
+import pytest
 from jax import monitoring
 
 import gelato_jax as gelato
 from gelato_jax import testing
-from gelato_jax.models import Model
+
+SETTINGS = gelato.DecodeSettings(max_draft_length=3, max_new_tokens=11, prefill_chunk=16)
 
 
-def outline(model: Model) -> Model:
-    shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in model.params.items()}
-    return Model(config=model.config, params=shapes)
-
-
-def test_a_stream_prepared_from_shapes_compiles_nothing(prompts):
-    pair = testing.tiny_pair(exits=())
-    without_weights = dataclasses.replace(
-        pair,
-        target=outline(pair.target),
-        draft=dataclasses.replace(pair.draft, model=outline(pair.draft.model)),
-    )
-    settings = gelato.DecodeSettings(max_draft_length=3, max_new_tokens=11, prefill_chunk=16)
-    preparation = gelato.prepare(without_weights, prompts, settings=settings)
-    preparation.result()
-    compiled = []
+@pytest.fixture
+def compiled():
+    """Names of the programs that are compiled from here on."""
+    names = []
 
     def listen(event: str, duration: float, **facts: object) -> None:
         if event.endswith("backend_compile_duration") and facts.get("fun_name") in ("jit(start)", "jit(advance)"):
-            compiled.append(facts.get("fun_name"))
+            names.append(facts.get("fun_name"))
 
     monitoring.register_event_duration_secs_listener(listen)
-    try:
-        stream = gelato.stream(pair, prompts, settings=settings, preparation=preparation)
-        rounds = sum(1 for _ in stream)
-        assert compiled == []
-        longer = dataclasses.replace(settings, max_draft_length=2)
-        gelato.stream(pair, prompts, settings=longer).wait()
-        assert sorted(compiled) == ["jit(advance)", "jit(start)"]  # the listener hears what is compiled
-    finally:
-        monitoring.unregister_event_duration_listener(listen)
-    assert rounds > 1
-    assert stream.generation().tokens == gelato.autoregressive(pair, prompts, settings=settings)
+    yield names
+    monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_stream_that_is_ready_compiles_nothing_more(prompts, compiled):
+    pair = testing.tiny_pair(exits=())
+    stream = gelato.stream(pair, prompts, settings=SETTINGS)
+    stream.wait()
+    assert sorted(compiled) == ["jit(advance)", "jit(start)"]
+    assert sum(1 for _ in stream) > 1
+    assert sorted(compiled) == ["jit(advance)", "jit(start)"]
+    assert stream.generation().tokens == gelato.autoregressive(pair, prompts, settings=SETTINGS)
+
+
+def test_other_numbers_are_no_other_programs(prompts, compiled):
+    pair = testing.tiny_pair(exits=())
+    gelato.stream(pair, prompts, settings=SETTINGS).wait()
+    made = len(compiled)
+    gelato.stream(pair, prompts, settings=dataclasses.replace(SETTINGS, max_new_tokens=5, temperature=0.7)).wait()
+    assert len(compiled) == made
+    gelato.stream(pair, prompts, settings=dataclasses.replace(SETTINGS, max_draft_length=2)).wait()
+    assert len(compiled) == made + 2
