@@ -1,4 +1,8 @@
-"""The begin of step 2 of a round: the draft's cache is fed the committed tokens that it has not seen."""
+"""The begin of step 2 of a round: the draft's cache is fed the committed tokens that it has not seen.
+
+The last committed token is the first draft step's input. Where a window costs the tokens that are there, the one
+before it goes with it: drafts accepted whole leave just that one, and a pass of its own costs as much as a draft.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +15,21 @@ CATCH_UP_WINDOW = 16
 """Tokens fed at a time to a draft's cache that lags by more than one."""
 
 
+def step_window(decoder: Decoder) -> int:
+    """Tokens that a draft step may be fed: the next input, and a committed one that the cache lacks."""
+    return 2 if decoder.config.saves_tokens else 1
+
+
 def tokens_from(tokens: Array, start: Array, count: int) -> Array:
     """`count` tokens of each row from `start [B]`, `[B, count]`."""
     return jnp.take_along_axis(tokens, start[:, None] + jnp.arange(count), axis=1, mode="clip")
 
 
 def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cache, Array]:
-    """Feed the cache of rows that will draft, up to the token before the last committed one."""
+    """Feed the cache of rows that will draft all but what their first draft step is fed: `step_window` at most."""
 
     def missing(length: Array) -> Array:
-        return jnp.where(drafting, state.length - 1 - length, 0)
+        return jnp.maximum(jnp.where(drafting, state.length - step_window(decoder) - length, 0), 0)
 
     def feed(window: int):
         def run(cache: Cache, length: Array) -> tuple[Cache, Array, Array]:

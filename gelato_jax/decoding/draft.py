@@ -6,13 +6,15 @@ layers; the length exit looks at the token's entropy and stops drafting, as does
 computed token is always sent: whether a token is sent never depends on what its draw showed.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_jax.control import DepthSignal, acceptance_at
 from gelato_jax.control.base import where_active
-from gelato_jax.decoding.catch_up import catch_up, tokens_from
+from gelato_jax.decoding.catch_up import catch_up, step_window, tokens_from
 from gelato_jax.decoding.cost import draft_signal
 from gelato_jax.decoding.drawing import Drawn, draw
 from gelato_jax.decoding.records import DeviceState, Drafted, DraftModel, Effort, Job, RowState, Shapes
@@ -33,7 +35,7 @@ class Draft:
     work: Array  # [B] work summed over the drafted tokens
     support: Array  # [B] support sizes of q summed over the drafted tokens
     fault: Array  # [B] bool the draft's logits were no numbers
-    caught_up: Array  # [B] int32 committed tokens fed to the draft's cache first
+    caught_up: Array  # [B] int32 committed tokens before the last that the draft's cache was fed
     cache: Cache
     cache_length: Array  # [B] int32 valid slots
 
@@ -44,8 +46,7 @@ class _Loop:
 
     index: Array  # [] int32 tokens drafted so far by the rows still drafting
     drafting: Array  # [B] bool
-    token: Array  # [B] int32 next input
-    text: Array  # [B, S] int32 committed tokens, then drafted ones
+    text: Array  # [B, S] int32 committed tokens, then drafted ones; the last is the next input
     survival: Array  # [B] chance that every token so far is accepted
     length_exit: object
     draft: Draft
@@ -94,11 +95,13 @@ def roll_out(
     loop = _Loop(
         index=jnp.zeros((), jnp.int32),
         drafting=drafting,
-        token=tokens_from(state.tokens, state.length - 1, 1)[:, 0],
         text=state.tokens,
         survival=jnp.ones_like(plan.token_value),
         length_exit=exit_state,
-        draft=_empty_draft(state, job.draft, size, *catch_up(decoder, state, drafting)),
+        draft=dataclasses.replace(
+            _empty_draft(state, job.draft, size, *catch_up(decoder, state, drafting)),
+            caught_up=jnp.where(drafting, state.length - 1 - state.cache_length, 0),
+        ),
     )
     loop = lax.while_loop(
         lambda loop: (loop.index < size) & loop.drafting.any(),
@@ -132,7 +135,7 @@ def _empty_draft(state: DeviceState, model: DraftModel, size: int, cache: Cache,
         work=zeros,
         support=zeros,
         fault=jnp.zeros((rows,), bool),
-        caught_up=cache_length - state.cache_length,
+        caught_up=jnp.zeros_like(cache_length),
         cache=cache,
         cache_length=cache_length,
     )
@@ -150,7 +153,9 @@ def _draft_token(
 ) -> _Loop:
     """Draft one token for every row that is still drafting."""
     made, sent = loop.draft, loop.drafting
-    normed, fresh, exits, after = _descend(loop, decoder, plan, job)
+    length = state.length + loop.index
+    fed = jnp.where(sent, length - made.cache_length, 1)  # 1 to `step_window`
+    normed, fresh, exits, after = _descend(loop, fed, decoder, plan, job)
     cache = write(made.cache, fresh, made.cache_length, after=after)
     drawn = draw(decoder.head_logits(normed)[:, 0], exits, loop.index, loop.text, state, row, job)
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, drawn.entropy, exits, plan.acceptance_level)
@@ -159,20 +164,18 @@ def _draft_token(
     )
     length_exit, stop = jax.vmap(job.policy.length_exit.step)(loop.length_exit, signal)
     stop = stop | drawn.fault | jnp.isin(drawn.token, job.eos_ids)  # nothing would be kept after an end of sequence
-    length = state.length + loop.index
     return _Loop(
         index=loop.index + 1,
         drafting=sent & ~stop & (loop.index + 1 < limit),
-        token=drawn.token,
         text=loop.text.at[jnp.arange(length.shape[0]), length].set(drawn.token, mode="drop"),
         survival=loop.survival * acceptance,
         length_exit=jax.vmap(where_active)(sent, length_exit, loop.length_exit),
-        draft=_appended(made, drawn, loop.index, sent, cache, job.draft.work),
+        draft=_appended(made, drawn, loop.index, sent, fed, cache, job.draft.work),
     )
 
 
-def _appended(made: Draft, drawn: Drawn, index: Array, sent: Array, cache: Cache, work: Array) -> Draft:
-    """The draft with one more token, at `index`, of the rows that send it: `sent [B]`."""
+def _appended(made: Draft, drawn: Drawn, index: Array, sent: Array, fed: Array, cache: Cache, work: Array) -> Draft:
+    """The draft with one more token, at `index`, of the rows that send it, `sent [B]`; their caches were `fed [B]`."""
 
     def put(old: Array, new: Array) -> Array:
         return old.at[:, index].set(new)
@@ -193,12 +196,14 @@ def _appended(made: Draft, drawn: Drawn, index: Array, sent: Array, cache: Cache
         fault=made.fault | (sent & drawn.fault),
         caught_up=made.caught_up,
         cache=cache,
-        cache_length=made.cache_length + sent,
+        cache_length=made.cache_length + jnp.where(sent, fed, 0),
     )
 
 
-def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Cache, Array, Array]:
+def _descend(loop: _Loop, fed: Array, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Cache, Array, Array]:
     """Compute layers, segment by segment, while some drafting row wants to go deeper.
+
+    Each row is fed the `fed [B]` tokens behind its cache, and drafts from the last of them.
 
     Never `vmap` over rows here: a vmapped `cond` becomes a select and runs every segment.
 
@@ -207,25 +212,30 @@ def _descend(loop: _Loop, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[
         index `[B]` int32, and the last state computed (to order cache writes after reads).
     """
     cache, lengths = loop.draft.cache, loop.draft.cache_length
-    config, angles = decoder.config, decoder.angles(lengths, 1)
-    x = decoder.embed_tokens(loop.token[:, None])
-    x, fresh = decoder.run(x, angles, cache, lengths, 0, config.exits[0])
+    config, window = decoder.config, step_window(decoder)
+    angles, valid = decoder.angles(lengths, window), fed.max() if window > 1 else None
+    x = decoder.embed_tokens(tokens_from(loop.text, lengths, window))
+    x, fresh = decoder.run(x, angles, cache, lengths, 0, config.exits[0], valid=valid)
+
+    def last(x: Array) -> Array:
+        return x if window == 1 else jnp.take_along_axis(x, fed[:, None, None] - 1, axis=1)
+
     moving = loop.drafting
-    normed = decoder.exit_norm(0)(x)
+    normed = decoder.exit_norm(0)(last(x))
     exits = jnp.zeros_like(lengths)
     for index, (start, stop) in enumerate(zip(config.exits, config.exits[1:], strict=False)):
         moving = moving & _wants_deeper(index, normed, loop, plan, decoder, job)
 
         def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
-            return decoder.run(x, angles, cache, lengths, start, stop, moving[:, None])
+            return decoder.run(x, angles, cache, lengths, start, stop, moving[:, None], valid)
 
         def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
             del moving
-            return x, decoder.skip(x, angles, start, stop)
+            return x, decoder.skip(x, angles, start, stop, valid)
 
         x, segment = lax.cond(moving.any(), compute, skip, x, moving)
         fresh = (*fresh, *segment)
-        normed = jnp.where(moving[:, None, None], decoder.exit_norm(index + 1)(x), normed)
+        normed = jnp.where(moving[:, None, None], decoder.exit_norm(index + 1)(last(x)), normed)
         exits = exits + moving
     return normed, fresh, exits, x.max()
 

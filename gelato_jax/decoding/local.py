@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 import gelato_kernels
+from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.job import SMALLEST_BUFFER
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Shapes
@@ -35,6 +36,8 @@ _POSITION = 128
 """Where the timed windows stand in the text; assumed typical of a short conversation."""
 _SIZES = (1, 2, 3, 4, 5, 6, 9, 13, 17, 25)
 """Tokens of the windows that are timed, and the widest, where a window costs its tokens; lines lie between them."""
+_KEPT = ("draft_token_s", "catch_up_token_s", "window_s")
+"""What a file of kept times holds."""
 
 
 @partial(jax.jit, static_argnames="window")
@@ -80,6 +83,18 @@ def window_seconds(model: Model, window: int, sizes: Sequence[int] = ()) -> list
     ]
 
 
+def time_draft(draft: Model) -> tuple[float, float]:
+    """Seconds of a draft token, and of a committed token that the draft's cache is fed.
+
+    Where a window costs its tokens, one beside the next input; else one of many, as a prompt's are: a single one, in a
+    pass of its own, costs more than that.
+    """
+    if draft.config.saves_tokens:
+        token_s, both_s = window_seconds(draft, 2, (1, 2))
+        return token_s, max(both_s - token_s, 0.0)
+    return window_seconds(draft, 1)[0], window_seconds(draft, CATCH_UP_WINDOW)[0] / CATCH_UP_WINDOW
+
+
 def time_edge(target: Model, shapes: Shapes) -> dict[int, float]:
     """Seconds of the windows that a verifier runs, by their tokens."""
     widest = shapes.windows[-1]
@@ -107,16 +122,19 @@ def measure_local_system(
     times = None if file is None else read_json(file)
     if times is None:
         progress("time", 0, 0)
-        times = {
-            "draft_token_s": window_seconds(pair.draft.model, 1)[0],
-            "window_s": {str(size): seconds for size, seconds in time_edge(pair.target, shapes).items()},
-        }
+        windows = {str(size): seconds for size, seconds in time_edge(pair.target, shapes).items()}
+        times = dict(zip(_KEPT, (*time_draft(pair.draft.model), windows), strict=True))
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, times)
     windows = {int(size): seconds for size, seconds in times["window_s"].items()}
     padded = not pair.target.config.saves_tokens
-    return local(draft_token_s=times["draft_token_s"], window_s=windows, padded=padded)
+    return local(
+        draft_token_s=times["draft_token_s"],
+        prefill_token_s=times["catch_up_token_s"],
+        window_s=windows,
+        padded=padded,
+    )
 
 
 def _fingerprint(pair: Pair, shapes: Shapes) -> str:
@@ -128,6 +146,7 @@ def _fingerprint(pair: Pair, shapes: Shapes) -> str:
         str(next(iter(pair.target.params.values())).dtype),
         shapes.windows,
         _SIZES,
+        _KEPT,
         native.instructions(),
         device.platform,
         device.device_kind,

@@ -163,7 +163,7 @@ def local(
         draft_token_s: seconds of one draft token at full depth.
         window_s: seconds of a verified window by its size, 1 among them.
         padded: as in `Edge.measured`.
-        prefill_token_s: seconds of each token that the draft catches up; the device's default if not given.
+        prefill_token_s: seconds of each token that the draft catches up with; the device's default if not given.
 
     Returns:
         The system.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax.decoding import Shapes, local
+from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.testing import tiny_pair
 
 
@@ -22,9 +23,10 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
     first, second = (
         local.measure_local_system(pair, shapes, folder, lambda *stage: told.append(stage)) for _ in range(2)
     )
-    assert timed == [1, *shapes.windows]
+    assert timed == [*shapes.windows, 1, CATCH_UP_WINDOW]
     assert told == [("time", 0, 0)]
     assert str(first) == str(second)
+    assert first.device.prefill_s == first.device.token_s == 0.5
     assert len(list(folder.iterdir())) == 1
 
 
@@ -33,5 +35,10 @@ def test_a_target_in_blocks_is_timed_by_the_tokens_that_count(monkeypatch):
     monkeypatch.setattr(local, "window_seconds", lambda model, window, sizes=(1,): [times[size] for size in sizes])
     pair = tiny_pair()
     blocks = dataclasses.replace(pair.target, config=dataclasses.replace(pair.target.config, weight_format="q4"))
-    edge = local.measure_local_system(dataclasses.replace(pair, target=blocks), Shapes(max_draft_length=9)).edge
+    draft = dataclasses.replace(pair.draft, model=dataclasses.replace(pair.draft.model, config=blocks.config))
+    system = local.measure_local_system(
+        dataclasses.replace(pair, target=blocks, draft=draft), Shapes(max_draft_length=9)
+    )
+    edge, device = system.edge, system.device
+    np.testing.assert_allclose([device.token_s, device.prefill_s], [1.0, 0.2], rtol=1e-5)
     np.testing.assert_allclose(edge.verify_s(jnp.array([1, 3, 7, 10])), [1.0, 1.3, 2.4, 3.1], rtol=1e-6)

@@ -14,6 +14,7 @@ from gelato_jax.decoding import encode_prompts, make_job
 from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.prefill import fresh_sessions, read_tokens
 from gelato_jax.decoding.programs import advance, start, unpack
+from gelato_jax.models import quantize
 
 TOLERANCE = 1e-5  # float32 sums in another order, on states of size one
 
@@ -85,6 +86,26 @@ def test_a_draft_cache_catches_up_after_rounds_without_drafts(pair, settings, be
     assert (np.asarray(state.row.totals.caught_up) >= behind).all()
     assert_holds(state.device.cache, pair.draft.model, state.device.tokens, state.device.cache_length, settings.shapes)
     assert_holds(state.edge.cache, pair.target, state.device.tokens, state.edge.length - 1, settings.shapes)
+
+
+def test_in_blocks_a_draft_step_is_fed_the_token_that_an_accepted_draft_left(settings, begin):
+    """Its cache is a rebuilt one, where rows beside each other lack one token or none."""
+    pair = gelato.testing.tiny_pair(0.03)
+    draft = dataclasses.replace(pair.draft, model=quantize(pair.draft.model, "q8"))
+    pair = dataclasses.replace(pair, draft=draft, eos_ids=(61,))
+    work, state = begin(pair, {"controller": control.static(2)}, settings)
+    mixed = 0
+    for _ in range(6):
+        lacks = np.asarray(state.device.length - 1 - state.device.cache_length)
+        assert lacks.max() <= 1
+        mixed += 0 < lacks.sum() < len(lacks)
+        state, packed = advance(state, work, shapes=settings.shapes)
+        info = observed(packed, settings)
+        assert (info.caught_up == np.where(info.active & (info.drafted > 0), lacks, 0)).all()
+        assert_holds(
+            state.device.cache, pair.draft.model, state.device.tokens, state.device.cache_length, settings.shapes
+        )
+    assert mixed > 1
 
 
 def test_a_finished_row_stands_still(prompts, settings, begin, policy):

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def in_8_bits(file: Path, cache: Path, progress: OnProgress) -> Path:
         if not destination.is_dir():
             progress("pack", 0, 0)
             open_gguf(file)  # refuses in one line what is cut short
-            store.write_atomically(destination, lambda folder: _write(gguf.GGUFReader(file), folder / _MODEL))
+            source = gguf.GGUFReader(file)
+            made = partial(write_like, source, file_type=gguf.LlamaFileType.MOSTLY_Q8_0, tensors=_in_8_bits(source))
+            store.write_atomically(destination, lambda folder: made(folder / _MODEL))
     return destination / _MODEL
 
 
@@ -78,25 +81,45 @@ def kind_of(file: Path) -> str:
     return kinds.most_common(1)[0][0]
 
 
-def _write(source: gguf.GGUFReader, path: Path) -> None:
-    """Copy a file's fields, and its tensors with matrices in Q8_0."""
+def write_like(
+    source: gguf.GGUFReader,
+    path: Path,
+    file_type: gguf.LlamaFileType,
+    tensors: Iterable[tuple[str, np.ndarray, gguf.GGMLQuantizationType | None]],
+    fields: Mapping[str, object] | None = None,
+) -> None:
+    """Write a GGUF file with another's fields and tensors of its own.
+
+    Args:
+        source: whose architecture, tokenizer and other fields are taken.
+        path: of the new file.
+        file_type: what most of its matrices are.
+        tensors: name, array, and the type of an array that is quantised already.
+        fields: values in place of the source's.
+    """
     writer = gguf.GGUFWriter(path, source.fields[gguf.Keys.General.ARCHITECTURE].contents())
     own = (gguf.Keys.General.ARCHITECTURE, gguf.Keys.General.FILE_TYPE, gguf.Keys.General.ALIGNMENT)
     for name, field in source.fields.items():
         if name not in own and not name.startswith("GGUF."):  # what the writer writes itself
             kind = field.types[0]
             inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=inner)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+            writer.add_key_value(name, (fields or {}).get(name, field.contents()), kind, sub_type=inner)
+    writer.add_file_type(file_type)
+    for name, array, kind in tensors:
+        writer.add_tensor(name, array, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _in_8_bits(source: gguf.GGUFReader) -> Iterator[tuple[str, np.ndarray, gguf.GGMLQuantizationType | None]]:
+    """A file's tensors with matrices in Q8_0."""
     for tensor in source.tensors:
         shape = tuple(int(size) for size in reversed(tensor.shape))
         floats = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(shape)
         if len(shape) > 1 and shape[-1] % _GROUP == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(tensor.name, quantize(floats, kind), raw_dtype=kind)
+            yield tensor.name, quantize(floats, kind), kind
         else:
-            writer.add_tensor(tensor.name, floats)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+            yield tensor.name, floats, None
