@@ -14,8 +14,9 @@ from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Job, Policy, Sampling, Shapes
 from gelato_jax.errors import GelatoError
 
-SMALLEST_BUFFER = 1024
-"""Token slots of the smallest buffer. Attention follows the text, so a short prompt pays nothing for it."""
+SMALLEST_BUFFER = 512
+"""Token slots of the smallest buffer: most prompts with their answers. Attention follows the text and pays for no more;
+a request pays for the memory of its caches once, and each further size is a program of its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

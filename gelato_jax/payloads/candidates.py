@@ -61,14 +61,18 @@ class Candidates(Scalar):
         is_bonus = downlink.accepted == proposal.length
         if proposal.tokens.shape[1] == 0:
             return Resolution(next_token=downlink.next_token, asked=jnp.zeros_like(is_bonus))
-        row, repeated = proposal.at(downlink.accepted)
-        log_q = ids.spread(row, repeated) - gelato_kernels.entropy(row).logsumexp[:, None]
-        q = jnp.exp(jnp.take_along_axis(log_q, downlink.candidates, axis=1))
-        p, uniforms = downlink.candidate_prob, noise.uniforms(Use.CANDIDATES, (self.count, 3))[..., 2]
-        accepted = uniforms * p < p - q
-        first = jnp.take_along_axis(downlink.candidates, jnp.argmax(accepted, axis=1)[:, None], axis=1)[:, 0]
-        asked = ~is_bonus & ~accepted.any(axis=1) & ~downlink.fault
-        token = jnp.where(is_bonus, downlink.next_token, first)
+        candidates, p = downlink.candidates, downlink.candidate_prob
+
+        def take() -> tuple[Array, Array]:
+            row, repeated = proposal.at(downlink.accepted)
+            log_q = ids.spread(row, repeated) - gelato_kernels.entropy(row).logsumexp[:, None]
+            q = jnp.exp(jnp.take_along_axis(log_q, candidates, axis=1))
+            accepted = noise.uniforms(Use.CANDIDATES, (self.count, 3))[..., 2] * p < p - q
+            first = jnp.take_along_axis(candidates, jnp.argmax(accepted, axis=1)[:, None], axis=1)[:, 0]
+            return jnp.where(is_bonus, downlink.next_token, first), ~is_bonus & ~accepted.any(axis=1)
+
+        token, none = lax.cond(is_bonus.all(), lambda: (downlink.next_token, jnp.zeros_like(is_bonus)), take)
+        asked = none & ~downlink.fault
         drawn = lax.cond(
             asked.any(), lambda: draw_residual(proposal, downlink, ask(), noise, ids), lambda: jnp.zeros_like(token)
         )

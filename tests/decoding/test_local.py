@@ -10,6 +10,17 @@ from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.testing import tiny_pair
 
 
+def clock(draft_s, window_s, timed):
+    """In place of `alternate`: what calls of `run_rounds` would take, of draft tokens and windows of given seconds."""
+
+    def times(*runs, calls):
+        del calls
+        timed.extend(run.args[4] for run in runs[::2])
+        return [[run.args[2] * (draft_s * run.args[3] + window_s(run.args[4]))] for run in runs]
+
+    return times
+
+
 def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
     timed, told = [], []
 
@@ -18,12 +29,13 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
         return [0.5 * size for size in sizes or [window]]
 
     monkeypatch.setattr(local, "window_seconds", seconds)
+    monkeypatch.setattr(local, "alternate", clock(0.5, lambda size: 0.5 * size, timed))
     pair, shapes = tiny_pair(), Shapes(max_draft_length=4)
     folder = tmp_path / "new" / "local-times"
     first, second = (
         local.measure_local_system(pair, shapes, folder, lambda *stage: told.append(stage)) for _ in range(2)
     )
-    assert timed == [*shapes.windows, 1, CATCH_UP_WINDOW]
+    assert timed == [1, CATCH_UP_WINDOW, *shapes.windows]
     assert told == [("time", 0, 0)]
     assert str(first) == str(second)
     assert first.device.prefill_s == first.device.token_s == 0.5
@@ -33,6 +45,7 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
 def test_a_target_in_blocks_is_timed_by_the_tokens_that_count(monkeypatch):
     times = {1: 1.0, 2: 1.2, 3: 1.3, 4: 1.6, 5: 2.0, 6: 2.1, 9: 3.0, 10: 3.1}
     monkeypatch.setattr(local, "window_seconds", lambda model, window, sizes=(1,): [times[size] for size in sizes])
+    monkeypatch.setattr(local, "alternate", clock(1.0, times.__getitem__, []))
     pair = tiny_pair()
     blocks = dataclasses.replace(pair.target, config=dataclasses.replace(pair.target.config, weight_format="q4"))
     draft = dataclasses.replace(pair.draft, model=dataclasses.replace(pair.draft.model, config=blocks.config))

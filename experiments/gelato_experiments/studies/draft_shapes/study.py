@@ -106,13 +106,14 @@ def time_windows(target: str, longest: int) -> list[float]:
     from gelato_checkpoints.load import load_checkpoint
     from gelato_checkpoints.pair import load_model
     from gelato_jax.decoding import Shapes
-    from gelato_jax.decoding.local import time_edge
+    from gelato_jax.decoding.local import window_seconds
     from gelato_jax.system import Edge
 
     model = load_model(load_checkpoint(target))
-    times = time_edge(model, Shapes(max_draft_length=longest - 1))
-    edge = Edge.measured(times, padded=not model.config.saves_tokens)
-    return [float(seconds) for seconds in edge.window_s[1 : longest + 1]]
+    if model.config.saves_tokens:
+        return window_seconds(model, longest, range(1, longest + 1))
+    times = {size: window_seconds(model, size)[0] for size in Shapes(max_draft_length=longest - 1).windows}
+    return [float(seconds) for seconds in Edge.measured(times).window_s[1 : longest + 1]]
 
 
 def markdown(table: Sequence[DraftExit]) -> str:
