@@ -42,6 +42,8 @@ def observation(
 class NumberTokenizer:
     """Ids written as numbers: `1 2 3`."""
 
+    fingerprint = "numbers"
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
         return [int(word) for word in text.split()]

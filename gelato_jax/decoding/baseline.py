@@ -1,5 +1,6 @@
 """Plain decoding by the target alone: the baseline of every claim and the oracle of the tests."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -38,13 +39,14 @@ def decode_alone(job: Job, tokens: Array, prompt_length: Array, limit: Array, se
     """
     decoder = job.target.bind()
     row_keys = keys.row_keys(seeds)
+    draw = partial(draw_target, job.target, job.sampling, job.policy.payload)
 
     def step(loop: _Loop) -> _Loop:
         tokens, length, _ = loop.text
         last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)
         x, fresh = decoder.forward(last, loop.cache, length - 1)
         cache = write(loop.cache, fresh, length - 1, after=x)
-        drawn = draw_target(job, x[:, 0], row_keys, jnp.full_like(length, loop.step), length)
+        drawn = draw(x[:, 0], row_keys, jnp.full_like(length, loop.step), length)
         return extend(loop, drawn, cache)
 
     def extend(loop: _Loop, drawn: tuple[Array, Array], cache: Cache) -> _Loop:
@@ -67,6 +69,6 @@ def decode_alone(job: Job, tokens: Array, prompt_length: Array, limit: Array, se
         cache=cache,
         step=jnp.zeros((), jnp.int32),
     )
-    first = draw_target(job, last, row_keys, jnp.zeros_like(prompt_length), prompt_length)
+    first = draw(last, row_keys, jnp.zeros_like(prompt_length), prompt_length)
     start = extend(start, first, cache)
     return lax.while_loop(lambda loop: ~loop.done.all(), step, start).text

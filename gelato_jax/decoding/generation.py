@@ -126,7 +126,7 @@ def autoregressive(
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
     text = jax.device_get(decode_autoregressive(job, **batch, shapes=settings.shapes))
-    _refuse_faults(text)
+    refuse_faults(text)
     return _rows(text.tokens, batch["prompt_length"], text.length)
 
 
@@ -146,7 +146,7 @@ def check_session(session: Session, job: Job, rows: int) -> Session:
     return session
 
 
-def _refuse_faults(text: Text) -> None:
+def refuse_faults(text: Text) -> None:
     """Raise where a row ended because logits were no numbers."""
     if rows := np.flatnonzero(text.fault).tolist():
         raise GelatoError(
@@ -157,7 +157,7 @@ def _refuse_faults(text: Text) -> None:
 
 def _generation(pair: Pair, job: Job, text: Text, prompt_length: Any, totals: Totals, session: Session) -> Generation:
     text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(session.controller)))
-    _refuse_faults(text)
+    refuse_faults(text)
     tokens = _rows(text.tokens, prompt_length, text.length)
     # A copy: the arrays of a stream's state are given away with its next round.
     session = jax.tree.map(jnp.copy, session)
@@ -209,7 +209,7 @@ class Stream:
             self.state, packed = advance(self.state, self.job, shapes=self.shapes)
             seen = unpack(np.asarray(packed), exits=exits, max_draft_length=length)
             if np.any(seen.fault):
-                _refuse_faults(jax.device_get(text_of(self.state)))
+                refuse_faults(jax.device_get(text_of(self.state)))
             self.done = np.asarray(seen.done)
             yield seen
 
@@ -251,7 +251,7 @@ def stream(
     session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
     preparation = _prepare(job, batch, session, settings.shapes)
     state = start(job, **batch, session=session, shapes=settings.shapes)
-    _refuse_faults(jax.device_get(text_of(state)))
+    refuse_faults(jax.device_get(text_of(state)))
     return Stream(
         pair=pair,
         state=state,

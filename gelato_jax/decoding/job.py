@@ -164,10 +164,7 @@ def encode_prompts(
                 f"prompt {number} has {len(row)} tokens; with max_new_tokens {settings.max_new_tokens} the model's "
                 f"{positions} positions leave room for {longest}: shorten it"
             )
-    # The last window may start at the last token and must not run over the buffer's end.
-    needed = max(map(len, ids)) + settings.max_new_tokens + settings.shapes.windows[-1]
-    size = max(SMALLEST_BUFFER, 1 << (needed - 1).bit_length(), settings.prefill_chunk)
-    tokens = np.zeros((len(ids), -(-size // settings.prefill_chunk) * settings.prefill_chunk), np.int32)
+    tokens = np.zeros((len(ids), buffer_slots(max(map(len, ids)) + settings.max_new_tokens, settings.shapes)), np.int32)
     for row, values in zip(tokens, ids, strict=True):
         row[: len(values)] = values
     lengths = np.asarray([len(row) for row in ids], np.int32)
@@ -177,6 +174,14 @@ def encode_prompts(
         "limit": jnp.asarray(lengths + settings.max_new_tokens),
         "seeds": jnp.asarray(seeds),
     }
+
+
+def buffer_slots(longest: int, shapes: Shapes) -> int:
+    """Token slots of a buffer for texts of up to `longest` tokens: a power of two, in whole chunks of a prompt."""
+    # The last window may start at the last token and must not run over the buffer's end.
+    needed = longest + shapes.windows[-1]
+    size = max(SMALLEST_BUFFER, 1 << (needed - 1).bit_length(), shapes.prefill_chunk)
+    return -(-size // shapes.prefill_chunk) * shapes.prefill_chunk
 
 
 def seeds_of(seed: int | Sequence[int], rows: int) -> tuple[int, ...]:

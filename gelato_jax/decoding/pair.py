@@ -18,6 +18,11 @@ from gelato_jax.types import Calibrations, RepeatOddsSet
 class Tokenizer(Protocol):
     """What decoding asks of a tokenizer."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the vocabulary in the order of its ids: with equal ones ids mean the same text."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text to be continued; a beginning-of-sequence token where the model has one."""
         ...

@@ -12,10 +12,20 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax import keys
 from gelato_jax.decoding.commit import append
-from gelato_jax.decoding.records import DecodeState, DeviceState, EdgeState, Job, Session, Shapes
+from gelato_jax.decoding.records import (
+    DecodeState,
+    DeviceState,
+    EdgeState,
+    Job,
+    RowState,
+    Sampling,
+    Session,
+    Shapes,
+)
 from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
+from gelato_jax.payloads import Payload
 
 
 def prefill(
@@ -42,13 +52,21 @@ def prefill(
         The state before round 1.
     """
     row_keys = keys.row_keys(seeds)
-    session = fresh_sessions(job, tokens.shape[0]) if session is None else session
+    rows, reads = open_rows(job, prompt_length, limit, row_keys, shapes, session)
+    target, sampling, payload = job.target, job.sampling, job.policy.payload
+    edge, first, fault = open_edge(target, sampling, payload, tokens, prompt_length, row_keys, shapes)
+    device = open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
+    return DecodeState(device=device, edge=edge, row=rows)
+
+
+def open_rows(
+    job: Job, prompt_length: Array, limit: Array, row_keys: Array, shapes: Shapes, session: Session | None = None
+) -> tuple[RowState, Array]:
+    """The rows' counters behind their prompts, and whether the draft reads each, `[B]` bool. Arguments as `prefill`."""
+    session = fresh_sessions(job, prompt_length.shape[0]) if session is None else session
     rows = jax.vmap(partial(open_row, setup=job.setup))(session, keys.link_keys(row_keys))
     see = partial(read_prompt, setup=job.setup, max_draft_length=shapes.max_draft_length)
-    rows, reads = jax.vmap(see)(rows, prompt_length, limit - prompt_length)
-    edge, first, fault = _open_edge(job, tokens, prompt_length, row_keys, shapes)
-    device = _open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
-    return DecodeState(device=device, edge=edge, row=rows)
+    return jax.vmap(see)(rows, prompt_length, limit - prompt_length)
 
 
 def fresh_sessions(job: Job, rows: int) -> Session:
@@ -57,26 +75,53 @@ def fresh_sessions(job: Job, rows: int) -> Session:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), session)
 
 
-def _open_edge(
-    job: Job, tokens: Array, prompt_length: Array, row_keys: Array, shapes: Shapes
+def open_edge(
+    target: Model,
+    sampling: Sampling,
+    payload: Payload,
+    tokens: Array,
+    prompt_length: Array,
+    row_keys: Array,
+    shapes: Shapes,
 ) -> tuple[EdgeState, Array, Array]:
-    """The edge after the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`."""
-    cache, last = read_tokens(job.target, tokens, prompt_length, shapes)
+    """The edge after the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`.
+
+    Arguments as `prefill`; `row_keys [B]` as `keys.row_keys` gives them.
+    """
+    cache, last = read_tokens(target, tokens, prompt_length, shapes)
     zeros = jnp.zeros_like(prompt_length)
-    first, fault = draw_target(job, last, row_keys, zeros, prompt_length)
-    keeps_row = job.policy.payload.keeps_row
-    state = EdgeState(
-        last=first,
-        length=prompt_length + 1,
-        cache=cache,
-        key=row_keys,
-        round=zeros + 1,
-        row=jnp.zeros((tokens.shape[0], job.target.config.valid_outputs), jnp.float32) if keeps_row else None,
-    )
-    return state, first, fault
+    first, fault = draw_target(target, sampling, payload, last, row_keys, zeros, prompt_length)
+    return edge_state(target, payload, first, prompt_length + 1, cache, row_keys, zeros + 1), first, fault
 
 
-def _open_device(
+def reopen_edge(
+    target: Model, payload: Payload, tokens: Array, length: Array, row_keys: Array, rounds: Array, shapes: Shapes
+) -> EdgeState:
+    """The edge behind committed text, as it was before the row's round `rounds [B]`: for one that lost its state.
+
+    Args:
+        target: the model.
+        payload: the scheme.
+        tokens: `[B, S]` int32 text, padded.
+        length: `[B]` int32 committed tokens, at least 2.
+        row_keys: `[B]` as `keys.row_keys` gives them.
+        rounds: `[B]` int32 the next round's number.
+        shapes: static sizes.
+    """
+    cache, _ = read_tokens(target, tokens, length - 1, shapes)
+    last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)[:, 0]
+    return edge_state(target, payload, last, length, cache, row_keys, rounds)
+
+
+def edge_state(
+    target: Model, payload: Payload, last: Array, length: Array, cache: Cache, row_keys: Array, rounds: Array
+) -> EdgeState:
+    """An edge's state; arguments as its fields."""
+    row = jnp.zeros((last.shape[0], target.config.valid_outputs), jnp.float32) if payload.keeps_row else None
+    return EdgeState(last=last, length=length, cache=cache, key=row_keys, round=rounds, row=row)
+
+
+def open_device(
     job: Job,
     tokens: Array,
     prompt_length: Array,
@@ -131,17 +176,25 @@ def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shape
     return cache, last
 
 
-def draw_target(job: Job, hidden: Array, row_keys: Array, rounds: Array, positions: Array) -> tuple[Array, Array]:
+def draw_target(
+    target: Model,
+    sampling: Sampling,
+    payload: Payload,
+    hidden: Array,
+    row_keys: Array,
+    rounds: Array,
+    positions: Array,
+) -> tuple[Array, Array]:
     """Draw from the target's distribution at `hidden [B, D]`, by the payload's rule for random numbers.
 
     Returns:
         `[B]` int32 tokens, and `[B]` bool where the logits were no numbers and the token means nothing.
     """
-    decoder: Decoder = job.target.bind()
+    decoder: Decoder = target.bind()
     logits = decoder.unembed(hidden)
     stats = gelato_kernels.entropy(logits)
-    weights = shape_logits(logits, job.sampling)
-    if job.policy.payload.scheme == "seeded":
+    weights = shape_logits(logits, sampling)
+    if payload.scheme == "seeded":
         noise = keys.position_noise(row_keys, positions[:, None], weights.shape[-1])[:, 0]
         token = gelato_kernels.gumbel_argmax(weights, noise)
     else:

@@ -3,12 +3,13 @@
 plan -> draft -> uplink -> verify -> commit -> cost -> update
 
 Device and edge meet in two messages alone, and come as objects of the two protocols below: the models of this
-process (`ends`), a recording (`simulation.recorded`), or something that reaches another machine.
+process (`ends`), a recording (`simulation.recorded`), or another machine (`remote`, which calls the two halves itself).
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax import Array
@@ -54,6 +55,18 @@ class Verifier(Protocol):
         ...
 
 
+class Begun(NamedTuple):
+    """The device's round between its message and the answer."""
+
+    plan: RoundPlan  # leaves [B]
+    channel: Channel  # leaves [B]
+    drafted: Drafted
+
+
+Rows = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Maps a function of one row over the rows; the identity where there is one alone."""
+
+
 def run_round(
     state: DecodeState,
     device: Drafter,
@@ -62,7 +75,7 @@ def run_round(
     max_draft_length: int,
     *,
     believed: Setup | None = None,
-    rows: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap,
+    rows: Rows = jax.vmap,
 ) -> tuple[DecodeState, Observation]:
     """Run one round for every row; a finished row stands still.
 
@@ -73,19 +86,55 @@ def run_round(
         setup: rules, and the world as it is.
         max_draft_length: G.
         believed: the world as the device believes it to be; as it is if not given.
-        rows: maps a function of one row over the rows; the identity where there is one alone.
+        rows: see `Rows`.
 
     Returns:
         The next state, and what was observed.
     """
-    row, active = state.row, device.active(state.device)
-    channel = rows(setup.system.link.observe)(row.link)
-
-    planned = rows(partial(plan, setup=believed or setup, max_draft_length=max_draft_length))(row, channel)
-    drafted, uplink = device.draft(state.device, row, planned, channel)
+    begun, uplink = begin_round(state, device, setup, max_draft_length, believed=believed, rows=rows)
     edge_state, downlink = edge.verify(state.edge, uplink)
-    device_state, committed = device.commit(state.device, row, drafted, downlink, lambda: edge.row(edge_state))
-    seen = rows(partial(observe, setup=setup))(row, planned, channel, drafted.effort, committed, active)
-    row, seen = rows(partial(update, setup=setup))(row, seen, drafted.effort, committed)
+    state, seen, _ = end_round(state, begun, downlink, lambda: edge.row(edge_state), device, setup, rows=rows)
+    return dataclasses.replace(state, edge=edge_state), seen
 
-    return DecodeState(device=device_state, edge=edge_state, row=row), seen
+
+def begin_round(
+    state: DecodeState,
+    device: Drafter,
+    setup: Setup,
+    max_draft_length: int,
+    *,
+    believed: Setup | None = None,
+    rows: Rows = jax.vmap,
+) -> tuple[Begun, Any]:
+    """The device's half ahead of the air: plan -> draft -> uplink. Arguments as `run_round`; of `state` all but `edge`.
+
+    Returns:
+        What `end_round` goes on with, and the message for the edge.
+    """
+    channel = rows(setup.system.link.observe)(state.row.link)
+    planned = rows(partial(plan, setup=believed or setup, max_draft_length=max_draft_length))(state.row, channel)
+    drafted, uplink = device.draft(state.device, state.row, planned, channel)
+    return Begun(planned, channel, drafted), uplink
+
+
+def end_round(
+    state: DecodeState,
+    begun: Begun,
+    downlink: Any,
+    ask: Callable[[], Array],
+    device: Drafter,
+    setup: Setup,
+    *,
+    rows: Rows = jax.vmap,
+) -> tuple[DecodeState, Observation, Committed]:
+    """The device's half behind it: commit -> cost -> update. Arguments as `run_round` and `Drafter.commit`.
+
+    Returns:
+        The state, its `edge` as it was; what was observed; and what entered the text.
+    """
+    row, drafted = state.row, begun.drafted
+    active = device.active(state.device)
+    device_state, committed = device.commit(state.device, row, drafted, downlink, ask)
+    observed = rows(partial(observe, setup=setup))(row, begun.plan, begun.channel, drafted.effort, committed, active)
+    row, seen = rows(partial(update, setup=setup))(row, observed, drafted.effort, committed)
+    return dataclasses.replace(state, device=device_state, row=row), seen, committed

@@ -1,0 +1,318 @@
+"""The device's end over a network: `stream` as `gelato_jax.stream`, with the target on another machine.
+
+A round's number makes every call idempotent, so whatever is lost is sent again. An edge that has forgotten the session
+is told the committed text, reads it, and goes on: a pause, never a lost, doubled or changed token.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gelato_jax import keys
+from gelato_jax.decoding import DecodeSettings, Pair, Stream, encode_prompts, make_job
+from gelato_jax.decoding.ends import Device
+from gelato_jax.decoding.generation import refuse_faults
+from gelato_jax.decoding.prefill import fresh_sessions, open_device, open_rows
+from gelato_jax.decoding.programs import pack, text_of, unpack
+from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
+from gelato_jax.decoding.round import Begun, begin_round, end_round
+from gelato_jax.errors import GelatoError
+from gelato_jax.models import Model
+from gelato_jax.payloads import Downlink, Uplink
+from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote import edge_pb2_grpc
+from gelato_jax.remote.wire import MESSAGE_BYTES, SESSION_BYTES, describe_payload, describe_sampling
+from gelato_jax.types import Observation
+
+CALL_S = 120.0
+"""Most seconds of one call: the edge may compile for the first. A broken connection is noticed much sooner."""
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_RETRY = {
+    "methodConfig": [
+        {
+            "name": [{"service": "gelato.v1.Edge"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.service_config", json.dumps(_RETRY)),
+)
+
+
+@dataclasses.dataclass
+class Traffic:
+    """What was measured of an edge's calls, beside the modelled figures of an observation."""
+
+    rounds: int = 0
+    waited_s: float = 0.0  # from a message to its answer, summed over rounds
+    sent_bytes: int = 0  # messages of rounds, without gRPC's own
+    received_bytes: int = 0
+    retries: int = 0
+    reopened: int = 0
+
+
+class EdgeClient:
+    """A connection to an edge.
+
+    Args:
+        address: `HOST:PORT`.
+        token: that the edge asks for, or None.
+        authority: file of the certificates that the edge's is checked against, PEM, for TLS; None is plain.
+        patience_s: seconds for which an edge that does not answer is tried again.
+
+    Raises:
+        GelatoError: the file cannot be read.
+    """
+
+    def __init__(
+        self, address: str, *, token: str | None = None, authority: Path | None = None, patience_s: float = 60.0
+    ) -> None:
+        """Connects with the first call."""
+        self.address, self.patience_s = address, patience_s
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        if authority is None:
+            channel = grpc.insecure_channel(address, options=_OPTIONS)
+        else:
+            try:
+                roots = authority.read_bytes()
+            except OSError as error:
+                raise GelatoError(f"{authority}: {error.strerror}") from None
+            channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+        self._channel, self._stub = channel, edge_pb2_grpc.EdgeStub(channel)
+        self.traffic = Traffic()
+
+    def info(self) -> pb.InfoReply:
+        """What the edge serves."""
+        return self.call("Info", pb.InfoRequest())
+
+    def call(self, method: str, request: Any) -> Any:
+        """Make a call, again and again while nobody answers.
+
+        Raises:
+            GelatoError: the edge refuses it, or did not answer for `patience_s`.
+            KeyError: the edge knows no such session.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                return getattr(self._stub, method)(request, timeout=CALL_S, metadata=self._metadata)
+            except grpc.RpcError as error:
+                code, details = error.code(), error.details()  # type: ignore[attr-defined]
+                if code == grpc.StatusCode.NOT_FOUND:
+                    raise KeyError(details) from None
+                if code not in _LOST:
+                    raise GelatoError(f"edge {self.address}: {details}") from None
+                if time.monotonic() - began > self.patience_s:
+                    raise GelatoError(
+                        f"edge {self.address} does not answer ({details}); is `gelato edge` running there?"
+                    ) from None
+                self.traffic.retries += 1
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+
+@dataclasses.dataclass
+class RemoteStream(Stream):
+    """A `Stream` of one prompt whose rounds are verified by an edge."""
+
+    client: EdgeClient
+    """Where the target is."""
+    opening: pb.OpenRequest
+    """How the session began."""
+
+    def wait(self) -> None:
+        """Programs are made when they are first run."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was measured so far."""
+        return self.client.traffic
+
+    def __iter__(self) -> Iterator[Observation]:
+        """Run rounds until the text ends."""
+        exits, drafts = self.job.draft.work.shape[0], self.shapes.max_draft_length
+        try:
+            while not self.done.all():
+                self.state, packed = self._round()
+                seen = unpack(np.asarray(packed), exits=exits, max_draft_length=drafts)
+                if np.any(seen.fault):
+                    refuse_faults(jax.device_get(text_of(self.state)))
+                self.done = np.asarray(seen.done)
+                yield seen
+        finally:
+            with contextlib.suppress(GelatoError, KeyError):  # it is forgotten in time, too
+                self.client.call("Close", pb.CloseRequest(session=self.opening.session))
+
+    def _round(self) -> tuple[DecodeState, Array]:
+        payload, ids, number = self.job.policy.payload, self.job.draft_ids, int(self.state.row.round[0])
+        begun, uplink = _draft(self.state, self.job, shapes=self.shapes)
+        uplink = jax.device_get(uplink)
+        message = payload.encode_uplink(uplink, 0, ids)
+        verify = pb.VerifyRequest(session=self.opening.session, round=number, uplink=message)
+
+        began = time.perf_counter()
+        data = self._ask("Verify", verify).downlink
+        traffic = self.traffic
+        traffic.waited_s += time.perf_counter() - began
+        traffic.rounds, traffic.sent_bytes = traffic.rounds + 1, traffic.sent_bytes + len(message)
+        traffic.received_bytes += len(data)
+
+        downlink = payload.decode_downlink(data, int(uplink.length[0]), ids)
+        commit = partial(_commit, self.state, begun, job=self.job, shapes=self.shapes)
+        after, packed, asked = commit(downlink, jnp.zeros((1, ids.vocab_size), jnp.float32))
+        if payload.keeps_row and asked[0]:
+            after, packed, _ = commit(downlink, jnp.asarray(self._row(verify, number))[None])
+        return after, packed
+
+    def _row(self, verify: pb.VerifyRequest, number: int) -> np.ndarray:
+        """The target's row of this round; an edge that has forgotten the round is asked it once more."""
+        request = pb.RowRequest(session=self.opening.session, round=number)
+        payload, ids = self.job.policy.payload, self.job.draft_ids
+        while True:
+            try:
+                row = self.client.call("Row", request).row
+            except KeyError:
+                self._ask("Verify", verify)
+            else:
+                return payload.decode_row(row, ids)  # type: ignore[attr-defined]
+
+    def _ask(self, method: str, request: Any) -> Any:
+        """Make a call of this round; an edge that does not know the session is told the text so far."""
+        while True:
+            try:
+                return self.client.call(method, request)
+            except KeyError:
+                self.traffic.reopened += 1
+                device, length = self.state.device, int(self.state.device.length[0])
+                text = np.asarray(device.tokens)[0, :length].tolist()
+                again = pb.OpenRequest()
+                again.CopyFrom(self.opening)
+                again.round = int(self.state.row.round[0])
+                del again.tokens[:]
+                again.tokens.extend(text)
+                self.client.call("Open", again)
+
+
+def stream(
+    pair: Pair,
+    prompt: str | list[int],
+    client: EdgeClient,
+    *,
+    settings: DecodeSettings | None = None,
+    raw: bool = False,
+    session: Session | None = None,
+    **choices: Any,
+) -> RemoteStream:
+    """As `gelato_jax.stream`, of one prompt, with the target behind `client`. Of the pair's target the shape is used.
+
+    Args:
+        pair: draft, tokenizer, and a target of the edge's vocabulary.
+        prompt: text, or ids.
+        client: the edge.
+        settings: see there.
+        raw: see there.
+        session: see there.
+        **choices: see there.
+
+    Raises:
+        GelatoError: as there; or the edge refuses, does not answer, or is of another vocabulary.
+    """
+    settings = settings or DecodeSettings()
+    job = make_job(without_weights(pair), settings=settings, **choices)
+    batch = encode_prompts(pair, [prompt], settings, raw=raw)  # type: ignore[list-item]
+    session = fresh_sessions(job, 1) if session is None else session
+    length = int(batch["prompt_length"][0])
+    seed = settings.seed if isinstance(settings.seed, int | np.integer) else settings.seed[0]
+    opening = pb.OpenRequest(
+        session=os.urandom(SESSION_BYTES),
+        vocabulary=pair.tokenizer.fingerprint,
+        payload=describe_payload(job.policy.payload, job.draft_ids),
+        sampling=describe_sampling(job.sampling, int(seed)),
+        tokens=np.asarray(batch["tokens"])[0, :length].tolist(),
+        prompt_length=length,
+        max_new_tokens=settings.max_new_tokens,
+        max_draft_length=settings.max_draft_length,
+    )
+    reply = client.call("Open", opening)
+    first = jnp.asarray([reply.first_token], jnp.int32)
+    state = _begin(job, **batch, session=session, first=first, fault=jnp.asarray([reply.fault]), shapes=settings.shapes)
+    refuse_faults(jax.device_get(text_of(state)))
+    return RemoteStream(
+        pair=pair,
+        state=state,
+        job=job,
+        shapes=settings.shapes,
+        first=np.asarray(first)[None],
+        done=np.asarray(state.device.done),
+        prompt_length=batch["prompt_length"],
+        preparation=None,  # type: ignore[arg-type]
+        client=client,
+        opening=opening,
+    )
+
+
+def without_weights(pair: Pair) -> Pair:
+    """The pair as a device needs it: its target is a shape. A draft that looks up the target's embedding keeps that."""
+    return dataclasses.replace(pair, target=Model(config=pair.target.config, params={}))
+
+
+@partial(jax.jit, static_argnames="shapes")
+def _begin(
+    job: Job,
+    tokens: Array,
+    prompt_length: Array,
+    limit: Array,
+    seeds: Array,
+    session: Session,
+    first: Array,
+    fault: Array,
+    *,
+    shapes: Shapes,
+) -> DecodeState:
+    """The device's half of `prefill`, once the edge has said the first token."""
+    row_keys = keys.row_keys(seeds)
+    row, reads = open_rows(job, prompt_length, limit, row_keys, shapes, session)
+    device = open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
+    return DecodeState(device=device, edge=None, row=row)
+
+
+@partial(jax.jit, static_argnames="shapes")
+def _draft(state: DecodeState, job: Job, *, shapes: Shapes) -> tuple[Begun, Uplink]:
+    """`begin_round`, compiled."""
+    return begin_round(state, Device(job, shapes), job.setup, shapes.max_draft_length)
+
+
+@partial(jax.jit, static_argnames="shapes")
+def _commit(
+    state: DecodeState, begun: Begun, downlink: Downlink, fetched: Array, *, job: Job, shapes: Shapes
+) -> tuple[DecodeState, Array, Array]:
+    """`end_round`, compiled: the observation packed, and whether `fetched [B, V]`, the target's row, was asked for."""
+    state, seen, committed = end_round(state, begun, downlink, lambda: fetched, Device(job, shapes), job.setup)
+    return state, pack(seen), committed.asked

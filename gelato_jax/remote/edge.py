@@ -1,0 +1,164 @@
+"""The edge's server: sessions behind gRPC, with a health check, tokens and TLS."""
+
+import hmac
+import importlib.metadata
+import ipaddress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from gelato_jax.errors import GelatoError
+from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote import edge_pb2_grpc
+from gelato_jax.remote.sessions import Refused, Sessions
+from gelato_jax.remote.wire import MESSAGE_BYTES
+
+SERVICE = "gelato.v1.Edge"
+_CODES = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "unknown": grpc.StatusCode.NOT_FOUND,
+    "full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+}
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a second edge on one port is a mistake
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+)
+
+
+class _Service(edge_pb2_grpc.EdgeServicer):
+    """Calls of the protocol, faults as gRPC's status codes."""
+
+    def __init__(self, sessions: Sessions, model: str) -> None:
+        self._sessions, self._model = sessions, model
+
+    def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
+        """See `edge.proto`."""
+        config = self._sessions.target.config
+        return pb.InfoReply(
+            model=self._model,
+            vocabulary=self._sessions.vocabulary,
+            ids=config.valid_outputs,
+            positions=config.max_positions,
+            sessions=len(self._sessions),
+            most_sessions=self._sessions.most,
+            version=importlib.metadata.version("gelato-jax"),
+        )
+
+    def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenReply:
+        """See `edge.proto`."""
+        return _served(self._sessions.open, request, context)
+
+    def Verify(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> pb.VerifyReply:
+        """See `edge.proto`."""
+        return _served(self._sessions.verify, request, context)
+
+    def Row(self, request: pb.RowRequest, context: grpc.ServicerContext) -> pb.RowReply:
+        """See `edge.proto`."""
+        return _served(self._sessions.row, request, context)
+
+    def Close(self, request: pb.CloseRequest, context: grpc.ServicerContext) -> pb.CloseReply:
+        """See `edge.proto`."""
+        return _served(self._sessions.close, request, context)
+
+
+def _served(call: Callable[[Any], Any], request: Any, context: grpc.ServicerContext) -> Any:
+    try:
+        return call(request)
+    except Refused as refused:
+        context.abort(_CODES[refused.kind], str(refused))
+
+
+class _Token(grpc.ServerInterceptor):
+    """Turns away who does not know the token; the health check is open."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._refuse = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
+        )
+
+    def intercept_service(self, continuation, handler_call_details):
+        """As gRPC calls it."""
+        given = dict(handler_call_details.invocation_metadata).get("authorization", "")
+        given = given if isinstance(given, bytes) else given.encode()
+        is_ours = handler_call_details.method.startswith(f"/{SERVICE}/")
+        if is_ours and not hmac.compare_digest(given, self._expected):  # takes as long wherever they differ
+            return self._refuse
+        return continuation(handler_call_details)
+
+
+def serve(
+    sessions: Sessions,
+    address: str,
+    *,
+    model: str = "",
+    token: str | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    insecure: bool = False,
+) -> tuple[grpc.Server, int]:
+    """Start a server; it runs in threads of its own.
+
+    Args:
+        sessions: what it serves.
+        address: `HOST:PORT`; port 0 takes a free one.
+        model: the target's name, for `Info`.
+        token: that every call must bring, or None.
+        certificate: files of the certificate chain and its key, PEM, for TLS; None is plain.
+        insecure: allow others than this machine without TLS and token.
+
+    Returns:
+        The server, which `stop(seconds)` ends when its calls are served, and its port.
+
+    Raises:
+        GelatoError: the address cannot be had, is open to others without TLS and token, or a file is unreadable.
+    """
+    host = address.rpartition(":")[0]
+    if not host or not address.rpartition(":")[2].isdigit():
+        raise GelatoError(f"address {address!r} is not HOST:PORT, as in 127.0.0.1:8470")
+    if not (insecure or _is_loopback(host) or (token and certificate)):
+        raise GelatoError(
+            f"{address} is open to other machines: give --token-file, --tls-certificate and --tls-key, "
+            "or --insecure in a network that you trust"
+        )
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=2 * sessions.most, thread_name_prefix="edge"),
+        interceptors=[_Token(token)] if token else [],
+        options=_OPTIONS,
+    )
+    edge_pb2_grpc.add_EdgeServicer_to_server(_Service(sessions, model), server)
+    checks = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    for name in ("", SERVICE):
+        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        if certificate is None:
+            port = server.add_insecure_port(address)
+        else:
+            chain, key = (_read(path) for path in certificate)
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+    except RuntimeError:
+        raise GelatoError(f"{address} cannot be listened on: is it in use, and this machine's own?") from None
+    server.start()
+    return server, port
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GelatoError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,305 @@
+"""Two machines over a real socket: the text is that of one process, whatever the network does."""
+
+import dataclasses
+import random
+
+import grpc
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gelato_jax as gelato
+from gelato_jax import control, payloads
+from gelato_jax.errors import GelatoError
+from gelato_jax.remote import edge
+from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.edge import serve
+from gelato_jax.remote.sessions import IDLE_S, Refused, Sessions
+from gelato_jax.testing import tiny_pair
+from gelato_jax.types import RepeatOdds, RepeatOddsSet
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+SCHEMES = {
+    "full": payloads.full(),
+    "top_p": payloads.top_p(0.8),
+    "top_k": payloads.top_k(5),
+    "quantized": payloads.quantized(5),
+    "scalar": payloads.scalar(),
+    "candidates": payloads.candidates(1),  # so few that rows are asked for
+    "seeded": payloads.seeded(),
+}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A draft that knows some ids, with odds of repeats: every field of every message is in use."""
+    pair = dataclasses.replace(tiny_pair(0.02, exits=()), eos_ids=(61,))
+    shape = (pair.draft.work.shape[0], 2)
+    odds = RepeatOdds(slope=jnp.full(shape, 0.5), offset=jnp.full(shape, 0.5), unseen=jnp.full(2, 0.4))
+    return dataclasses.replace(
+        pair, draft=dataclasses.replace(pair.draft, repeats=RepeatOddsSet(greedy=odds, sampled=odds))
+    )
+
+
+@pytest.fixture(scope="module")
+def sessions(pair):
+    return Sessions(pair.target, pair.tokenizer.fingerprint, most=3)
+
+
+@pytest.fixture(scope="module")
+def port(sessions):
+    server, port = serve(sessions, "127.0.0.1:0", model="tiny")
+    yield port
+    server.stop(0)
+
+
+@pytest.fixture
+def client(port):
+    client = EdgeClient(f"127.0.0.1:{port}", patience_s=5)
+    yield client
+    client.close()
+
+
+def settings(**changes):
+    return gelato.DecodeSettings(
+        **{"max_draft_length": 3, "max_new_tokens": 24, "temperature": 1.0, "seed": 5, **changes}
+    )
+
+
+def choices(payload="candidates"):
+    return {
+        "controller": control.hf_schedule(2),
+        "length_exit": control.length_exits.none(),
+        "payload": SCHEMES[payload],
+    }
+
+
+def run(pair, client, **changes):
+    """Text over the wire, by a device that has no target."""
+    payload = changes.pop("payload", "candidates")
+    watched = stream(without_weights(pair), PROMPT, client, settings=settings(**changes), **choices(payload))
+    for _ in watched:
+        pass
+    return watched.generation()
+
+
+@pytest.fixture(scope="module")
+def expected(pair):
+    """The same request in one process."""
+    kept = {}
+
+    def find(payload="candidates", **changes):
+        key = (payload, *sorted(changes.items()))
+        if key not in kept:
+            kept[key] = gelato.generate(pair, [PROMPT], settings=settings(**changes), **choices(payload))
+        return kept[key]
+
+    return find
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("payload", SCHEMES)
+def test_text_over_the_wire_is_that_of_one_process(payload, temperature, pair, client, expected):
+    found, whole = (f(payload=payload, temperature=temperature) for f in (lambda **c: run(pair, client, **c), expected))
+    assert found.tokens == whole.tokens
+    for name in ("rounds", "drafted", "accepted", "tokens"):
+        np.testing.assert_array_equal(getattr(found.totals, name), getattr(whole.totals, name))
+    np.testing.assert_allclose(found.final_queue_j, whole.final_queue_j, rtol=1e-5)
+    assert client.traffic.rounds == found.totals.rounds[0]
+    assert 8 * client.traffic.sent_bytes >= int(found.totals.rounds[0]) * 8
+
+
+class Faulty:
+    """Sessions behind a network that loses calls and answers, and an edge that forgets and is restarted."""
+
+    def __init__(self, sessions, seed, chance=0.3):
+        self.sessions, self.random, self.chance = sessions, random.Random(seed), chance
+        self.lost_calls = self.lost_answers = self.forgotten = 0
+
+    def __getattr__(self, name):
+        return getattr(self.sessions, name)
+
+    def __len__(self):
+        return len(self.sessions)
+
+    def _disturbed(self, call, request):
+        if self.random.random() < self.chance:
+            self.lost_calls += 1
+            raise LostError
+        if self.random.random() < self.chance / 2:
+            self.forgotten += 1
+            self.sessions._sessions.clear()
+        answer = call(request)
+        if self.random.random() < self.chance:
+            self.lost_answers += 1
+            raise LostError
+        return answer
+
+    def open(self, request):
+        return self._disturbed(self.sessions.open, request)
+
+    def verify(self, request):
+        return self._disturbed(self.sessions.verify, request)
+
+    def row(self, request):
+        return self._disturbed(self.sessions.row, request)
+
+
+class LostError(Refused):
+    """What a device sees of a broken connection."""
+
+    def __init__(self):
+        super().__init__("lost", "connection reset")
+
+
+@pytest.mark.parametrize("payload", ["candidates", "scalar", "seeded", "full"])
+def test_lost_calls_lost_answers_and_a_forgetful_edge_change_no_token(payload, pair, expected, monkeypatch):
+    monkeypatch.setitem(edge._CODES, "lost", grpc.StatusCode.UNAVAILABLE)
+    faulty = Faulty(Sessions(pair.target, pair.tokenizer.fingerprint), seed=len(payload))
+    server, port = serve(faulty, "127.0.0.1:0")
+    client = EdgeClient(f"127.0.0.1:{port}", patience_s=60)
+    try:
+        found = run(pair, client, payload=payload)
+    finally:
+        client.close()
+        server.stop(0)
+    assert found.tokens == expected(payload=payload).tokens
+    assert min(faulty.lost_calls, faulty.lost_answers, faulty.forgotten) >= 2
+    assert client.traffic.reopened >= 1
+
+
+def test_devices_beside_each_other_do_not_meet(pair, client, port, expected):
+    """Rounds of two requests by turns."""
+    other = EdgeClient(f"127.0.0.1:{port}")
+    watched = [
+        stream(without_weights(pair), PROMPT, each, settings=settings(seed=seed), **choices())
+        for each, seed in ((client, 5), (other, 6))
+    ]
+    rounds = [iter(each) for each in watched]
+    while rounds:
+        rounds = [each for each in rounds if next(each, None) is not None]
+    texts = [each.generation().tokens for each in watched]
+    assert texts == [expected(seed=5).tokens, expected(seed=6).tokens]
+    assert texts[0] != texts[1]
+    other.close()
+
+
+def test_a_target_without_weights_has_none(pair):
+    assert without_weights(pair).target.params == {}
+
+
+def opening(pair, **changes):
+    fields = {
+        "session": bytes(range(16)),
+        "vocabulary": pair.tokenizer.fingerprint,
+        "payload": pb.Payload(scheme="seeded"),
+        "sampling": pb.Sampling(temperature=0.0, top_p=1.0),
+        "tokens": PROMPT,
+        "prompt_length": len(PROMPT),
+        "max_new_tokens": 8,
+        "max_draft_length": 3,
+    }
+    return pb.OpenRequest(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"vocabulary": "others"}, "mismatch", "tokenizer is others"),
+        ({"session": b"short"}, "invalid", "has 16 bytes, this one 5"),
+        ({"tokens": [], "prompt_length": 0}, "invalid", "0 ids"),
+        ({"prompt_length": 3}, "invalid", "round 0"),
+        ({"tokens": [4000], "prompt_length": 1}, "invalid", "id 4000 is none of the target's"),
+        ({"max_new_tokens": 5000}, "invalid", "4096 positions"),
+        ({"max_new_tokens": 0}, "invalid", "positions"),
+        ({"max_draft_length": 33}, "invalid", "at most 32"),
+        ({"payload": pb.Payload(scheme="smoke")}, "invalid", "'smoke' is unknown"),
+        ({"payload": pb.Payload(scheme="top_p", number=7.0)}, "invalid", "top_p"),
+        ({"payload": pb.Payload(scheme="candidates", number=0)}, "invalid", "candidates"),
+        ({"payload": pb.Payload(scheme="full", known=[5, 4])}, "invalid", "must ascend"),
+        ({"sampling": pb.Sampling(temperature=-1.0, top_p=1.0)}, "invalid", "temperature"),
+        ({"sampling": pb.Sampling(temperature=float("nan"), top_p=1.0)}, "invalid", "temperature"),
+    ],
+)
+def test_an_opening_that_cannot_be_is_refused(changes, kind, words, pair):
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint)
+    with pytest.raises(Refused, match=words) as refused:
+        sessions.open(opening(pair, **changes))
+    assert refused.value.kind == kind
+    assert len(sessions) == 0
+
+
+def test_a_bad_message_ends_its_call_and_nothing_else(pair):
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint)
+    first = sessions.open(opening(pair))
+    name = bytes(range(16))
+    for round_, uplink, words in (
+        (1, b"", "no seeded message"),
+        (1, b"\xff" * 40, "no seeded message"),
+        (7, b"\0", "round 7 does not follow; the next is 1"),
+        (0, b"\0", "round 0"),
+    ):
+        with pytest.raises(Refused, match=words):
+            sessions.verify(pb.VerifyRequest(session=name, round=round_, uplink=uplink))
+    with pytest.raises(Refused, match="no row"):
+        sessions.row(pb.RowRequest(session=name, round=1))
+    with pytest.raises(Refused, match="no such session"):
+        sessions.verify(pb.VerifyRequest(session=b"x" * 16, round=1, uplink=b"\0"))
+    answer = sessions.verify(pb.VerifyRequest(session=name, round=1, uplink=b"\0"))  # no drafts
+    assert answer == sessions.verify(pb.VerifyRequest(session=name, round=1, uplink=b"\0"))  # repeated
+    assert sessions.open(opening(pair)).first_token == first.first_token
+
+
+def test_sessions_are_limited_and_idle_ones_make_room(pair):
+    now = [0.0]
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint, most=2, clock=lambda: now[0])
+    names = [bytes([number]) * 16 for number in range(3)]
+    for name in names[:2]:
+        sessions.open(opening(pair, session=name))
+    with pytest.raises(Refused, match="serves 2 sessions already") as refused:
+        sessions.open(opening(pair, session=names[2]))
+    assert refused.value.kind == "full"
+    now[0] = IDLE_S / 2
+    sessions.verify(pb.VerifyRequest(session=names[1], round=1, uplink=b"\0"))
+    now[0] = IDLE_S + 1
+    sessions.open(opening(pair, session=names[2]))
+    with pytest.raises(Refused, match="no such session"):
+        sessions.verify(pb.VerifyRequest(session=names[0], round=1, uplink=b"\0"))
+    sessions.verify(pb.VerifyRequest(session=names[1], round=2, uplink=b"\0"))
+    sessions.close(pb.CloseRequest(session=names[1]))
+    assert len(sessions) == 1
+
+
+def test_an_edge_says_what_it_serves(client, pair):
+    info = client.info()
+    assert (info.model, info.vocabulary, info.ids) == ("tiny", "numbers", pair.target.config.valid_outputs)
+    assert info.most_sessions == 3
+
+
+def test_a_wrong_token_is_turned_away(sessions):
+    server, port = serve(sessions, "127.0.0.1:0", token="right")
+    try:
+        assert EdgeClient(f"127.0.0.1:{port}", token="right").info().most_sessions == 3
+        for token in ("wrong", None):
+            with pytest.raises(GelatoError, match="the token is missing or wrong"):
+                EdgeClient(f"127.0.0.1:{port}", token=token).info()
+    finally:
+        server.stop(0)
+
+
+def test_an_edge_is_not_open_to_others_by_mistake(sessions):
+    for address in ("0.0.0.0:0", "[::]:0", "example.org:0"):
+        with pytest.raises(GelatoError, match="open to other machines: give --token-file"):
+            serve(sessions, address)
+    with pytest.raises(GelatoError, match="is not HOST:PORT"):
+        serve(sessions, "8470")
+    server, port = serve(sessions, "127.0.0.1:0")
+    with pytest.raises(GelatoError, match="cannot be listened on"):
+        serve(sessions, f"127.0.0.1:{port}")
+    server.stop(0)
+
+
+def test_an_edge_that_is_not_there_is_named():
+    with pytest.raises(GelatoError, match=r"127.0.0.1:9 does not answer .*gelato edge"):
+        EdgeClient("127.0.0.1:9", patience_s=0.1).info()
