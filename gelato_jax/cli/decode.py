@@ -32,6 +32,7 @@ class Answer:
         first_token_s: from the start of the command to the first token.
         wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
         compile_s: seconds in which programs were traced, compiled or fetched from the cache.
+        traffic: `remote.device.Traffic` where the target is on another machine.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Answer:
     first_token_s: float
     wall_s: float
     compile_s: float
+    traffic: Any = None
 
 
 def decode(
@@ -76,6 +78,7 @@ def decode(
         first_token_s=first_token_s,
         wall_s=watch.wall_s,
         compile_s=clock.seconds,
+        traffic=getattr(stream, "traffic", None),
     )
 
 

@@ -13,9 +13,11 @@ from gelato_jax.cli.options import (
     InputOptions,
     OutputOptions,
     PayloadOptions,
+    RemoteOptions,
     SystemOptions,
     TextOptions,
     complete,
+    flag,
 )
 from gelato_jax.errors import GelatoError
 
@@ -33,6 +35,7 @@ class Generate:
     control: ControlOptions
     payload: PayloadOptions
     system: SystemOptions
+    remote: RemoteOptions
     output: OutputOptions
 
     def run(self) -> int:
@@ -42,7 +45,7 @@ class Generate:
         from gelato_jax.cli.summary import full_report, summary
 
         began = time.perf_counter()
-        values = complete(self.input, self.text, self.control, self.payload, self.system, self.output)
+        values = complete(self.input, self.text, self.control, self.payload, self.system, self.remote, self.output)
         values["prompt"] = prompt = _prompt(self.input)
         with JsonFile(self.output.json) as file:
             answer = _decode(prompt, values, began)
@@ -78,6 +81,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     from gelato_jax.cli.choices import build
 
     settings, choices = build(values)
+    client = _client(values)
 
     import gelato_checkpoints
     import gelato_jax
@@ -100,7 +104,13 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
                 cache = gelato_checkpoints.cache_directory() / "local-times"
                 choices["system"] = measure_local_system(pair, settings.shapes, cache, progress.stage)
             progress.stage("compile", 0, 0)
-            stream = gelato_jax.stream(pair, [prompt], settings=settings, raw=values["raw"], **choices)
+            if client is None:
+                stream = gelato_jax.stream(pair, [prompt], settings=settings, raw=values["raw"], **choices)
+            else:
+                from gelato_jax.remote import device
+
+                pair = device.without_weights(pair)
+                stream = device.stream(pair, prompt, client, settings=settings, raw=values["raw"], **choices)
             progress.stop()
             return pair, stream
 
@@ -113,3 +123,24 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
         # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
         pair, stream = in_background(start).result()
         return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)
+
+
+def _client(values: dict[str, Any]):
+    """The connection that `--remote` asks for, or None; nothing is sent yet."""
+    if values["remote"] is None:
+        for name in ("remote_token_file", "remote_authority"):
+            if values[name] is not None:
+                raise GelatoError(
+                    f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
+                )
+        return None
+    if values["system"] == "local":
+        raise GelatoError("--system local times this machine alone; leave it out with --remote")
+    from gelato_jax.cli.edge import need_grpc, read_token
+
+    need_grpc("--remote")
+    from gelato_jax.remote.device import EdgeClient
+
+    token = None if values["remote_token_file"] is None else read_token(Path(values["remote_token_file"]))
+    authority = None if values["remote_authority"] is None else Path(values["remote_authority"]).expanduser()
+    return EdgeClient(values["remote"], token=token, authority=authority)

@@ -16,6 +16,7 @@ import tyro
 from gelato_jax.cli.bench import Bench
 from gelato_jax.cli.codes import BROKEN_PIPE, INTERRUPTED, MISTAKE
 from gelato_jax.cli.convert import Convert
+from gelato_jax.cli.edge import Edge
 from gelato_jax.cli.eval_draft import EvalDraft
 from gelato_jax.cli.eval_weights import EvalWeights
 from gelato_jax.cli.experiment import Experiment
@@ -37,6 +38,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, type[Command]] = {
     "generate": Generate,
+    "edge": Edge,
     "models": Models,
     "presets": Presets,
     "convert": Convert,

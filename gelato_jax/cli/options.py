@@ -210,10 +210,10 @@ class PayloadOptions:
     payload_candidates: Annotated[
         int | None,
         arg(metavar="M", help_behavior_hint="(default: 32)"),
-        Range(0, 2**31 - 1),
+        Range(1, 2**31 - 1),
         OnlyWith("payload", {"candidates": 32}),
     ] = None
-    """Fresh tokens that the edge sends after a rejection, for the device to choose from; 0 or more."""
+    """Fresh tokens that the edge sends after a rejection, for the device to choose from; 1 or more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,6 +240,18 @@ class SystemOptions:
         OnlyWith("system", {"modelled": "rtx3090-7b"}),
     ] = None
     """The edge server that verifies."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemoteOptions:
+    """The target on another machine, where `gelato edge` runs; here the draft alone computes."""
+
+    remote: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: this machine)")] = None
+    """The edge that verifies. --model names its model: the tokenizer, and what the draft shares, are read here."""
+    remote_token_file: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File that holds the token which the edge asks for."""
+    remote_authority: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
+    """Certificates, PEM, that the edge's is checked against: turns TLS on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The end of `gelato generate`: everything as a report, and the few figures a reader wants as text."""
 
+import dataclasses
 import platform
 from typing import Any
 
@@ -37,6 +38,7 @@ def full_report(answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
         "wall_tokens_per_s": round_tokens / answer.wall_s if answer.wall_s else None,
         "first_token_s": answer.first_token_s,
         "compile_s": answer.compile_s,
+        "remote": None if answer.traffic is None else dataclasses.asdict(answer.traffic),
         "controller": settings["controller"],
         "settings": settings,
         "versions": {
@@ -66,9 +68,22 @@ def summary(report: dict[str, Any], settings: dict[str, Any]) -> str:
         f"{report['accepted']} of {drafted} drafted tokens accepted ({shown('acceptance_rate', '.0%')}), "
         f"{shown('tokens_per_round', '.2f')} tokens a round; mean queue {shown('mean_queue_j', '.3g')} J",
     ]
+    if (traffic := report["remote"]) is not None:
+        here.append(_remote_line(traffic, settings["remote"]))
     lines = ["", "measured on this machine", *(f"  {line}" for line in here)]
     lines += ["", f"modelled: {world_name(settings)}", *(f"  {line}" for line in modelled)]
     return "\n".join(lines)
+
+
+def _remote_line(traffic: dict[str, Any], address: str) -> str:
+    """What was measured of the edge's calls."""
+    rounds = max(traffic["rounds"], 1)
+    line = (
+        f"edge {address}: an answer took {1e3 * traffic['waited_s'] / rounds:.1f} ms; "
+        f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
+    )
+    troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"
+    return line + troubles if traffic["retries"] or traffic["reopened"] else line
 
 
 class _Shown:

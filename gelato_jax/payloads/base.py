@@ -197,6 +197,11 @@ class Payload(Protocol):
             **fields,
         )
 
+    def blank_downlink(self, ids: DraftIds) -> Downlink:
+        """What `decode_downlink` gives, of no message: for its shapes."""
+        none = {"accepted": np.zeros(1, np.int32), "fault": np.zeros(1, bool)}
+        return Downlink(**none, **self._no_answer(ids.sizes))  # type: ignore[arg-type]
+
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         """Write the draft at (row, index)."""
         writer.put(int(uplink.tokens[at]), ids.sizes.id_bits)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,6 @@ class RemoteStream(Stream):
     opening: pb.OpenRequest
     """How the session began."""
 
-    def wait(self) -> None:
-        """Programs are made when they are first run."""
-
     @property
     def traffic(self) -> Traffic:
         """What was measured so far."""
@@ -159,6 +157,7 @@ class RemoteStream(Stream):
         """Run rounds until the text ends."""
         exits, drafts = self.job.draft.work.shape[0], self.shapes.max_draft_length
         try:
+            self.wait()
             while not self.done.all():
                 self.state, packed = self._round()
                 seen = unpack(np.asarray(packed), exits=exits, max_draft_length=drafts)
@@ -272,7 +271,7 @@ def stream(
         first=np.asarray(first)[None],
         done=np.asarray(state.device.done),
         prompt_length=batch["prompt_length"],
-        preparation=None,  # type: ignore[arg-type]
+        preparation=_prepare(state, job, settings.shapes),
         client=client,
         opening=opening,
     )
@@ -301,6 +300,25 @@ def _begin(
     row, reads = open_rows(job, prompt_length, limit, row_keys, shapes, session)
     device = open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
     return DecodeState(device=device, edge=None, row=row)
+
+
+def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
+    """Compile a round's two halves in a thread, while the edge prepares its own."""
+
+    def make() -> None:
+        with contextlib.suppress(Exception):  # the calls themselves meet the same fault, where it can be raised
+            drafting = _draft.lower(state, job, shapes=shapes)
+            drafting.compile()
+            begun, _ = drafting.out_info
+            ids = job.draft_ids
+            fetched = jax.ShapeDtypeStruct((1, ids.vocab_size), jnp.float32)
+            downlink = job.policy.payload.blank_downlink(ids)
+            _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
+
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    future = executor.submit(make)
+    executor.shutdown(wait=False)
+    return future
 
 
 @partial(jax.jit, static_argnames="shapes")

@@ -7,7 +7,10 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +58,7 @@ class _Session:
     round: int  # that comes next
     opened: pb.OpenReply
     opening: tuple[int, bytes]  # of which call: its round, and its bytes
+    ready: Future[None]  # the program of its rounds
     answer: bytes = b""  # to the round before
     used: float = 0.0
 
@@ -76,6 +80,8 @@ class Sessions:
         self.target, self.vocabulary, self.most = target, vocabulary, most
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
+        self._programs: dict[Any, Future[None]] = {}
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
     def __len__(self) -> int:
         """Sessions that are held."""
@@ -117,6 +123,7 @@ class Sessions:
             if call.round != session.round:
                 raise Refused("invalid", f"round {call.round} does not follow; the next is {session.round}")
             uplink = self._decode(call.uplink, session)
+            session.ready.result()
             del self._sessions[call.session]  # its state is given away; should this fail, the device opens it again
             session.state, downlink = _verify(
                 session.state,
@@ -222,7 +229,20 @@ class Sessions:
             round=max(call.round, 1),
             opened=reply,
             opening=(0, b""),
+            ready=self._prepare(state, sampling, payload, ids, shapes),
         )
+
+    def _prepare(
+        self, state: EdgeState, sampling: Sampling, payload: Payload, ids: DraftIds, shapes: Shapes
+    ) -> Future[None]:
+        """Make the program of a round while the device drafts its first."""
+        blank = payload.decode_uplink(b"\0", shapes.max_draft_length, ids)
+        arguments = jax.eval_shape(lambda *known: known, state, blank, self.target, sampling, payload, ids)
+        key = (jax.tree.structure(arguments), tuple(leaf.shape for leaf in jax.tree.leaves(arguments[:2])), shapes)
+        if key not in self._programs:
+            lowered = partial(_verify.lower, *arguments, shapes=shapes)
+            self._programs[key] = self._compiler.submit(lambda: _compile(lowered))
+        return self._programs[key]
 
     def _decode(self, data: bytes, session: _Session) -> Uplink:
         """A round's message, checked against the session."""
@@ -236,6 +256,11 @@ class Sessions:
         if named.max(initial=0) >= self.target.config.valid_outputs:
             raise Refused("invalid", f"the uplink names id {named.max()}, which the target does not have")
         return jax.tree.map(jnp.asarray, uplink)
+
+
+def _compile(lower: Callable[[], jax.stages.Lowered]) -> None:
+    with suppress(Exception):  # the call itself meets the same fault, where it can be told
+        lower().compile()
 
 
 @partial(jax.jit, static_argnames="shapes")

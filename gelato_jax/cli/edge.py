@@ -1,0 +1,103 @@
+"""`gelato edge`: the server of two machines, which verifies what devices draft."""
+
+import dataclasses
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from gelato_jax.cli.options import Range, WeightsName, complete
+from gelato_jax.errors import GelatoError
+
+_DRAIN_S = 30.0
+"""Calls under way may take so long after a signal to end."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edge:
+    """Serve a target to devices: gelato generate PROMPT --remote HOST:PORT on another machine drafts for it.
+
+    SIGTERM or Ctrl-C ends it when the calls under way are served; devices then wait, and go on when it is back.
+    """
+
+    model: Annotated[str, arg(metavar="MODEL")] = "smollm2-135m"
+    """The target: a name from `gelato models`, hf:OWNER/NAME, a folder or a .gguf file."""
+    weights: WeightsName = "auto"
+    """How weights are kept, as in `gelato generate`."""
+    listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8470"
+    """Where to listen; 0.0.0.0:8470 is all of this machine's addresses."""
+    token_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File that holds the token which every device must bring."""
+    tls_certificate: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
+    """Certificate chain, PEM."""
+    tls_key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
+    """Its private key, PEM."""
+    insecure: bool = False
+    """Let other machines in without TLS and token: for a network that you trust."""
+    max_sessions: Annotated[int, arg(metavar="N"), Range(1, 1024)] = 16
+    """Requests at once; each holds a cache."""
+
+    def run(self) -> int:
+        """Serve until a signal."""
+        complete(self)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise GelatoError("--tls-certificate and --tls-key belong together: give both")
+        certificate = (self.tls_certificate, self.tls_key) if self.tls_certificate and self.tls_key else None
+        token = None if self.token_file is None else read_token(self.token_file)
+        need_grpc("gelato edge")
+
+        import gelato_checkpoints
+        from gelato_jax.cli.cache import keep_programs
+        from gelato_jax.cli.progress import Progress
+        from gelato_jax.remote.edge import serve
+        from gelato_jax.remote.sessions import Sessions
+
+        keep_programs()
+        with Progress() as progress:
+            checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
+            target = gelato_checkpoints.load_model(checkpoint)
+        sessions = Sessions(target, checkpoint.tokenizer.fingerprint, most=self.max_sessions)
+        server, port = serve(
+            sessions,
+            self.listen,
+            model=self.model,
+            token=token,
+            certificate=certificate,
+            insecure=self.insecure,
+        )
+        host = self.listen.rpartition(":")[0]
+        print(f"gelato: {self.model} is served on {host}:{port}", file=sys.stderr, flush=True)
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
+        print("gelato: no new calls; those under way are served", file=sys.stderr, flush=True)
+        server.stop(_DRAIN_S).wait()
+        return 0
+
+
+def need_grpc(what: str) -> None:
+    """Refuse in one line where the extra is not installed."""
+    try:
+        import grpc  # noqa: F401
+        import grpc_health.v1  # noqa: F401
+    except ImportError:
+        raise GelatoError(f'{what} needs grpcio and grpcio-health-checking; pip install "gelato-jax[remote]"') from None
+
+
+def read_token(path: Path) -> str:
+    """The token that a file holds, its line end left out.
+
+    Raises:
+        GelatoError: there is none in it, or it cannot be sent.
+    """
+    try:
+        token = path.expanduser().read_text().strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise GelatoError(f"{path}: holds no token; write one line of letters and digits into it")
+    return token
