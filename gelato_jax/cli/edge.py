@@ -52,9 +52,10 @@ class Edge:
         import gelato_checkpoints
         from gelato_jax.cli.cache import keep_programs
         from gelato_jax.cli.progress import Progress
-        from gelato_jax.remote.edge import serve
+        from gelato_jax.remote.edge import check_address, serve
         from gelato_jax.remote.sessions import Sessions
 
+        check_address(self.listen, is_guarded=self.insecure or bool(token and certificate))
         keep_programs()
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)

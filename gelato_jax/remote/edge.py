@@ -120,14 +120,7 @@ def serve(
     Raises:
         GelatoError: the address cannot be had, is open to others without TLS and token, or a file is unreadable.
     """
-    host = address.rpartition(":")[0]
-    if not host or not address.rpartition(":")[2].isdigit():
-        raise GelatoError(f"address {address!r} is not HOST:PORT, as in 127.0.0.1:8470")
-    if not (insecure or _is_loopback(host) or (token and certificate)):
-        raise GelatoError(
-            f"{address} is open to other machines: give --token-file, --tls-certificate and --tls-key, "
-            "or --insecure in a network that you trust"
-        )
+    check_address(address, is_guarded=insecure or bool(token and certificate))
     server = grpc.server(
         ThreadPoolExecutor(max_workers=2 * sessions.most, thread_name_prefix="edge"),
         interceptors=[_Token(token)] if token else [],
@@ -148,6 +141,22 @@ def serve(
         raise GelatoError(f"{address} cannot be listened on: is it in use, and this machine's own?") from None
     server.start()
     return server, port
+
+
+def check_address(address: str, *, is_guarded: bool) -> None:
+    """Refuse an address that is none, or that is open to others where nothing guards it.
+
+    Raises:
+        GelatoError: one line.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise GelatoError(f"address {address!r} is not HOST:PORT, as in 127.0.0.1:8470")
+    if not is_guarded and not _is_loopback(host):
+        raise GelatoError(
+            f"{address} is open to other machines: give --token-file, --tls-certificate and --tls-key, "
+            "or --insecure in a network that you trust"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,34 @@
+"""What a user may get wrong about two machines: one line, exit code 2, before anything is loaded."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("edge", "--listen", "0.0.0.0:8470"), "open to other machines: give --token-file"),
+        (("edge", "--listen", "8470"), "is not HOST:PORT"),
+        (("edge", "--listen", "localhost:70000"), "is not HOST:PORT"),
+        (("edge", "--max-sessions", "0"), "--max-sessions is 0"),
+        (("edge", "--tls-key", "key.pem"), "belong together"),
+        (("edge", "--token-file", "absent"), "absent"),
+        (("generate", "hi", "--remote-token-file", "file"), "no effect without --remote"),
+        (("generate", "hi", "--remote-authority", "file"), "no effect without --remote"),
+        (("generate", "hi", "--remote", "localhost:1", "--system", "local"), "--system local times this machine"),
+        (("generate", "hi", "--remote", "localhost:1", "--remote-authority", "absent.pem"), "absent.pem"),
+    ],
+)
+def test_mistakes_are_one_line(gelato, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = gelato(*arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert words in error
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two words", "t\u00f6ken"])
+def test_a_file_without_a_token_is_refused(gelato, text, tmp_path):
+    path = tmp_path / "token"
+    path.write_text(text)
+    code, _, error = gelato("edge", "--token-file", str(path))
+    assert code == 2
+    assert f"{path}: holds no token" in error
