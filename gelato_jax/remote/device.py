@@ -147,6 +147,14 @@ class RemoteStream(Stream):
     """Where the target is."""
     opening: pb.OpenRequest
     """How the session began."""
+    number: int = 1
+    """Of the round that comes next, as the row counts it."""
+    no_row: Array = dataclasses.field(init=False)
+    """In place of a target's row that nobody asked for."""
+
+    def __post_init__(self) -> None:
+        """Make what every round is given."""
+        self.no_row = jnp.zeros((1, self.job.draft_ids.vocab_size), jnp.float32)
 
     @property
     def traffic(self) -> Traffic:
@@ -170,11 +178,11 @@ class RemoteStream(Stream):
                 self.client.call("Close", pb.CloseRequest(session=self.opening.session))
 
     def _round(self) -> tuple[DecodeState, Array]:
-        payload, ids, number = self.job.policy.payload, self.job.draft_ids, int(self.state.row.round[0])
+        payload, ids = self.job.policy.payload, self.job.draft_ids
         begun, uplink = _draft(self.state, self.job, shapes=self.shapes)
         uplink = jax.device_get(uplink)
         message = payload.encode_uplink(uplink, 0, ids)
-        verify = pb.VerifyRequest(session=self.opening.session, round=number, uplink=message)
+        verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
 
         began = time.perf_counter()
         data = self._ask("Verify", verify).downlink
@@ -185,14 +193,15 @@ class RemoteStream(Stream):
 
         downlink = payload.decode_downlink(data, int(uplink.length[0]), ids)
         commit = partial(_commit, self.state, begun, job=self.job, shapes=self.shapes)
-        after, packed, asked = commit(downlink, jnp.zeros((1, ids.vocab_size), jnp.float32))
-        if payload.keeps_row and asked[0]:
-            after, packed, _ = commit(downlink, jnp.asarray(self._row(verify, number))[None])
+        after, packed, asked = commit(downlink, self.no_row)
+        if payload.keeps_row and np.asarray(asked)[0]:
+            after, packed, _ = commit(downlink, self._row(verify)[None])
+        self.number += 1
         return after, packed
 
-    def _row(self, verify: pb.VerifyRequest, number: int) -> np.ndarray:
+    def _row(self, verify: pb.VerifyRequest) -> np.ndarray:
         """The target's row of this round; an edge that has forgotten the round is asked it once more."""
-        request = pb.RowRequest(session=self.opening.session, round=number)
+        request = pb.RowRequest(session=verify.session, round=verify.round)
         payload, ids = self.job.policy.payload, self.job.draft_ids
         while True:
             try:
@@ -209,11 +218,11 @@ class RemoteStream(Stream):
                 return self.client.call(method, request)
             except KeyError:
                 self.traffic.reopened += 1
-                device, length = self.state.device, int(self.state.device.length[0])
-                text = np.asarray(device.tokens)[0, :length].tolist()
+                device = self.state.device
+                text = np.asarray(device.tokens)[0, : int(device.length[0])].tolist()
                 again = pb.OpenRequest()
                 again.CopyFrom(self.opening)
-                again.round = int(self.state.row.round[0])
+                again.round = self.number
                 del again.tokens[:]
                 again.tokens.extend(text)
                 self.client.call("Open", again)

@@ -255,7 +255,7 @@ class Sessions:
         )
         if named.max(initial=0) >= self.target.config.valid_outputs:
             raise Refused("invalid", f"the uplink names id {named.max()}, which the target does not have")
-        return jax.tree.map(jnp.asarray, uplink)
+        return uplink
 
 
 def _compile(lower: Callable[[], jax.stages.Lowered]) -> None:
