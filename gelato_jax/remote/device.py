@@ -126,13 +126,20 @@ class EdgeClient:
                 if code == grpc.StatusCode.NOT_FOUND:
                     raise KeyError(details) from None
                 if code not in _LOST:
-                    raise GelatoError(f"edge {self.address}: {details}") from None
+                    raise GelatoError(f"edge {self.address}: {details}{self._proxy_hint()}") from None
                 if time.monotonic() - began > self.patience_s:
                     raise GelatoError(
                         f"edge {self.address} does not answer ({details}); is `gelato edge` running there?"
+                        f"{self._proxy_hint()}"
                     ) from None
                 self.traffic.retries += 1
                 time.sleep(0.2)
+
+    def _proxy_hint(self) -> str:
+        """What to do about a proxy: gRPC takes it on the way to a machine in the next room, too."""
+        proxies = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)]
+        host = self.address.rpartition(":")[0]
+        return f"; {proxies[0]} is set: add {host} to no_proxy to connect without it" if proxies else ""
 
     def close(self) -> None:
         """End the connection."""
