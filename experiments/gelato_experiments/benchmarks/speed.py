@@ -12,6 +12,7 @@ from typing import Any
 
 from gelato_jax import control
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate, report
+from gelato_jax.decoding.job import buffer_slots
 from gelato_jax.system import System
 
 ALONE = "target alone"
@@ -84,9 +85,10 @@ def run(
     controllers = (*map(control.static, lengths), control.ratio() if adaptive is None else adaptive)
     exits = (control.length_exits.none(), control.length_exits.priced())
     sessions: list[Any] = [None] * len(controllers)
-    # The first prompt is decoded once more ahead of the others: it compiles, and does not count.
-    for number, prompt in enumerate((prompts[0], *prompts)):
-        ids, counts = [pair.tokenizer.chat_prompt(prompt)], number > 0
+    encoded = [pair.tokenizer.chat_prompt(prompt) for prompt in prompts]
+    warming = _one_of_each_size(encoded, settings)
+    for number, prompt in enumerate((*warming, *encoded)):
+        ids, counts = [prompt], number >= len(warming)
         (expected,), seconds = _timed(lambda: autoregressive(pair, ids, settings=settings))  # noqa: B023
         if counts:
             rows[0].tokens += len(expected)
@@ -104,8 +106,16 @@ def run(
             sessions[index] = result.session
             if counts:
                 _add(row, report(result), seconds, result.tokens[0] != expected)
-        progress(number, len(prompts))
+        progress(number + 1, len(warming) + len(prompts))
     return rows
+
+
+def _one_of_each_size(prompts: Sequence[list[int]], settings: DecodeSettings) -> list[list[int]]:
+    """The first prompt of each buffer's size: decoded ahead of the others they compile, and do not count."""
+    found: dict[int, list[int]] = {}
+    for prompt in prompts:
+        found.setdefault(buffer_slots(len(prompt) + settings.max_new_tokens, settings.shapes), prompt)
+    return list(found.values())
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
