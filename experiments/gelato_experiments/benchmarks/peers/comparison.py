@@ -77,11 +77,14 @@ def run(
     ahead = [prompts[0]] if len(prompts[0]) == max(map(len, prompts)) else [prompts[0], max(prompts, key=len)]
     results, turns = [Decodes(engine.name) for engine in engines], [*ahead, *prompts]
     for number, ids in enumerate(turns):
-        for index, (engine, result) in enumerate(zip(engines, results, strict=True)):
+        for index in range(len(engines)):
             progress(number * len(engines) + index, len(turns) * len(engines))
+            # Each prompt begins with another engine: whoever follows the largest model finds its weights in no cache.
+            turn = (number + index) % len(engines)
+            result = results[turn]
             time.sleep(REST_S)
             start = time.perf_counter()
-            text = engine.decode(ids)
+            text = engines[turn].decode(ids)
             seconds = time.perf_counter() - start
             if number >= len(ahead):
                 result.texts.append(text)
