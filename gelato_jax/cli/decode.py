@@ -139,9 +139,18 @@ def in_background(work: Callable[[], _T]) -> Future[_T]:
 
 @contextmanager
 def _held_interrupts() -> Iterator[threading.Event]:
-    """Note Ctrl-C instead of raising it: a round is short, and its state is donated until it returns."""
+    """Note Ctrl-C instead of raising it: a round is short, and its state is donated until it returns.
+
+    A second one is raised: an edge that does not answer is waited for much longer.
+    """
     interrupted = threading.Event()
-    before: Any = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+
+    def note(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            signal.default_int_handler(number, frame)
+        interrupted.set()
+
+    before: Any = signal.signal(signal.SIGINT, note)
     try:
         yield interrupted
     finally:

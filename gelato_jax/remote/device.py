@@ -39,6 +39,7 @@ from gelato_jax.types import Observation
 
 CALL_S = 120.0
 """Most seconds of one call: the edge may compile for the first. A broken connection is noticed much sooner."""
+_FORGET_S = 2.0
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _RETRY = {
     "methodConfig": [
@@ -135,6 +136,11 @@ class EdgeClient:
                 self.traffic.retries += 1
                 time.sleep(0.2)
 
+    def forget(self, session: bytes) -> None:
+        """Tell the edge that a session is over, once: an edge that does not hear it finds out in time."""
+        with contextlib.suppress(grpc.RpcError):
+            self._stub.Close(pb.CloseRequest(session=session), timeout=_FORGET_S, metadata=self._metadata)
+
     def _proxy_hint(self) -> str:
         """What to do about a proxy: gRPC takes it on the way to a machine in the next room, too."""
         proxies = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)]
@@ -181,8 +187,7 @@ class RemoteStream(Stream):
                 self.done = np.asarray(seen.done)
                 yield seen
         finally:
-            with contextlib.suppress(GelatoError, KeyError):  # it is forgotten in time, too
-                self.client.call("Close", pb.CloseRequest(session=self.opening.session))
+            self.client.forget(self.opening.session)
 
     def _round(self) -> tuple[DecodeState, Array]:
         payload, ids = self.job.policy.payload, self.job.draft_ids
@@ -198,13 +203,31 @@ class RemoteStream(Stream):
         traffic.rounds, traffic.sent_bytes = traffic.rounds + 1, traffic.sent_bytes + len(message)
         traffic.received_bytes += len(data)
 
-        downlink = payload.decode_downlink(data, int(uplink.length[0]), ids)
+        downlink = self._read(data, int(uplink.length[0]))
         commit = partial(_commit, self.state, begun, job=self.job, shapes=self.shapes)
         after, packed, asked = commit(downlink, self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(downlink, self._row(verify)[None])
         self.number += 1
         return after, packed
+
+    def _read(self, data: bytes, length: int) -> Downlink:
+        """An answer to `length` drafts.
+
+        Raises:
+            GelatoError: it is none, or names more drafts or other ids than there are.
+        """
+        payload, ids = self.job.policy.payload, self.job.draft_ids
+        try:
+            downlink = payload.decode_downlink(data, length, ids)
+        except ValueError as error:
+            raise GelatoError(
+                f"edge {self.client.address}: its answer is no {payload.scheme} message: {error}"
+            ) from None
+        named = [part for part in (downlink.next_token, downlink.candidates) if part is not None]
+        if downlink.accepted[0] > length or max(int(np.max(part)) for part in named) >= ids.vocab_size:
+            raise GelatoError(f"edge {self.client.address}: its answer accepts drafts or names ids that there are not")
+        return downlink
 
     def _row(self, verify: pb.VerifyRequest) -> np.ndarray:
         """The target's row of this round; an edge that has forgotten the round is asked it once more."""
@@ -276,6 +299,8 @@ def stream(
         max_draft_length=settings.max_draft_length,
     )
     reply = client.call("Open", opening)
+    if reply.first_token >= job.draft_ids.vocab_size:
+        raise GelatoError(f"edge {client.address}: its first token {reply.first_token} is none of the vocabulary's")
     first = jnp.asarray([reply.first_token], jnp.int32)
     state = _begin(job, **batch, session=session, first=first, fault=jnp.asarray([reply.fault]), shapes=settings.shapes)
     refuse_faults(jax.device_get(text_of(state)))

@@ -357,3 +357,39 @@ def test_an_edge_is_not_open_to_others_by_mistake(sessions):
 def test_an_edge_that_is_not_there_is_named():
     with pytest.raises(GelatoError, match=r"127.0.0.1:9 does not answer .*gelato edge"):
         EdgeClient("127.0.0.1:9", patience_s=0.1).info()
+
+
+class Dishonest:
+    """An edge that answers what it likes."""
+
+    def __init__(self, sessions, **answers):
+        self.sessions, self.answers = sessions, answers
+
+    def __getattr__(self, name):
+        return getattr(self.sessions, name)
+
+    def open(self, request):
+        return self.answers.get("open") or self.sessions.open(request)
+
+    def verify(self, request):
+        return self.answers["verify"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"open": pb.OpenReply(first_token=4000)}, "first token 4000 is none"),
+        ({"verify": pb.VerifyReply(downlink=b"")}, "its answer is no seeded message"),
+        ({"verify": pb.VerifyReply(downlink=b"\xfc\0")}, "accepts drafts or names ids that there are not"),
+        ({"verify": pb.VerifyReply(downlink=b"\0\xff")}, "names ids that there are not"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_an_error_of_one_line(answers, words, pair):
+    server, port = serve(Dishonest(Sessions(pair.target, pair.tokenizer.fingerprint), **answers), "127.0.0.1:0")
+    client = EdgeClient(f"127.0.0.1:{port}")
+    try:
+        with pytest.raises(GelatoError, match=words):
+            run(pair, client, payload="seeded")
+    finally:
+        client.close()
+        server.stop(0)
