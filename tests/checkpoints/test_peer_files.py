@@ -38,7 +38,7 @@ def test_8_bits_read_back_within_half_a_step(family, foreign, write_gguf, llama3
 def test_8_bits_are_made_once(foreign, write_gguf, tmp_path, monkeypatch):
     file = write_gguf(tmp_path / "model.gguf", foreign("qwen3"), kind="Q4_0")
     found = files.in_8_bits(file, tmp_path / "cache", silent)
-    monkeypatch.setattr(files, "_write", None)
+    monkeypatch.setattr(files, "write_like", None)
     assert files.in_8_bits(file, tmp_path / "cache", silent) == found
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.parent.name]
 
