@@ -5,6 +5,7 @@ compared with ours on that prompt. Times include the reading of the prompt.
 """
 
 import dataclasses
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,10 +78,9 @@ def run(
     ahead = [prompts[0]] if len(prompts[0]) == max(map(len, prompts)) else [prompts[0], max(prompts, key=len)]
     results, turns = [Decodes(engine.name) for engine in engines], [*ahead, *prompts]
     for number, ids in enumerate(turns):
-        for index in range(len(engines)):
+        # Shuffled: whoever follows the largest model pays for that, and shall not be always the same.
+        for index, turn in enumerate(random.Random(number).sample(range(len(engines)), len(engines))):
             progress(number * len(engines) + index, len(turns) * len(engines))
-            # Each prompt begins with another engine: whoever follows the largest model finds its weights in no cache.
-            turn = (number + index) % len(engines)
             result = results[turn]
             time.sleep(REST_S)
             start = time.perf_counter()
