@@ -72,9 +72,13 @@ class Tokenizer:
         """Number of ids: the largest id + 1; the model's embedding may have more rows."""
         return max(self.vocabulary.values()) + 1
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the vocabulary in the order of ids: equal fingerprints mean that ids mean the same text."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for token, token_id in sorted(self.vocabulary.items(), key=lambda item: item[1]):
             digest.update(f"{token_id}\t{token}\n".encode())
