@@ -97,6 +97,8 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     with Progress(quiet=values["quiet"]) as progress:
 
         def start():
+            if client is not None:
+                client.info()  # an edge that is not there is named before anything is loaded
             pair = gelato_checkpoints.load_pair(
                 values["model"], values["draft"], weights=values["weights"], progress=progress.stage
             )
@@ -109,10 +111,9 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
             else:
                 from gelato_jax.remote import device
 
-                pair = device.without_weights(pair)
                 stream = device.stream(pair, prompt, client, settings=settings, raw=values["raw"], **choices)
             progress.stop()
-            return pair, stream
+            return stream.pair, stream
 
         if values["json"] == "-":
             screen = screens.Silence()

@@ -6,8 +6,7 @@ round, compiled alone, and hands one packed integer array a round to the host.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from gelato_jax.decoding.baseline import Text
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
-from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, start, text_of, unpack
+from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, in_background, start, text_of, unpack
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.text import Reason, TextStream, finish_reason, stop_strings
 from gelato_jax.decoding.totals import Totals
@@ -206,12 +205,16 @@ class Stream:
         self.wait()
         exits, length = self.job.draft.work.shape[0], self.shapes.max_draft_length
         while not self.done.all():
-            self.state, packed = advance(self.state, self.job, shapes=self.shapes)
-            seen = unpack(np.asarray(packed), exits=exits, max_draft_length=length)
+            seen = unpack(np.asarray(self._round()), exits=exits, max_draft_length=length)
             if np.any(seen.fault):
                 refuse_faults(jax.device_get(text_of(self.state)))
             self.done = np.asarray(seen.done)
             yield seen
+
+    def _round(self) -> Array:
+        """Run one round: the state moves on; what was observed, as `pack` gives it."""
+        self.state, packed = advance(self.state, self.job, shapes=self.shapes)
+        return packed
 
     def end(self, rows: np.ndarray) -> None:
         """End some rows, `[B]` bool, where they are: they take no part in the rounds that follow."""
@@ -265,16 +268,8 @@ def stream(
 
 
 def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes) -> Future[None]:
-    """Compile both programs, the round's in a thread: the calls that follow find them, for JAX keeps what it made."""
+    """Compile both programs, the round's in a thread."""
     reading = start.lower(job, **batch, session=session, shapes=shapes)
-    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
-    future = executor.submit(_prepare_round, reading.out_info, job, shapes)
-    executor.shutdown(wait=False)  # no other work follows; a program that ends now waits for this one
+    future = in_background(lambda: advance.lower(reading.out_info, job, shapes=shapes).compile())
     reading.compile()
     return future
-
-
-def _prepare_round(state: Any, job: Job, shapes: Shapes) -> None:
-    """Compile the round for a state known by shapes alone."""
-    with suppress(Exception):  # the call itself meets the same fault, where it can be raised
-        advance.lower(state, job, shapes=shapes).compile()

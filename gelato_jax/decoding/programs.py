@@ -5,6 +5,9 @@ size of the buffers; every number in the job is data.
 """
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +22,22 @@ from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.totals import Totals
 from gelato_jax.types import Observation, RoundCost
+
+
+def in_background(make: Callable[[], object]) -> Future[None]:
+    """Make programs in a thread of its own; the calls that follow find them, for JAX keeps what it made.
+
+    A process that ends meanwhile waits for the thread.
+    """
+
+    def work() -> None:
+        with suppress(Exception):  # the call itself meets the same fault, where it can be raised
+            make()
+
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    future = executor.submit(work)
+    executor.shutdown(wait=False)
+    return future
 
 
 @partial(jax.jit, static_argnames="shapes")

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from jax import Array
 from gelato_jax import keys
 from gelato_jax.decoding import DecodeSettings, Pair, Stream, encode_prompts, make_job
 from gelato_jax.decoding.ends import Device
-from gelato_jax.decoding.generation import refuse_faults
+from gelato_jax.decoding.generation import check_session, refuse_faults
 from gelato_jax.decoding.prefill import fresh_sessions, open_device, open_rows
-from gelato_jax.decoding.programs import pack, text_of, unpack
+from gelato_jax.decoding.programs import in_background, pack, text_of
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.round import Begun, begin_round, end_round
 from gelato_jax.errors import GelatoError
@@ -175,21 +175,13 @@ class RemoteStream(Stream):
         return self.client.traffic
 
     def __iter__(self) -> Iterator[Observation]:
-        """Run rounds until the text ends."""
-        exits, drafts = self.job.draft.work.shape[0], self.shapes.max_draft_length
+        """Run rounds until the text ends, and tell the edge that it has."""
         try:
-            self.wait()
-            while not self.done.all():
-                self.state, packed = self._round()
-                seen = unpack(np.asarray(packed), exits=exits, max_draft_length=drafts)
-                if np.any(seen.fault):
-                    refuse_faults(jax.device_get(text_of(self.state)))
-                self.done = np.asarray(seen.done)
-                yield seen
+            yield from super().__iter__()
         finally:
             self.client.forget(self.opening.session)
 
-    def _round(self) -> tuple[DecodeState, Array]:
+    def _round(self) -> Array:
         payload, ids = self.job.policy.payload, self.job.draft_ids
         begun, uplink = _draft(self.state, self.job, shapes=self.shapes)
         uplink = jax.device_get(uplink)
@@ -204,12 +196,12 @@ class RemoteStream(Stream):
         traffic.received_bytes += len(data)
 
         downlink = self._read(data, int(uplink.length[0]))
-        commit = partial(_commit, self.state, begun, job=self.job, shapes=self.shapes)
-        after, packed, asked = commit(downlink, self.no_row)
+        commit = partial(_commit, self.state, begun, downlink, job=self.job, shapes=self.shapes)
+        after, packed, asked = commit(self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:
-            after, packed, _ = commit(downlink, self._row(verify)[None])
-        self.number += 1
-        return after, packed
+            after, packed, _ = commit(self._row(verify)[None])
+        self.state, self.number = after, self.number + 1
+        return packed
 
     def _read(self, data: bytes, length: int) -> Downlink:
         """An answer to `length` drafts.
@@ -283,9 +275,10 @@ def stream(
         GelatoError: as there; or the edge refuses, does not answer, or is of another vocabulary.
     """
     settings = settings or DecodeSettings()
-    job = make_job(without_weights(pair), settings=settings, **choices)
+    pair = without_weights(pair)
+    job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, [prompt], settings, raw=raw)  # type: ignore[list-item]
-    session = fresh_sessions(job, 1) if session is None else session
+    session = fresh_sessions(job, 1) if session is None else check_session(session, job, 1)
     length = int(batch["prompt_length"][0])
     seed = settings.seed if isinstance(settings.seed, int | np.integer) else settings.seed[0]
     opening = pb.OpenRequest(
@@ -347,19 +340,15 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
     """Compile a round's two halves in a thread, while the edge prepares its own."""
 
     def make() -> None:
-        with contextlib.suppress(Exception):  # the calls themselves meet the same fault, where it can be raised
-            drafting = _draft.lower(state, job, shapes=shapes)
-            drafting.compile()
-            begun, _ = drafting.out_info
-            ids = job.draft_ids
-            fetched = jax.ShapeDtypeStruct((1, ids.vocab_size), jnp.float32)
-            downlink = job.policy.payload.blank_downlink(ids)
-            _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
+        drafting = _draft.lower(state, job, shapes=shapes)
+        drafting.compile()
+        begun, _ = drafting.out_info
+        ids = job.draft_ids
+        fetched = jax.ShapeDtypeStruct((1, ids.vocab_size), jnp.float32)
+        downlink = job.policy.payload.blank_downlink(ids)
+        _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
 
-    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
-    future = executor.submit(make)
-    executor.shutdown(wait=False)
-    return future
+    return in_background(make)
 
 
 @partial(jax.jit, static_argnames="shapes")

@@ -7,9 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -20,11 +18,12 @@ from jax import Array
 from gelato_jax import keys
 from gelato_jax.decoding.job import buffer_slots
 from gelato_jax.decoding.prefill import open_edge, reopen_edge
+from gelato_jax.decoding.programs import in_background
 from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
 from gelato_jax.decoding.verify import verify
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
-from gelato_jax.payloads import Downlink, DraftIds, Payload, Uplink
+from gelato_jax.payloads import DraftIds, Payload, Uplink
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.wire import SESSION_BYTES, read_payload, read_sampling
 
@@ -81,7 +80,6 @@ class Sessions:
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
         self._programs: dict[Any, Future[None]] = {}
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
     def __len__(self) -> int:
         """Sessions that are held."""
@@ -99,14 +97,14 @@ class Sessions:
                 f"the device's tokenizer is {call.vocabulary[:12]}, this edge's {self.vocabulary[:12]}: "
                 "take a draft of the same family",
             )
-        session, seeds = self._describe(call)
+        session, row_keys = self._describe(call)
         opening = (call.round, call.SerializeToString(deterministic=True))
         with self._lock:
             known = self._sessions.get(call.session)
             if known is not None and known.opening == opening and known.round == max(call.round, 1):
                 return known.opened  # the reply was lost
             self._make_room(call.session)
-            made = self._read(call, session, seeds)
+            made = self._read(call, session, row_keys)
             self._sessions[call.session] = dataclasses.replace(made, opening=opening, used=self._clock())
             return made.opened
 
@@ -128,10 +126,10 @@ class Sessions:
             session.state, downlink = _verify(
                 session.state,
                 uplink,
-                self.target,
-                session.sampling,
-                session.payload,
-                session.ids,
+                target=self.target,
+                sampling=session.sampling,
+                payload=session.payload,
+                ids=session.ids,
                 shapes=session.shapes,
             )
             length = int(uplink.length[0])
@@ -202,10 +200,11 @@ class Sessions:
         except GelatoError as error:
             raise Refused("invalid", str(error)) from None
         shapes = Shapes(max_draft_length=call.max_draft_length)
-        return (sampling, payload, ids, shapes), jnp.asarray([[call.sampling.seed, 0]], jnp.uint32)
+        row_keys = keys.row_keys(jnp.asarray([[call.sampling.seed, 0]], jnp.uint32))
+        return (sampling, payload, ids, shapes), row_keys
 
     def _read(
-        self, call: pb.OpenRequest, described: tuple[Sampling, Payload, DraftIds, Shapes], seeds: Array
+        self, call: pb.OpenRequest, described: tuple[Sampling, Payload, DraftIds, Shapes], row_keys: Array
     ) -> _Session:
         """Read a call's tokens."""
         sampling, payload, ids, shapes = described
@@ -214,11 +213,11 @@ class Sessions:
         tokens[0, : len(call.tokens)] = call.tokens
         length = jnp.asarray([len(call.tokens)], jnp.int32)
         if call.round == 0:
-            state, first, fault = _open(self.target, sampling, payload, tokens, length, seeds, shapes=shapes)
+            state, first, fault = _open(self.target, sampling, payload, tokens, length, row_keys, shapes=shapes)
             reply = pb.OpenReply(first_token=int(first[0]), fault=bool(fault[0]))
         else:
             rounds = jnp.asarray([call.round], jnp.int32)
-            state = _reopen(self.target, payload, tokens, length, seeds, rounds, shapes=shapes)
+            state = _reopen(self.target, payload, tokens, length, row_keys, rounds, shapes=shapes)
             reply = pb.OpenReply()
         return _Session(
             sampling=sampling,
@@ -237,11 +236,15 @@ class Sessions:
     ) -> Future[None]:
         """Make the program of a round while the device drafts its first."""
         blank = payload.decode_uplink(b"\0", shapes.max_draft_length, ids)
-        arguments = jax.eval_shape(lambda *known: known, state, blank, self.target, sampling, payload, ids)
-        key = (jax.tree.structure(arguments), tuple(leaf.shape for leaf in jax.tree.leaves(arguments[:2])), shapes)
+        parts = {"target": self.target, "sampling": sampling, "payload": payload, "ids": ids}
+        (state, blank), parts = jax.eval_shape(lambda *known: known, (state, blank), parts)
+        key = (
+            jax.tree.structure(parts),
+            tuple(leaf.shape for leaf in jax.tree.leaves((state, blank, parts["ids"]))),
+            shapes,
+        )
         if key not in self._programs:
-            lowered = partial(_verify.lower, *arguments, shapes=shapes)
-            self._programs[key] = self._compiler.submit(lambda: _compile(lowered))
+            self._programs[key] = in_background(lambda: _verify.lower(state, blank, **parts, shapes=shapes).compile())
         return self._programs[key]
 
     def _decode(self, data: bytes, session: _Session) -> Uplink:
@@ -258,34 +261,6 @@ class Sessions:
         return uplink
 
 
-def _compile(lower: Callable[[], jax.stages.Lowered]) -> None:
-    with suppress(Exception):  # the call itself meets the same fault, where it can be told
-        lower().compile()
-
-
-@partial(jax.jit, static_argnames="shapes")
-def _open(
-    target: Model, sampling: Sampling, payload: Payload, tokens: Array, length: Array, seeds: Array, *, shapes: Shapes
-) -> tuple[EdgeState, Array, Array]:
-    return open_edge(target, sampling, payload, tokens, length, keys.row_keys(seeds), shapes)
-
-
-@partial(jax.jit, static_argnames="shapes")
-def _reopen(
-    target: Model, payload: Payload, tokens: Array, length: Array, seeds: Array, rounds: Array, *, shapes: Shapes
-) -> EdgeState:
-    return reopen_edge(target, payload, tokens, length, keys.row_keys(seeds), rounds, shapes)
-
-
-@partial(jax.jit, static_argnames="shapes", donate_argnames="state")
-def _verify(
-    state: EdgeState,
-    uplink: Uplink,
-    target: Model,
-    sampling: Sampling,
-    payload: Payload,
-    ids: DraftIds,
-    *,
-    shapes: Shapes,
-) -> tuple[EdgeState, Downlink]:
-    return verify(state, uplink, target=target, sampling=sampling, payload=payload, ids=ids, shapes=shapes)
+_open = jax.jit(open_edge, static_argnames="shapes")
+_reopen = jax.jit(reopen_edge, static_argnames="shapes")
+_verify = jax.jit(verify, static_argnames="shapes", donate_argnames="state")
