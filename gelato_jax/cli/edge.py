@@ -9,7 +9,9 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from gelato_jax.addresses import check_address
 from gelato_jax.cli.options import Range, WeightsName, complete
+from gelato_jax.cli.remote import need_grpc, read_token
 from gelato_jax.errors import GelatoError
 
 _DRAIN_S = 30.0
@@ -52,10 +54,10 @@ class Edge:
         import gelato_checkpoints
         from gelato_jax.cli.cache import keep_programs
         from gelato_jax.cli.progress import Progress
-        from gelato_jax.remote.edge import check_address, serve
+        from gelato_jax.remote.edge import GUARD, serve
         from gelato_jax.remote.sessions import Sessions
 
-        check_address(self.listen, is_guarded=self.insecure or bool(token and certificate))
+        check_address(self.listen, is_guarded=self.insecure or bool(token and certificate), guard=GUARD)
         keep_programs()
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
@@ -78,27 +80,3 @@ class Edge:
         print("gelato: no new calls; those under way are served", file=sys.stderr, flush=True)
         server.stop(_DRAIN_S).wait()
         return 0
-
-
-def need_grpc(what: str) -> None:
-    """Refuse in one line where the extra is not installed."""
-    try:
-        import grpc  # noqa: F401
-        import grpc_health.v1  # noqa: F401
-    except ImportError:
-        raise GelatoError(f'{what} needs grpcio and grpcio-health-checking; pip install "gelato-jax[remote]"') from None
-
-
-def read_token(path: Path) -> str:
-    """The token that a file holds, its line end left out.
-
-    Raises:
-        GelatoError: there is none in it, or it cannot be sent.
-    """
-    try:
-        token = path.expanduser().read_text().strip()
-    except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise GelatoError(f"{path}: holds no token; write one line of letters and digits into it")
-    return token

@@ -17,8 +17,8 @@ from gelato_jax.cli.options import (
     SystemOptions,
     TextOptions,
     complete,
-    flag,
 )
+from gelato_jax.cli.remote import connect
 from gelato_jax.errors import GelatoError
 
 
@@ -81,7 +81,7 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     from gelato_jax.cli.choices import build
 
     settings, choices = build(values)
-    client = _client(values)
+    client = connect(values)
 
     import gelato_checkpoints
     import gelato_jax
@@ -124,24 +124,3 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
         # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
         pair, stream = in_background(start).result()
         return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)
-
-
-def _client(values: dict[str, Any]):
-    """The connection that `--remote` asks for, or None; nothing is sent yet."""
-    if values["remote"] is None:
-        for name in ("remote_token_file", "remote_authority"):
-            if values[name] is not None:
-                raise GelatoError(
-                    f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
-                )
-        return None
-    if values["system"] == "local":
-        raise GelatoError("--system local times this machine alone; leave it out with --remote")
-    from gelato_jax.cli.edge import need_grpc, read_token
-
-    need_grpc("--remote")
-    from gelato_jax.remote.device import EdgeClient
-
-    token = None if values["remote_token_file"] is None else read_token(Path(values["remote_token_file"]))
-    authority = None if values["remote_authority"] is None else Path(values["remote_authority"]).expanduser()
-    return EdgeClient(values["remote"], token=token, authority=authority)

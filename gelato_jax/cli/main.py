@@ -24,6 +24,7 @@ from gelato_jax.cli.generate import Generate
 from gelato_jax.cli.models import Models
 from gelato_jax.cli.presets import Presets
 from gelato_jax.cli.record import Record
+from gelato_jax.cli.serve import Serve
 from gelato_jax.cli.train_draft import TrainDraft
 from gelato_jax.errors import GelatoError
 
@@ -39,6 +40,7 @@ class Command(Protocol):
 COMMANDS: dict[str, type[Command]] = {
     "generate": Generate,
     "edge": Edge,
+    "serve": Serve,
     "models": Models,
     "presets": Presets,
     "convert": Convert,

@@ -94,15 +94,9 @@ class OfController:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """What is asked, and of whom."""
+class PairOptions:
+    """Which models."""
 
-    prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="")] = None
-    """The prompt; one user turn in the model's chat template."""
-    prompt_file: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Read the prompt from a UTF-8 file, all of it one prompt; FILE may be - for standard input."""
-    raw: Annotated[bool, arg(help_behavior_hint="(default: chat template)")] = False
-    """Continue the prompt as it is, without the chat template."""
     model: Annotated[str, arg(metavar="MODEL")] = "smollm2-135m"
     """The target, whose text you get: a name from `gelato models`, hf:OWNER/NAME, a folder or a .gguf file."""
     draft: Annotated[
@@ -114,6 +108,18 @@ class InputOptions:
     """How weights are kept: float (float32 on a CPU, else bfloat16), float32, bfloat16, q8 or q4 (8 or 4 bits, a scale
     for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto is source for such a file on a CPU, else float.
     """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputOptions(PairOptions):
+    """What is asked, and of whom."""
+
+    prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="")] = None
+    """The prompt; one user turn in the model's chat template."""
+    prompt_file: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Read the prompt from a UTF-8 file, all of it one prompt; FILE may be - for standard input."""
+    raw: Annotated[bool, arg(help_behavior_hint="(default: chat template)")] = False
+    """Continue the prompt as it is, without the chat template."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,11 +223,9 @@ class PayloadOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SystemOptions:
-    """The device, link and edge whose time and energy are modelled; names from `gelato presets`."""
+class WorldOptions:
+    """The device, link and edge of a `system` that is modelled; names from `gelato presets`."""
 
-    system: Literal["modelled", "local"] = "modelled"
-    """modelled: the three presets below. local: this machine's own measured times, no link, no energy."""
     device: Annotated[
         str | None,
         arg(metavar="NAME", help_behavior_hint="(default: orin-nano-15w)"),
@@ -240,6 +244,15 @@ class SystemOptions:
         OnlyWith("system", {"modelled": "rtx3090-7b"}),
     ] = None
     """The edge server that verifies."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SystemOptions(WorldOptions):
+    """The device, link and edge whose time and energy are modelled; names from `gelato presets`."""
+
+    system: Literal["modelled", "local"] = "modelled"
+    """modelled: the presets of --device, --link and --edge. local: this machine's own measured times, no link, no
+    energy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import hmac
 import importlib.metadata
-import ipaddress
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from gelato_jax.addresses import check_address
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote import edge_pb2_grpc
@@ -18,6 +18,8 @@ from gelato_jax.remote.sessions import Refused, Sessions
 from gelato_jax.remote.wire import MESSAGE_BYTES
 
 SERVICE = "gelato.v1.Edge"
+GUARD = "--token-file, --tls-certificate and --tls-key, or --insecure in a network that you trust"
+"""What an edge that is open to other machines must be given."""
 _CODES = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "unknown": grpc.StatusCode.NOT_FOUND,
@@ -120,7 +122,7 @@ def serve(
     Raises:
         GelatoError: the address cannot be had, is open to others without TLS and token, or a file is unreadable.
     """
-    check_address(address, is_guarded=insecure or bool(token and certificate))
+    check_address(address, is_guarded=insecure or bool(token and certificate), guard=GUARD)
     server = grpc.server(
         ThreadPoolExecutor(max_workers=2 * sessions.most, thread_name_prefix="edge"),
         interceptors=[_Token(token)] if token else [],
@@ -141,29 +143,6 @@ def serve(
         raise GelatoError(f"{address} cannot be listened on: is it in use, and this machine's own?") from None
     server.start()
     return server, port
-
-
-def check_address(address: str, *, is_guarded: bool) -> None:
-    """Refuse an address that is none, or that is open to others where nothing guards it.
-
-    Raises:
-        GelatoError: one line.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise GelatoError(f"address {address!r} is not HOST:PORT, as in 127.0.0.1:8470")
-    if not is_guarded and not _is_loopback(host):
-        raise GelatoError(
-            f"{address} is open to other machines: give --token-file, --tls-certificate and --tls-key, "
-            "or --insecure in a network that you trust"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read(path: Path) -> bytes:

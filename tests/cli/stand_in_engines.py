@@ -7,7 +7,7 @@ from gelato_experiments.benchmarks.peers.engine import Engine, LeftOut
 
 
 def counting(step: int, end: int) -> list[Engine]:
-    """An engine that counts on from a prompt's last id; at the prompt [`end`] its process dies."""
+    """An engine that counts on from a prompt's last id, fails at an empty prompt, and dies at the prompt [`end`]."""
 
     def decode(ids):
         if list(ids) == [end]:

@@ -177,5 +177,10 @@ def test_what_cannot_be_loaded_is_left_out(stand_ins, load, line):
 def test_a_worker_decodes_until_it_dies(stand_ins):
     (counter,) = Worker(stand_ins.counting, 2, 7, advice="build it again").engines()
     assert (counter.name, counter.decode((3, 4)), counter.decode([5])) == ("counting", [6], [7])
+    line = (
+        "counting: it cannot decode a prompt of 0 tokens (IndexError: list index out of range); leave out longer ones"
+    )
+    with pytest.raises(GelatoError, match=re.escape(line)):
+        counter.decode([])
     with pytest.raises(GelatoError, match=re.escape("counting: its process died (SIGSEGV); build it again")):
         counter.decode([7])

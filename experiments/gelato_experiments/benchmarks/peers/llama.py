@@ -57,6 +57,7 @@ def _on_file(file: Path, kind: str, request: Request) -> list[Engine]:
             n_threads_batch=request.threads,
             n_gpu_layers=0,
             draft_model=draft,
+            logits_all=draft is not None,  # else prompts longer than a batch fail with a draft
             verbose=False,
         )
 

@@ -53,9 +53,12 @@ class Worker:
     def _decode(self, name: str, ids: Sequence[int]) -> list[int]:
         try:
             self._pipe.send((name, list(ids)))
-            return self._pipe.recv()
+            text = self._pipe.recv()
         except (EOFError, OSError):
             raise GelatoError(f"{name}: {self._death()}") from None
+        if isinstance(text, str):
+            raise GelatoError(f"{name}: it cannot decode a prompt of {len(ids)} tokens ({text}); leave out longer ones")
+        return text
 
     def _death(self) -> str:
         """How the process ended, and what to do."""
@@ -73,11 +76,21 @@ def _serve(pipe: Any, load: Callable[..., list[Engine]], arguments: Sequence[Any
             engines = {engine.name: engine for engine in load(*arguments)}
             for engine in engines.values():
                 engine.decode(_TRIAL)
+        except LeftOut as reason:
+            pipe.send(str(reason))
+            return
         except Exception as error:  # of a library that is not ours
-            first = (str(error).splitlines() or [""])[0]
-            pipe.send(first if isinstance(error, LeftOut) else f"it cannot be loaded ({type(error).__name__}: {first})")
+            pipe.send(f"it cannot be loaded ({_in_one_line(error)})")
             return
         pipe.send(list(engines))
         while True:
             name, ids = pipe.recv()
-            pipe.send(engines[name].decode(ids))
+            try:
+                pipe.send(engines[name].decode(ids))
+            except Exception as error:  # of a library that is not ours
+                pipe.send(_in_one_line(error))
+
+
+def _in_one_line(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"

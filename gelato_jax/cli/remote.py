@@ -1,0 +1,57 @@
+"""What the commands of two machines share: the connection that `--remote` asks for, and tokens."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gelato_jax.cli.options import flag
+from gelato_jax.errors import GelatoError
+
+if TYPE_CHECKING:
+    from gelato_jax.remote.device import EdgeClient
+
+
+def connect(values: dict[str, Any]) -> "EdgeClient | None":
+    """The connection that `--remote` asks for, or None; nothing is sent yet.
+
+    Raises:
+        GelatoError: an option that goes with it stands alone, or a file cannot be read.
+    """
+    if values["remote"] is None:
+        for name in ("remote_token_file", "remote_authority"):
+            if values[name] is not None:
+                raise GelatoError(
+                    f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
+                )
+        return None
+    if values["system"] == "local":
+        raise GelatoError("--system local times this machine alone; leave it out with --remote")
+    need_grpc("--remote")
+    from gelato_jax.remote.device import EdgeClient
+
+    token = None if values["remote_token_file"] is None else read_token(Path(values["remote_token_file"]))
+    authority = None if values["remote_authority"] is None else Path(values["remote_authority"]).expanduser()
+    return EdgeClient(values["remote"], token=token, authority=authority)
+
+
+def need_grpc(what: str) -> None:
+    """Refuse in one line where the extra is not installed."""
+    try:
+        import grpc  # noqa: F401
+        import grpc_health.v1  # noqa: F401
+    except ImportError:
+        raise GelatoError(f'{what} needs grpcio and grpcio-health-checking; pip install "gelato-jax[remote]"') from None
+
+
+def read_token(path: Path) -> str:
+    """The token that a file holds, its line end left out.
+
+    Raises:
+        GelatoError: there is none in it, or it cannot be sent.
+    """
+    try:
+        token = path.expanduser().read_text().strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise GelatoError(f"{path}: holds no token; write one line of letters and digits into it")
+    return token

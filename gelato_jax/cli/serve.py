@@ -1,0 +1,144 @@
+"""`gelato serve`: a pair behind OpenAI's interface, for chat programs and other clients."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, arg, configure
+
+from gelato_jax.addresses import check_address
+from gelato_jax.cli.options import (
+    ControlOptions,
+    PairOptions,
+    PayloadOptions,
+    Range,
+    RemoteOptions,
+    WorldOptions,
+    complete,
+)
+from gelato_jax.cli.remote import connect, read_token
+from gelato_jax.errors import GelatoError
+
+_REQUESTS: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "stop": ()}
+"""What each request says for itself."""
+_GUARD = "--insecure in a network that you trust, or behind a proxy with TLS; --api-key-file keeps strangers out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListenOptions:
+    """Who is served, and how much."""
+
+    listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8000"
+    """Where to listen; 0.0.0.0:8000 is all of this machine's addresses."""
+    api_key_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File that holds the key which every client must bring."""
+    insecure: bool = False
+    """Let other machines in: the server speaks plain HTTP. In a network that you trust, or behind a proxy with TLS."""
+    max_new_tokens: Annotated[int, arg(metavar="N"), Range(1)] = 256
+    """Tokens of an answer whose request does not say."""
+    max_waiting: Annotated[int, arg(metavar="N"), Range(0, 10_000)] = 32
+    """Requests that may wait for their turn; one is decoded at a time, more are turned away."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServedSystemOptions(WorldOptions):
+    """The device, link and edge by which drafting is planned; names from `gelato presets`."""
+
+    system: Annotated[
+        Literal["modelled", "local"] | None, arg(help_behavior_hint="(default: local, with --remote modelled)")
+    ] = None
+    """local: this machine's own measured times, no link, no energy. modelled: the presets of --device, --link and
+    --edge."""
+
+
+@configure(OmitArgPrefixes)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve a pair as OpenAI's API does: chat programs, the openai package, or the page at / talk to it.
+
+    With --remote this machine drafts and an edge verifies. SIGTERM or Ctrl-C ends it behind the requests under way.
+    """
+
+    pair: PairOptions
+    listen: ListenOptions
+    control: ControlOptions
+    payload: PayloadOptions
+    system: ServedSystemOptions
+    remote: RemoteOptions
+
+    def run(self) -> int:
+        """Serve until a signal."""
+        from gelato_jax.cli.choices import build
+
+        system = self.system
+        if system.system is None:
+            system = dataclasses.replace(system, system="modelled" if self.remote.remote else "local")
+        values = complete(self.pair, self.listen, self.control, self.payload, system, self.remote)
+        host, port = check_address(self.listen.listen, is_guarded=self.listen.insecure, guard=_GUARD)
+        key = None if self.listen.api_key_file is None else read_token(self.listen.api_key_file)
+        settings, choices = build({**values, **_REQUESTS})
+        client = connect(values)
+        _need_server()
+
+        from gelato_jax.serving.app import make_app, serve
+
+        engine = _engine(values, settings, choices, client)
+        name = Path(values["model"]).name
+        hosts = ["*"] if self.listen.insecure else ["localhost", "127.0.0.1", "::1", "[::1]", host]
+        app = make_app(engine, model=name, api_key=key, hosts=hosts, most_waiting=values["max_waiting"])
+
+        def ready(port: int) -> None:
+            print(f"gelato: {name} is served on http://{host}:{port}", file=sys.stderr, flush=True)
+
+        serve(app, host.strip("[]"), port, ready=ready)
+        return 0
+
+
+def _engine(values: dict[str, Any], settings: Any, choices: dict[str, Any], client: Any):
+    """Load, measure, compile."""
+    from functools import partial
+
+    import gelato_checkpoints
+    import gelato_jax
+    from gelato_jax.cli.cache import keep_programs
+    from gelato_jax.cli.progress import Progress
+    from gelato_jax.decoding.local import measure_local_system
+    from gelato_jax.serving.engine import Engine
+
+    keep_programs()
+    with Progress() as progress:
+        if client is not None:
+            client.info()  # an edge that is not there is named before anything is loaded
+        pair = gelato_checkpoints.load_pair(
+            values["model"], values["draft"], weights=values["weights"], progress=progress.stage
+        )
+        if choices["system"] is None:
+            cache = gelato_checkpoints.cache_directory() / "local-times"
+            choices["system"] = measure_local_system(pair, settings.shapes, cache, progress.stage)
+        progress.stage("compile", 0, 0)
+        if client is None:
+
+            def stream(ids: list[int], **given: Any):
+                return gelato_jax.stream(pair, [ids], **given, **choices)
+
+        else:
+            from gelato_jax.remote import device
+
+            pair = device.without_weights(pair)
+            stream = partial(device.stream, pair, client=client, **choices)
+        engine = Engine(pair, settings, stream)
+        engine.warm()
+    return engine
+
+
+def _need_server() -> None:
+    """Refuse in one line where the extra is not installed."""
+    try:
+        import prometheus_client  # noqa: F401
+        import sse_starlette  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        needs = "starlette, uvicorn, sse-starlette and prometheus-client"
+        raise GelatoError(f'gelato serve needs {needs}; pip install "gelato-jax[serve]"') from None
