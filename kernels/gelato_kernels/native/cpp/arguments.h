@@ -54,8 +54,7 @@ struct Attention {
   const float* fresh_value;
   float* out;  // [batch, window, heads, size]
   int64_t batch, window, valid, heads, query_heads, kv_heads, slots, size;
-  int64_t queries, tiles;  // Queries of a tile, and tiles of a key head.
-  float scale;             // Of scores.
+  float scale;  // Of scores.
   bool narrow;
   // Of queries, and of keys where those are made here; null: nothing is done.
   const float* cosine;  // [batch, window, size / 2]
@@ -63,7 +62,20 @@ struct Attention {
   const float* query_norm;  // [size]
   const float* key_norm;
   float epsilon;
+  // A unit of work is a block of the queries of one row and key head; or, where blocks are few, a chunk of positions too.
+  int64_t queries;         // Of a row and key head that count, in the order of their tokens.
+  int64_t block, blocks;   // Queries of a unit, and how many such there are.
+  int64_t chunks;          // Of positions, of the longest row.
+  bool apart;              // Units are of one chunk each, and `join` adds them up.
+  // Scratch.
+  float* turned;  // [batch, kv_heads, queries, padded] queries as they are attended with
+  float* parts;   // [batch, kv_heads, chunks, queries, part] what the chunks gave, if apart
+
+  int64_t padded() const { return (size + kLanes - 1) / kLanes * kLanes; }
+  int64_t part() const { return padded() + 2 * kLanes; }
 };
+
+constexpr int64_t kChunk = 64;  // Positions, from a multiple of as many on: their keys and values stay in a first cache.
 
 // Of rows [vocab] of logits, in blocks of which the last may be short.
 struct Statistics {
@@ -103,10 +115,11 @@ struct Warp {
 struct Kernels {
   const char* name;
   int most_rows;     // Of a tile of a product.
-  int most_queries;  // Of a tile of attention.
   void (*prepare)(const Product&, int64_t tile);
   void (*multiply)(const Product&, int64_t first_panel, int64_t last_panel);
+  void (*turn)(const Attention&);
   void (*attend)(const Attention&, int64_t unit);
+  void (*join)(const Attention&, int64_t head);
   void (*split)(const Attention&, float* fresh_key, float* fresh_value);
   void (*statistics)(const Statistics&, int64_t row);
   void (*residual)(const Residual&, int64_t row);
@@ -121,7 +134,8 @@ const Kernels* avx512_kernels();
 // The best that this processor runs; GELATO_NATIVE_ISA asks for a lesser one.
 const Kernels& kernels();
 
-// Memory of this thread, aligned to 64 bytes, that its next call may return again; null if there is none.
-float* scratch(int64_t floats);
+// Memory of this thread, aligned to 64 bytes, that its next call for the same use may return again; null if there is none.
+enum class Use { kCall, kUnit };
+float* scratch(int64_t floats, Use use);
 
 }  // namespace gelato

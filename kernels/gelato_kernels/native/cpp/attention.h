@@ -13,7 +13,7 @@
 namespace gelato {
 namespace {
 
-constexpr int kMostQueries = 4;
+constexpr int kTileQueries = 4;  // That share a row of values while it is in registers.
 
 inline float rounded_to_bfloat16(float x) {
   uint32_t bits;
@@ -30,13 +30,13 @@ struct Text {
   const float* fresh;  // [window, size]
   int64_t length, padded;
 
-  // Rows [at, at + 16) as float32 with zeros up to `padded`; beyond `end` the last one again, whose weight is zero.
-  void rows(int64_t at, int64_t end, float* room, const float** row) const {
+  // Rows [at, at + count) as float32 with zeros up to `padded`; beyond `end` the last one again, whose weight is zero.
+  void rows(int64_t at, int64_t count, int64_t end, float* room, const float** row) const {
     // The next rows are asked for while these are used: a core's own prefetching stops at a page's end.
-    const int64_t bytes = a.size * (a.narrow ? 2 : 4), next = (at + kLanes) * bytes;
-    const int64_t left = length * bytes - next, ahead = left < kLanes * bytes ? left : kLanes * bytes;
+    const int64_t bytes = a.size * (a.narrow ? 2 : 4), next = (at + count) * bytes;
+    const int64_t left = length * bytes - next, ahead = left < count * bytes ? left : count * bytes;
     for (int64_t line = 0; line < ahead; line += 64) __builtin_prefetch(static_cast<const char*>(cache) + next + line, 0, 2);
-    for (int i = 0; i < kLanes; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const int64_t position = at + i < end ? at + i : end - 1;
       const bool cached = position < length;
       const int64_t offset = (cached ? position : position - length) * a.size;
@@ -67,7 +67,7 @@ struct Text {
 
 // A query or a key of a token as it is attended with: its norm (arXiv 1910.07467), its rotation (arXiv 2104.09864: the
 // pairs are i, i + size / 2), times a scale.
-inline void turn(const Attention& a, int64_t token, const float* x, const float* norm, float scale, float* y) {
+inline void turn_one(const Attention& a, int64_t token, const float* x, const float* norm, float scale, float* y) {
   const int64_t half = a.size / 2;
   if (norm) {
     const Floats factor = norm_factor(x, a.size, a.epsilon);
@@ -99,7 +99,7 @@ void split(const Attention& a, float* fresh_key, float* fresh_value) {
         const int64_t token = b * a.window + t, at = ((b * a.kv_heads + head) * a.window + t) * a.size;
         const float* key = a.query + (token * a.query_heads + a.heads + head) * a.size;
         if (t < a.valid) {
-          turn(a, token, key, a.key_norm, 1.0f, fresh_key + at);
+          turn_one(a, token, key, a.key_norm, 1.0f, fresh_key + at);
           std::memcpy(fresh_value + at, key + a.kv_heads * a.size, a.size * sizeof(float));
         } else {
           std::memset(fresh_key + at, 0, a.size * sizeof(float));
@@ -123,13 +123,13 @@ inline Floats score(const float* query, const float* const* key, int64_t padded)
   return reduce(sums);
 }
 
-// Adds 16 weighted rows to V vectors of R queries' sums; weights are [R, stride], sums [R, padded].
+// Adds 16 weighted rows to V vectors of R queries' sums; weights are [R, stride], sums [R, sum_stride].
 template <int R, int V>
 inline void add_values(const float* weight, int64_t stride, const float* const* value, int64_t h, float* sum,
-                       int64_t padded) {
+                       int64_t sum_stride) {
   Floats total[R][V];
   GELATO_UNROLL for (int r = 0; r < R; ++r) GELATO_UNROLL for (int v = 0; v < V; ++v)
-    total[r][v] = load(sum + r * padded + h + v * kLanes);
+    total[r][v] = load(sum + r * sum_stride + h + v * kLanes);
   for (int i = 0; i < kLanes; ++i) {
     Floats row[V];
     GELATO_UNROLL for (int v = 0; v < V; ++v) row[v] = load(value[i] + h + v * kLanes);
@@ -139,93 +139,161 @@ inline void add_values(const float* weight, int64_t stride, const float* const* 
     }
   }
   GELATO_UNROLL for (int r = 0; r < R; ++r) GELATO_UNROLL for (int v = 0; v < V; ++v)
-    store(sum + r * padded + h + v * kLanes, total[r][v]);
+    store(sum + r * sum_stride + h + v * kLanes, total[r][v]);
 }
 
-template <int R>
-void attend_tile(const Attention& a, int64_t row, int64_t head, int64_t first_query) {
-  const int64_t groups = a.heads / a.kv_heads, padded = (a.size + kLanes - 1) / kLanes * kLanes;
-  const int64_t length = a.lengths[row] < 0 ? 0 : a.lengths[row] < a.slots ? a.lengths[row] : a.slots;
-  const int64_t bytes = a.narrow ? 2 : 4, at = row * a.kv_heads + head;
-  const auto text = [&](const void* cache, const float* fresh) {
-    return Text{a, static_cast<const char*>(cache) + at * a.slots * a.size * bytes, fresh + at * a.window * a.size,
-                length, padded};
-  };
-  const auto token = [&](int64_t query) { return row * a.window + query / groups; };
-  const auto query_head = [&](int64_t query) { return head * groups + query % groups; };
-  const int64_t end = length + (first_query + R - 1) / groups + 1, stride = (end + kLanes - 1) / kLanes * kLanes;
-  float* weights = scratch(R * (stride + 2 * padded) + kLanes * padded);
-  if (!weights) __builtin_trap();  // no memory: there is no one to tell
-  float* queries = weights + R * stride;
-  float* sums = queries + R * padded;
-  float* room = sums + R * padded;
-  std::memset(queries, 0, 2 * R * padded * sizeof(float));
-  for (int r = 0; r < R; ++r) {
-    const int64_t t = token(first_query + r);
-    const float* query = a.query + (t * a.query_heads + query_head(first_query + r)) * a.size;
-    turn(a, t, query, a.query_norm, a.scale, queries + r * padded);
-  }
+// A row and key head.
+struct Head {
+  const Attention& a;
+  int64_t index, row, groups, padded, length, end;  // Positions below `end` are attended to by some query.
 
-  int64_t seen[R];
-  Floats most[R];
-  for (int r = 0; r < R; ++r) {
-    seen[r] = length + (first_query + r) / groups + 1;
-    most[r] = set(-std::numeric_limits<float>::max());
+  Head(const Attention& attention, int64_t head)
+      : a(attention), index(head), row(head / a.kv_heads), groups(a.heads / a.kv_heads), padded(a.padded()),
+        length(a.lengths[row] < 0 ? 0 : a.lengths[row] < a.slots ? a.lengths[row] : a.slots), end(length + a.valid) {}
+
+  int64_t token(int64_t query) const { return row * a.window + query / groups; }
+  int64_t query_head(int64_t query) const { return index % a.kv_heads * groups + query % groups; }
+  int64_t seen(int64_t query) const { return length + query / groups + 1; }  // Positions that a query attends to.
+  const float* query(int64_t query) const { return a.turned + (index * a.queries + query) * padded; }
+  Text text(const void* cache, const float* fresh) const {
+    const int64_t bytes = a.size * (a.narrow ? 2 : 4);
+    return {a, static_cast<const char*>(cache) + index * a.slots * bytes, fresh + index * a.window * a.size, length, padded};
   }
-  const float* rows[kLanes];
-  const Text keys = text(a.key, a.fresh_key), values = text(a.value, a.fresh_value);
-  for (int64_t j = 0; j < end; j += kLanes) {
-    keys.rows(j, end, room, rows);
-    for (int r = 0; r < R; ++r) {
-      const Floats s = first(score(queries + r * padded, rows, padded), seen[r] - j, -std::numeric_limits<float>::max());
-      most[r] = max(most[r], s);
-      store(weights + r * stride + j, s);
+};
+
+// What some positions give a query: [padded] values by their weights, then the largest score and the sum of weights, each
+// in all lanes. Nothing was seen where that sum is zero.
+struct Part {
+  float* values;
+  int64_t padded;
+
+  Floats most() const { return load(values + padded); }
+  Floats total() const { return load(values + padded + kLanes); }
+  void set_totals(Floats most, Floats total) const {
+    store(values + padded, most);
+    store(values + padded + kLanes, total);
+  }
+};
+
+// Adds what the next positions give.
+inline void fold(const Part& all, const Part& next) {
+  if (next.values[next.padded + kLanes] == 0.0f) return;
+  if (all.values[all.padded + kLanes] == 0.0f)
+    return void(std::memcpy(all.values, next.values, (all.padded + 2 * kLanes) * sizeof(float)));
+  const Floats most = max(all.most(), next.most()), mine = exp(sub(all.most(), most)), other = exp(sub(next.most(), most));
+  for (int64_t h = 0; h < all.padded; h += kLanes)
+    store(all.values + h, madd(load(next.values + h), other, mul(load(all.values + h), mine)));
+  all.set_totals(most, madd(next.total(), other, mul(all.total(), mine)));
+}
+
+inline void write_out(const Head& head, int64_t query, const Part& part) {
+  float* out = head.a.out + (head.token(query) * head.a.heads + head.query_head(query)) * head.a.size;
+  for (int64_t h = 0; h < head.a.size; h += kLanes)
+    store_some(out + h, head.a.size - h, div(load(part.values + h), part.total()));
+}
+
+// What `count` positions from `first` on give R queries; parts are [R, stride].
+template <int R>
+void attend_tile(const Head& head, int64_t query, const float* const* key, const float* const* value, int64_t first_position,
+                 int64_t count, float* parts) {
+  const int64_t padded = head.padded, stride = head.a.part();
+  alignas(64) float weights[R * kChunk];
+  for (int r = 0; r < R; ++r) {
+    const Part part{parts + r * stride, padded};
+    const int64_t seen = head.seen(query + r) - first_position;
+    std::memset(part.values, 0, padded * sizeof(float));
+    float* w = weights + r * kChunk;
+    Floats most = set(-std::numeric_limits<float>::max());
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const Floats s = first(score(head.query(query + r), key + j, padded), seen - j, -std::numeric_limits<float>::max());
+      most = max(most, s);
+      store(w + j, s);
     }
-  }
-  float total[R];
-  for (int r = 0; r < R; ++r) {
     float lanes[kLanes], largest;
-    store(lanes, most[r]);
+    store(lanes, most);
     largest = lanes[0];
     for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
     Floats added = set(0.0f);
-    for (int64_t j = 0; j < end; j += kLanes) {
-      float* w = weights + r * stride + j;
-      const Floats e = first(exp(sub(load(w), set(largest))), seen[r] - j, 0.0f);
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const Floats e = first(exp(sub(load(w + j), set(largest))), seen - j, 0.0f);
       added = add(added, e);
-      store(w, e);
+      store(w + j, e);
     }
-    total[r] = sum(added);
+    part.set_totals(set(largest), set(sum(added)));
   }
-  for (int64_t step = 0; step < end; step += kLanes) {
+  for (int64_t step = 0; step < count; step += kLanes) {
 #ifdef GELATO_MUTANT_ORDER  // As in product.h.
-    const int64_t j = a.window > 1 ? stride - kLanes - step : step;
+    const int64_t j = head.a.window > 1 ? count - kLanes - step : step;
 #else
     const int64_t j = step;
 #endif
-    values.rows(j, end, room, rows);
     int64_t h = 0;
     for (; h + kValueVectors * kLanes <= padded; h += kValueVectors * kLanes)
-      add_values<R, kValueVectors>(weights + j, stride, rows, h, sums, padded);
-    for (; h < padded; h += kLanes) add_values<R, 1>(weights + j, stride, rows, h, sums, padded);
-  }
-  for (int r = 0; r < R; ++r) {
-    float* out = a.out + (token(first_query + r) * a.heads + query_head(first_query + r)) * a.size;
-    for (int64_t h = 0; h < a.size; h += kLanes)
-      store_some(out + h, a.size - h, div(load(sums + r * padded + h), set(total[r])));
+      add_values<R, kValueVectors>(weights + j, kChunk, value + j, h, parts, stride);
+    for (; h < padded; h += kLanes) add_values<R, 1>(weights + j, kChunk, value + j, h, parts, stride);
   }
 }
 
-// A unit is a tile of the queries that share a key head of a row; they are in the order of their tokens.
+// What the positions of a chunk give the queries [query, last); parts are [queries, stride].
+void attend_chunk(const Head& head, int64_t query, int64_t last, int64_t chunk, float* room, float* parts) {
+  const int64_t first_position = chunk * kChunk, left = head.end - first_position, stride = head.a.part();
+  if (left <= 0) {
+    for (int64_t q = query; q < last; ++q) Part{parts + (q - query) * stride, head.padded}.set_totals(set(0.0f), set(0.0f));
+    return;
+  }
+  const int64_t count = left < kChunk ? (left + kLanes - 1) / kLanes * kLanes : kChunk;
+  const float *key[kChunk], *value[kChunk];
+  head.text(head.a.key, head.a.fresh_key).rows(first_position, count, head.end, room, key);
+  head.text(head.a.value, head.a.fresh_value).rows(first_position, count, head.end, room + kChunk * head.padded, value);
+  for (; query < last; query += kTileQueries, parts += kTileQueries * stride) switch (last - query) {
+      case 1: attend_tile<1>(head, query, key, value, first_position, count, parts); break;
+      case 2: attend_tile<2>(head, query, key, value, first_position, count, parts); break;
+      case 3: attend_tile<3>(head, query, key, value, first_position, count, parts); break;
+      default: attend_tile<kTileQueries>(head, query, key, value, first_position, count, parts);
+    }
+}
+
+void turn(const Attention& a) {
+  std::memset(a.turned, 0, a.batch * a.kv_heads * a.queries * a.padded() * sizeof(float));
+  for (int64_t index = 0; index < a.batch * a.kv_heads; ++index) {
+    const Head head(a, index);
+    for (int64_t query = 0; query < a.queries; ++query) {
+      const int64_t token = head.token(query);
+      const float* x = a.query + (token * a.query_heads + head.query_head(query)) * a.size;
+      turn_one(a, token, x, a.query_norm, a.scale, a.turned + (index * a.queries + query) * head.padded);
+    }
+  }
+}
+
+// Chunks are added up one after the other, whether a unit goes through them or `join` does: the bits are the same.
 void attend(const Attention& a, int64_t unit) {
-  const int64_t queries = a.heads / a.kv_heads * a.valid, first_query = unit % a.tiles * a.queries;
-  const int64_t head = unit / a.tiles % a.kv_heads, row = unit / a.tiles / a.kv_heads;
-  const int64_t left = queries - first_query;
-  switch (left < a.queries ? left : a.queries) {
-    case 1: return attend_tile<1>(a, row, head, first_query);
-    case 2: return attend_tile<2>(a, row, head, first_query);
-    case 3: return attend_tile<3>(a, row, head, first_query);
-    default: return attend_tile<4>(a, row, head, first_query);
+  const int64_t padded = a.padded(), stride = a.part(), rooms = 2 * kChunk * padded;
+  float* room = scratch(rooms + (a.apart ? 0 : 2 * a.block * stride), Use::kUnit);
+  if (!room) __builtin_trap();  // no memory: there is no one to tell
+  if (a.apart) {
+    const Head head(a, unit / a.chunks);
+    return attend_chunk(head, 0, a.queries, unit % a.chunks, room, a.parts + unit * a.queries * stride);
+  }
+  const Head head(a, unit / a.blocks);
+  const int64_t first_query = unit % a.blocks * a.block;
+  const int64_t last = first_query + a.block < a.queries ? first_query + a.block : a.queries, count = last - first_query;
+  float *all = room + rooms, *next = all + a.block * stride;
+  attend_chunk(head, first_query, last, 0, room, all);
+  for (int64_t chunk = 1; chunk * kChunk < head.seen(last - 1); ++chunk) {
+    attend_chunk(head, first_query, last, chunk, room, next);
+    for (int64_t q = 0; q < count; ++q) fold({all + q * stride, padded}, {next + q * stride, padded});
+  }
+  for (int64_t q = 0; q < count; ++q) write_out(head, first_query + q, {all + q * stride, padded});
+}
+
+void join(const Attention& a, int64_t index) {
+  const Head head(a, index);
+  const int64_t stride = a.part();
+  for (int64_t query = 0; query < a.queries; ++query) {
+    float* parts = a.parts + (index * a.chunks * a.queries + query) * stride;
+    for (int64_t chunk = 1; chunk < a.chunks; ++chunk)
+      fold({parts, head.padded}, {parts + chunk * a.queries * stride, head.padded});
+    write_out(head, query, {parts, head.padded});
   }
 }
 

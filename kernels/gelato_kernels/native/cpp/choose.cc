@@ -63,13 +63,14 @@ const Kernels& kernels() {
   return chosen;
 }
 
-float* scratch(int64_t floats) {
+float* scratch(int64_t floats, Use use) {
   struct Memory {
     void* start = nullptr;
     int64_t floats = 0;
     ~Memory() { std::free(start); }
   };
-  thread_local Memory memory;
+  thread_local Memory memories[2];
+  Memory& memory = memories[static_cast<int>(use)];
   constexpr int64_t kAlignment = 64;
   if (floats > memory.floats) {
     std::free(memory.start);

@@ -21,6 +21,10 @@ int64_t valid(const ffi::AnyBuffer& rows, int64_t window) {
   return !count || *count > window ? window : *count < 0 ? 0 : *count;
 }
 
+ffi::Error done(bool had_memory) {
+  return had_memory ? ffi::Error::Success() : ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory");
+}
+
 ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer packed, ffi::AnyBuffer scale,
                         ffi::AnyBuffer minimum, ffi::AnyBuffer rows, ffi::AnyBuffer norm, ffi::AnyBuffer bias,
                         ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> out, int64_t inputs, int64_t window,
@@ -43,9 +47,7 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
   p.epsilon = epsilon;
   p.valid = valid(rows, window);
   const int64_t batch = window && p.outputs ? static_cast<int64_t>(out->element_count()) / p.outputs / window : 0;
-  const auto schedule = [&](auto task) { pool.Schedule(std::move(task)); };
-  return run(p, batch, pool.num_threads(), schedule) ? ffi::Error::Success()
-                                                     : ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory");
+  return done(run(p, batch, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
 void set_cache(Attention& a, const ffi::AnyBuffer& key, const ffi::AnyBuffer& value, const ffi::AnyBuffer& lengths) {
@@ -71,8 +73,7 @@ ffi::Error window_attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::Any
   a.window = a.valid = query.dimensions()[1];
   a.heads = a.query_heads = query.dimensions()[2];
   a.scale = 1.0f;
-  run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); });
-  return ffi::Error::Success();
+  return done(run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
 ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi::AnyBuffer key, ffi::AnyBuffer value,
@@ -100,8 +101,7 @@ ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi:
   kernels().split(a, keys, values);
   a.fresh_key = keys;
   a.fresh_value = values;
-  run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); });
-  return ffi::Error::Success();
+  return done(run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
 ffi::Error statistics(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature,

@@ -11,7 +11,7 @@
 namespace gelato {
 
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", kMostRows, kMostQueries, prepare, multiply, attend, split, statistics, residual, warp};
+  static const Kernels kernels = {"avx512", kMostRows, prepare, multiply, turn, attend, join, split, statistics, residual, warp};
   return &kernels;
 }
 

@@ -8,7 +8,7 @@
 namespace gelato {
 
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", kMostRows, kMostQueries, prepare, multiply, attend, split, statistics, residual, warp};
+  static const Kernels kernels = {"generic", kMostRows, prepare, multiply, turn, attend, join, split, statistics, residual, warp};
   return &kernels;
 }
 

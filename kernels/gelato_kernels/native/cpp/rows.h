@@ -186,7 +186,7 @@ void warp(const Warp& w, int64_t row) {
   for (int64_t i = 0; i < n; i += kLanes) store_some(out + i, n - i, div(load_some(x + i, n - i), by));
   const int64_t k = w.top_k[row];
   if (std::isnan(most) || ((k <= 0 || k >= n) && level >= 1.0f)) return;
-  float* room = scratch(3 * (n + kLanes));
+  float* room = scratch(3 * (n + kLanes), Use::kUnit);
   if (!room) __builtin_trap();  // no memory: there is no one to tell
   if (k > 0 && k < n) keep(out, n, kth_largest(out, n, k, room));
   if (level < 1.0f) keep(out, n, nucleus(out, n, out[index], level, room));

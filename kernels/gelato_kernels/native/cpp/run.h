@@ -9,6 +9,8 @@
 namespace gelato {
 
 constexpr int64_t kParts = 8;            // Of a job on two threads: few enough to be cheap, enough to even out.
+constexpr int64_t kMostQueries = 64;      // Of a unit of attention: their sums fill half of a first cache.
+constexpr int64_t kFewQueries = 16;
 constexpr int64_t kWorthSharing = 65536; // Bytes of weights, products of attention, or logits, below which the caller is alone.
 
 inline int64_t parts_for(int64_t units, int64_t threads) {
@@ -38,7 +40,7 @@ bool run(Product p, int64_t batch, int64_t threads, const Schedule& schedule) {
     std::memset(p.out + (b * p.window + p.valid) * p.outputs, 0, (p.window - p.valid) * p.outputs * sizeof(float));
   if (!p.rows || !p.outputs) return true;
   const int64_t padded = p.groups * kGroup;
-  p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 1));
+  p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 1), Use::kCall);
   if (!p.prepared) return false;
   p.digits = reinterpret_cast<int32_t*>(p.prepared + p.rows * padded);
   p.sums = reinterpret_cast<float*>(p.digits + p.rows * p.groups * kPairs);
@@ -54,23 +56,39 @@ bool run(Product p, int64_t batch, int64_t threads, const Schedule& schedule) {
   return true;
 }
 
+// False where there is no memory.
 template <class Schedule>
-void run(Attention a, int64_t threads, const Schedule& schedule) {
+bool run(Attention a, int64_t threads, const Schedule& schedule) {
   const Kernels& k = kernels();
-  const int64_t queries = a.heads / a.kv_heads * a.valid, all = a.batch * a.kv_heads, width = a.heads * a.size;
+  const int64_t all = a.batch * a.kv_heads, width = a.heads * a.size;
   for (int64_t b = 0; b < a.batch; ++b)
     std::memset(a.out + (b * a.window + a.valid) * width, 0, (a.window - a.valid) * width * sizeof(float));
-  if (!queries) return;
-  // Full tiles read a key once for all their queries, but leave threads idle where there are few.
-  a.queries = queries < k.most_queries ? queries : k.most_queries;
-  while (a.queries > 1 && all * ((queries + a.queries - 1) / a.queries) < 2 * threads) a.queries = (a.queries + 1) / 2;
-  a.tiles = (queries + a.queries - 1) / a.queries;
+  a.queries = a.heads / a.kv_heads * a.valid;
+  if (!a.queries || !all) return true;
   int64_t longest = 0;
   for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
-  const int64_t products = all * queries * (longest + a.valid) * a.size;
-  share(all * a.tiles, products < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+  longest = (longest < a.slots ? longest : a.slots) + a.valid;
+  // Many queries at once read a text once for all of them, but leave threads idle where there are few.
+  a.block = a.queries < kMostQueries ? a.queries : kMostQueries;
+  while (a.block > kFewQueries && all * ((a.queries + a.block - 1) / a.block) < 2 * threads) a.block /= 2;
+  a.blocks = (a.queries + a.block - 1) / a.block;
+  a.chunks = (longest + kChunk - 1) / kChunk;
+  a.apart = all * a.blocks < 2 * threads && a.chunks > 1;
+  if (a.apart) a.block = a.queries, a.blocks = 1;
+  const int64_t turned = all * a.queries * a.padded(), parts = a.apart ? all * a.chunks * a.queries * a.part() : 0;
+  a.turned = scratch(turned + parts, Use::kCall);
+  if (!a.turned) return false;
+  a.parts = a.turned + turned;
+  k.turn(a);
+  const bool alone = all * a.queries * longest * a.size < kWorthSharing;
+  share(all * (a.apart ? a.chunks : a.blocks), alone, threads, schedule, [&](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) k.attend(a, unit);
   });
+  if (a.apart)
+    share(all, parts < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
+      for (int64_t head = first; head < last; ++head) k.join(a, head);
+    });
+  return true;
 }
 
 // Passes over rows: `pass` of one row after another, rows shared where there is enough of them.
