@@ -21,20 +21,21 @@ class Bench:
     """Measure here: what a pair is worth (`speed`), the loop's parts (`decode`), the text (`lossless`), and more."""
 
     what: Annotated[
-        Positional[Literal["speed", "decode", "profile", "lossless", "peers", "kernels", "simulation"]],
+        Positional[Literal["speed", "decode", "profile", "scale", "lossless", "peers", "kernels", "simulation"]],
         arg(metavar="WHAT"),
     ]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
-    against its parts, overhead. profile: time of a step and a round by kind of operation, bytes read. lossless: greedy
-    text, or --distribution. peers: ours beside llama.cpp and transformers, where these are installed. kernels: each op
-    of gelato_kernels against a textbook's steps, with --json alone (`python -m gelato_kernels.bench` has more options).
-    simulation: simulated rounds a second and memory of a million devices, with --json alone."""
+    against its parts, overhead. profile: time of a step and a round by kind of operation, bytes read. scale: the target
+    alone behind longer texts and with more rows. lossless: greedy text, or --distribution. peers: ours beside llama.cpp
+    and transformers, where these are installed. kernels: each op of gelato_kernels against a textbook's steps, with
+    --json alone (`python -m gelato_kernels.bench` has more options). simulation: simulated rounds a second and memory
+    of a million devices, with --json alone."""
     model: str = "smollm2-135m"
     """The target, as in `gelato generate`."""
     draft: str | None = None
     """The draft, as in `gelato generate`."""
     weights: WeightsName = "auto"
-    """How weights are kept, as in `gelato generate` (speed, decode, profile, lossless, peers)."""
+    """How weights are kept, as in `gelato generate` (all but kernels and simulation)."""
     draft_length: int = 4
     """Tokens drafted in every timed round (decode, profile)."""
     prompts: Path | None = None
@@ -77,6 +78,7 @@ class Bench:
                 "speed": _speed,
                 "decode": _decode,
                 "profile": _profile,
+                "scale": _scale,
                 "lossless": _lossless,
                 "peers": _peers,
                 "kernels": _kernels,
@@ -149,6 +151,22 @@ def _profile(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         f"{result.share:.0%} of the {result.memory_bytes_per_s / 1e9:.1f} GB/s that a sum over an array reads"
     )
     return lines, {**dataclasses.asdict(result), "share": result.share}, True
+
+
+def _scale(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from gelato_experiments.benchmarks import scale
+    from gelato_jax.cli.progress import Progress
+
+    pair = _pair(options)
+    with Progress() as progress:
+        rows = scale.run(pair, progress=partial(progress.stage, "decode"))
+    lines = ["tokens of text   rows   prompts, tokens/s   decoding, tokens/s   against the first"]
+    lines += [
+        f"{row.context:14d} {row.rows:6d} {row.read_tokens_per_s:19.0f} {row.tokens_per_s:20.1f} "
+        f"{row.against_first:17.2f} x"
+        for row in rows
+    ]
+    return lines, {"rows": [dataclasses.asdict(row) for row in rows]}, True
 
 
 def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

@@ -78,6 +78,20 @@ def test_profile_tells_kinds_of_operations_and_bytes(gelato, monkeypatch, pair):
     assert figures["share"] == pytest.approx(figures["read_bytes_per_s"] / figures["memory_bytes_per_s"])
 
 
+def test_scale_times_longer_texts_and_more_rows(gelato, monkeypatch):
+    from gelato_experiments.benchmarks import scale
+
+    monkeypatch.setattr(scale, "CONTEXTS", (8, 32, 4096))  # the last leaves the tiny model no room
+    monkeypatch.setattr(scale, "ROWS", (1, 3))
+    monkeypatch.setattr(scale, "CALLS", 1)
+    code, output, _ = gelato("bench", "scale", "--json", "-")
+    assert code == 0
+    rows = json.loads(output)["rows"]
+    assert [(row["context"], row["rows"]) for row in rows] == [(8, 1), (32, 1), (8, 3)]
+    assert rows[0]["against_first"] == 1
+    assert all(row["tokens_per_s"] > 0 and row["read_tokens_per_s"] > 0 for row in rows)
+
+
 def test_instructions_are_told_by_opcode_or_kernel():
     program = """
       %fusion.3 = f32[1,5]{1,0} fusion(%a, %b), kind=kLoop, calls=%c
