@@ -25,6 +25,7 @@ _CODES = {
     "unknown": grpc.StatusCode.NOT_FOUND,
     "full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+    "away": grpc.StatusCode.UNAVAILABLE,
 }
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),

@@ -36,8 +36,8 @@ class Refused(Exception):
     """A call that cannot be served; the state has not moved.
 
     Attributes:
-        kind: `invalid` (mend the call), `unknown` (no such session), `full` (come back later) or `mismatch` (of
-            another tokenizer).
+        kind: `invalid` (mend the call), `unknown` (no such session), `full` (come back later), `mismatch` (of another
+            tokenizer) or `away` (nobody answered: try again).
     """
 
     def __init__(self, kind: str, message: str) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import hmac
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -107,13 +107,13 @@ class _Server:
             events = self._events(ask, prepared, reply)
             return EventSourceResponse(events, shutdown_event=anyio.Event(), shutdown_grace_period=DRAIN_S)
         text = ""
-        async for part in self._decode(prepared):
-            if isinstance(part, Piece):
+        async with contextlib.aclosing(self._decode(prepared)) as parts:
+            async for part in parts:
+                if await request.is_disconnected():
+                    break
+                if isinstance(part, Finished):
+                    return JSONResponse(reply.whole(text, part.reason, _usage(part), part.figures))
                 text += part.text
-            elif not await request.is_disconnected():
-                return JSONResponse(reply.whole(text, part.reason, _usage(part), part.figures))
-            if await request.is_disconnected():
-                break
         self.metrics.left()
         raise ClientDisconnect
 
@@ -122,21 +122,22 @@ class _Server:
         if ask.kind == "chat":
             yield _event(reply.first())
         try:
-            async for part in self._decode(prepared):
-                if isinstance(part, Finished):
-                    yield _event(reply.end(part.reason, part.figures))
-                    if (last := reply.usage(_usage(part))) is not None:
-                        yield _event(last)
-                elif part.text or ask.rounds:
-                    yield _event(reply.more(part.text, _round(part) if ask.rounds else None))
+            async with contextlib.aclosing(self._decode(prepared)) as parts:
+                async for part in parts:
+                    if isinstance(part, Finished):
+                        yield _event(reply.end(part.reason, part.figures))
+                        if (last := reply.usage(_usage(part))) is not None:
+                            yield _event(last)
+                    elif part.text or ask.rounds:
+                        yield _event(reply.more(part.text, _round(part) if ask.rounds else None))
         except GelatoError as fault:
             yield _event(error(str(fault), kind="server_error"))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             self.metrics.left()
             raise
         yield {"data": "[DONE]"}
 
-    async def _decode(self, prepared: Prepared) -> AsyncIterator[Piece | Finished]:
+    async def _decode(self, prepared: Prepared) -> AsyncGenerator[Piece | Finished, None]:
         """Decode in one's turn, in a thread; closed early, the decode ends behind its round."""
         async with self.turns():
             parts = self.engine.decode(prepared)

@@ -263,6 +263,8 @@ def usage(prompt_tokens: int, new_tokens: int, drafted: int, accepted: int) -> d
     }
 
 
-def error(message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None):
+def error(
+    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """The body of a refusal."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
