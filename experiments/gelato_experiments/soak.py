@@ -172,7 +172,7 @@ def run(
             watch(outcome)
     finally:
         client.close()
-        server.stop(0)
+        server.stop(0).wait()
     return outcome
 
 
