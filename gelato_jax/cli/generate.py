@@ -83,37 +83,22 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
     settings, choices = build(values)
     client = connect(values)
 
-    import gelato_checkpoints
-    import gelato_jax
     from gelato_jax.cli import screen as screens
     from gelato_jax.cli.cache import keep_programs
     from gelato_jax.cli.clock import CompileClock
     from gelato_jax.cli.decode import decode, in_background
+    from gelato_jax.cli.opening import open_pair
     from gelato_jax.cli.progress import Progress
-    from gelato_jax.decoding.local import measure_local_system
 
     keep_programs()
     clock = CompileClock()
     with Progress(quiet=values["quiet"]) as progress:
 
         def start():
-            if client is not None:
-                client.info()  # an edge that is not there is named before anything is loaded
-            pair = gelato_checkpoints.load_pair(
-                values["model"], values["draft"], weights=values["weights"], progress=progress.stage
-            )
-            if choices["system"] is None:
-                cache = gelato_checkpoints.cache_directory() / "local-times"
-                choices["system"] = measure_local_system(pair, settings.shapes, cache, progress.stage)
-            progress.stage("compile", 0, 0)
-            if client is None:
-                stream = gelato_jax.stream(pair, [prompt], settings=settings, raw=values["raw"], **choices)
-            else:
-                from gelato_jax.remote import device
-
-                stream = device.stream(pair, prompt, client, settings=settings, raw=values["raw"], **choices)
+            pair, open_stream = open_pair(values, settings, choices, client, progress)
+            stream = open_stream(prompt, settings=settings, raw=values["raw"])
             progress.stop()
-            return stream.pair, stream
+            return pair, stream
 
         if values["json"] == "-":
             screen = screens.Silence()

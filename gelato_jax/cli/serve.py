@@ -97,36 +97,14 @@ class Serve:
 
 def _engine(values: dict[str, Any], settings: Any, choices: dict[str, Any], client: Any):
     """Load, measure, compile."""
-    from functools import partial
-
-    import gelato_checkpoints
-    import gelato_jax
     from gelato_jax.cli.cache import keep_programs
+    from gelato_jax.cli.opening import open_pair
     from gelato_jax.cli.progress import Progress
-    from gelato_jax.decoding.local import measure_local_system
     from gelato_jax.serving.engine import Engine
 
     keep_programs()
     with Progress() as progress:
-        if client is not None:
-            client.info()  # an edge that is not there is named before anything is loaded
-        pair = gelato_checkpoints.load_pair(
-            values["model"], values["draft"], weights=values["weights"], progress=progress.stage
-        )
-        if choices["system"] is None:
-            cache = gelato_checkpoints.cache_directory() / "local-times"
-            choices["system"] = measure_local_system(pair, settings.shapes, cache, progress.stage)
-        progress.stage("compile", 0, 0)
-        if client is None:
-
-            def stream(ids: list[int], **given: Any):
-                return gelato_jax.stream(pair, [ids], **given, **choices)
-
-        else:
-            from gelato_jax.remote import device
-
-            pair = device.without_weights(pair)
-            stream = partial(device.stream, pair, client=client, **choices)
+        pair, stream = open_pair(values, settings, choices, client, progress)
         engine = Engine(pair, settings, stream)
         engine.warm()
     return engine

@@ -17,6 +17,7 @@ import hmac
 import json
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -117,6 +118,26 @@ class _Server:
         self.metrics.left()
         raise ClientDisconnect
 
+    async def models(self, request: Request) -> Response:
+        """The one that is served."""
+        entry = {"id": self.model, "object": "model", "created": 0, "owned_by": "gelato"}
+        return JSONResponse({"object": "list", "data": [entry]})
+
+    async def show_metrics(self, request: Request) -> Response:
+        """All counters."""
+        return Response(self.metrics.page(), headers={"content-type": CONTENT_TYPE})
+
+    async def refuse(self, request: Request, fault: Any) -> Response:
+        """Answer a `BadRequest`."""
+        self.metrics.refused(fault.status)
+        return JSONResponse(error(fault.message, param=fault.param, code=fault.code), status_code=fault.status)
+
+    async def turn_away(self, request: Request, fault: Any) -> Response:
+        """Answer a `Busy`."""
+        self.metrics.refused(503)
+        body = error("too many requests wait already; try again later", kind="server_error")
+        return JSONResponse(body, status_code=503, headers={"retry-after": "5"})
+
     async def _events(self, ask: Ask, prepared: Prepared, reply: Reply) -> AsyncIterator[dict[str, str]]:
         """The events of a stream."""
         if ask.kind == "chat":
@@ -169,74 +190,58 @@ def make_app(
         most_waiting: requests that may wait; more are turned away with 503.
     """
     server = _Server(engine, model, most_waiting)
-    page = resources.files("gelato_jax.serving").joinpath("page.html").read_text("utf-8")
-
-    async def show(request: Request) -> Response:
-        return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def metrics(request: Request) -> Response:
-        return Response(server.metrics.page(), headers={"content-type": CONTENT_TYPE})
-
-    async def models(request: Request) -> Response:
-        entry = {"id": model, "object": "model", "created": 0, "owned_by": "gelato"}
-        return JSONResponse({"object": "list", "data": [entry]})
-
-    async def chat(request: Request) -> Response:
-        return await server.complete(request, "chat")
-
-    async def text(request: Request) -> Response:
-        return await server.complete(request, "text")
-
-    def guarded(handler: _Handler) -> _Handler:
-        async def check(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
-            if api_key is not None and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
-                raise BadRequest("the API key is missing or wrong", code="invalid_api_key", status=401)
-            return await handler(request)
-
-        return check
-
-    async def refuse(request: Request, fault: Any) -> Response:
-        server.metrics.refused(fault.status)
-        return JSONResponse(error(fault.message, param=fault.param, code=fault.code), status_code=fault.status)
-
-    async def refuse_path(request: Request, fault: Any) -> Response:
-        return JSONResponse(
-            error(f"{request.method} {request.url.path}: {fault.detail}"), status_code=fault.status_code
-        )
-
-    async def refuse_busy(request: Request, fault: Any) -> Response:
-        server.metrics.refused(503)
-        body = error(f"{most_waiting} requests wait already; try again later", kind="server_error")
-        return JSONResponse(body, status_code=503, headers={"retry-after": "5"})
-
-    async def fail(request: Request, fault: Any) -> Response:
-        return JSONResponse(error(str(fault), kind="server_error"), status_code=502)
-
-    async def leave(request: Request, fault: Any) -> Response:
-        return Response(status_code=499)  # nobody reads it
-
     return Starlette(
         routes=[
-            Route("/", show),
-            Route("/health", health),
-            Route("/metrics", metrics),
-            Route("/v1/models", guarded(models)),
-            Route("/v1/chat/completions", guarded(chat), methods=["POST"]),
-            Route("/v1/completions", guarded(text), methods=["POST"]),
+            Route("/", _page),
+            Route("/health", _health),
+            Route("/metrics", server.show_metrics),
+            Route("/v1/models", _guarded(server.models, api_key)),
+            Route("/v1/chat/completions", _guarded(partial(server.complete, kind="chat"), api_key), methods=["POST"]),
+            Route("/v1/completions", _guarded(partial(server.complete, kind="text"), api_key), methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
         exception_handlers={
-            BadRequest: refuse,
-            HTTPException: refuse_path,
-            Busy: refuse_busy,
-            GelatoError: fail,
-            ClientDisconnect: leave,
+            BadRequest: server.refuse,
+            Busy: server.turn_away,
+            HTTPException: _refuse_path,
+            GelatoError: _fail,
+            ClientDisconnect: _leave,
         },
     )
+
+
+def _guarded(handler: _Handler, api_key: str | None) -> _Handler:
+    """A handler for who brings the key."""
+
+    async def check(request: Request) -> Response:
+        given = request.headers.get("authorization", "").encode()
+        if api_key is not None and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
+            raise BadRequest("the API key is missing or wrong", code="invalid_api_key", status=401)
+        return await handler(request)
+
+    return check
+
+
+async def _page(request: Request) -> Response:
+    page = resources.files("gelato_jax.serving").joinpath("page.html").read_text("utf-8")
+    return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _refuse_path(request: Request, fault: Any) -> Response:
+    line = f"{request.method} {request.url.path}: {fault.detail}"
+    return JSONResponse(error(line), status_code=fault.status_code)
+
+
+async def _fail(request: Request, fault: Any) -> Response:
+    return JSONResponse(error(str(fault), kind="server_error"), status_code=502)
+
+
+async def _leave(request: Request, fault: Any) -> Response:
+    return Response(status_code=499)  # nobody reads it
 
 
 async def _body(request: Request) -> Any:

@@ -1,0 +1,53 @@
+"""From options to a pair and its streams: what `generate` and `serve` begin with."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gelato_jax.cli.progress import Progress
+    from gelato_jax.decoding import DecodeSettings, Pair
+    from gelato_jax.remote.device import EdgeClient
+    from gelato_jax.serving.engine import OpenStream
+
+
+def open_pair(
+    values: dict[str, Any],
+    settings: "DecodeSettings",
+    choices: dict[str, Any],
+    client: "EdgeClient | None",
+    progress: "Progress",
+) -> "tuple[Pair, OpenStream]":
+    """Load a pair; measure this machine where the options ask for its times.
+
+    Args:
+        values: options by field name, completed.
+        settings: how much is drafted.
+        choices: as `choices.build` makes them.
+        client: of an edge that verifies, or None.
+        progress: told of the stages.
+
+    Returns:
+        The pair as this machine needs it, and what opens a stream of one prompt under the choices.
+
+    Raises:
+        GelatoError: a model cannot be had, or the edge does not answer.
+    """
+    import gelato_checkpoints
+    import gelato_jax
+    from gelato_jax.decoding.local import measure_local_system
+
+    if client is not None:
+        client.info()  # an edge that is not there is named before anything is loaded
+    pair = gelato_checkpoints.load_pair(
+        values["model"], values["draft"], weights=values["weights"], progress=progress.stage
+    )
+    if choices["system"] is None:
+        cache = gelato_checkpoints.cache_directory() / "local-times"
+        choices = {**choices, "system": measure_local_system(pair, settings.shapes, cache, progress.stage)}
+    progress.stage("compile", 0, 0)
+    if client is None:
+        return pair, lambda prompt, **given: gelato_jax.stream(pair, [prompt], **given, **choices)
+    from gelato_jax.remote import device
+
+    pair = device.without_weights(pair)
+    return pair, partial(device.stream, pair, client=client, **choices)
