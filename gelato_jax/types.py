@@ -38,12 +38,28 @@ def record(cls: type[_T]) -> type[_T]:
 
     A field marked `static()` becomes part of the tree's structure (it must be hashable, and
     changing it recompiles); every other field is data.
+
+    Not by `jax.tree_util.register_dataclass`: structures of two classes that it registered compare equal where their
+    fields do (jaxlib 0.10.2), and `jit` then runs, where hashes collide, the program of another class.
     """
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    meta = [f.name for f in fields if f.metadata.get("static")]
-    data = [f.name for f in fields if not f.metadata.get("static")]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    meta = tuple(field.name for field in fields if field.metadata.get("static"))
+    data = tuple(field.name for field in fields if not field.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(value: _T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(value, name) for name in data), tuple(getattr(value, name) for name in meta)
+
+    def flatten_with_keys(value: _T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        children, chosen = flatten(value)
+        return tuple(zip(keys, children, strict=True)), chosen
+
+    def unflatten(chosen: tuple[Any, ...], children: Any) -> _T:
+        return cls(**dict(zip(data, children, strict=True)), **dict(zip(meta, chosen, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def static(**kwargs: Any) -> Any:
@@ -283,6 +299,11 @@ class CostTable:
     catch_up_j: Array = _unless_given(0.0)  # [] joules of that; not in `energy_j`
     unread: Array = _unless_given(False)  # [] bool: rounds with drafts bear a share of reading the prompt
     remaining: Array = _unless_given(1)  # [] int32 tokens that the request may still bring
+    stream_length: Array = _unless_given(1)  # [] int32 tokens of a round without drafts: the target's alone
+
+    def tokens(self, forecast: AcceptanceForecast) -> Array:
+        """[G+1] expected tokens of a round by draft length; without drafts, as many as it asks for."""
+        return forecast.tokens.at[0].set(jnp.asarray(self.stream_length, jnp.float32))
 
 
 @record
@@ -294,9 +315,10 @@ class RoundPlan:
     energy_price: Array  # [] worth of one joule (Q)
     time_price: Array  # [] worth of one second (V*theta - Q*power_budget in `ratio`)
     acceptance_rate: Array  # [] the row's current estimate of per-token acceptance
-    # Set for you, of the row as a share of what the calibration says:
+    # Set for you. Levels are of the row, as a share of what the calibration says.
     acceptance_level: Array | float = 1.0  # [] acceptance, given the drafts' entropies
     rejection_level: Array | float = 1.0  # [] rejections, given the drafts' positions in their rounds
+    stream_length: Array | int = 1  # [] int32 tokens that the round asks for where it drafts none
 
 
 @record
@@ -350,6 +372,7 @@ class Observation:
     predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested
     tokens: Array  # [] int32 tokens emitted
     cost: RoundCost  # seconds and joules by cause
+    passes: Array = _unless_given(1)  # [] int32 windows that the target scored: one, or one for each streamed token
     budget: Array = _unless_given(0)  # [] int32 drafts that the controller allowed
     acceptance_rate: Array = _unless_given(0.0)  # [] the controller's estimate when it planned
     rejection_level: Array = _unless_given(1.0)  # [] the same, of rejections relative to the calibration's

@@ -33,6 +33,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     settings = DecodeSettings(
         max_draft_length=values["max_draft_length"],
+        stream_length=values["stream_length"],
         max_new_tokens=values["max_new_tokens"],
         temperature=values["temperature"],
         top_k=values["top_k"],
@@ -47,8 +48,9 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     controller, modelled = _controller(values), None
     if values["system"] == "modelled":
         modelled = system.preset(values["device"], values["link"], values["edge"])
-        control.check_power_budget(controller.power_budget_w, modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
-        control.check_energy_budget(controller, modelled, payload, vocab_size=_NOMINAL_VOCABULARY)
+        rounds = {"vocab_size": _NOMINAL_VOCABULARY, "stream_length": settings.streamed}
+        control.check_power_budget(controller.power_budget_w, modelled, payload, **rounds)
+        control.check_energy_budget(controller, modelled, payload, **rounds)
     return settings, {
         "controller": controller,
         "length_exit": control.create(control.LENGTH_EXITS, values["length_exit"]),
@@ -83,5 +85,5 @@ def _controller(values: dict[str, Any]) -> Any:
 def world_name(values: dict[str, Any]) -> str:
     """What the modelled figures are about."""
     if values["system"] == "local":
-        return "this machine's own step times, without link or energy"
+        return "this machine's own times, without link or energy"
     return f"{values['device']} over {values['link']} to {values['edge']}"

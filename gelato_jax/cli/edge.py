@@ -62,7 +62,8 @@ class Edge:
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
             target = gelato_checkpoints.load_model(checkpoint)
-        sessions = Sessions(target, checkpoint.tokenizer.fingerprint, most=self.max_sessions)
+        tokenizer = checkpoint.tokenizer
+        sessions = Sessions(target, tokenizer.fingerprint, eos_ids=tokenizer.eos_ids, most=self.max_sessions)
         server, port = serve(
             sessions,
             self.listen,

@@ -27,7 +27,7 @@ def open_pair(
         progress: told of the stages.
 
     Returns:
-        The pair as this machine needs it, and what opens a stream of one prompt under the choices.
+        The pair as this machine needs it, and what opens a stream of one prompt under the choices, or others given.
 
     Raises:
         GelatoError: a model cannot be had, or the edge does not answer.
@@ -46,7 +46,7 @@ def open_pair(
         choices = {**choices, "system": measure_local_system(pair, settings.shapes, cache, progress.stage)}
     progress.stage("compile", 0, 0)
     if client is None:
-        return pair, lambda prompt, **given: gelato_jax.stream(pair, [prompt], **given, **choices)
+        return pair, lambda prompt, **given: gelato_jax.stream(pair, [prompt], **{**choices, **given})
     from gelato_jax.remote import device
 
     pair = device.without_weights(pair)

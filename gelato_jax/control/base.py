@@ -78,7 +78,9 @@ class Controller:
         """
         plan = self.rule.plan(self.params, state.rule, cost_table, self.forecast(state, cost_table.time_s.shape[0] - 1))
         level, rejections = self.estimator.level(state.estimate), self.estimator.rejection_level(state.estimate)
-        return dataclasses.replace(plan, acceptance_level=level, rejection_level=rejections)
+        return dataclasses.replace(
+            plan, acceptance_level=level, rejection_level=rejections, stream_length=cost_table.stream_length
+        )
 
     def update(self, state: ControllerState, outcome: Observation) -> ControllerState:
         """Learn from a round; the state of a row that is not active does not move."""

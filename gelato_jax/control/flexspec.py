@@ -40,7 +40,7 @@ def _init(params: Array) -> tuple[()]:
 def _plan(params: Array, state: tuple[()], cost_table: CostTable, forecast: AcceptanceForecast) -> RoundPlan:
     del state
     time_s, energy_j = cost_table.time_s, cost_table.energy_j
-    rate = AcceptanceForecast.independent(forecast.rate, time_s.shape[0] - 1).tokens / time_s
+    rate = cost_table.tokens(AcceptanceForecast.independent(forecast.rate, time_s.shape[0] - 1)) / time_s
     allowed = energy_j <= params * time_s
     fastest, thriftiest = jnp.argmax(jnp.where(allowed, rate, -jnp.inf)), jnp.argmin(energy_j / time_s)
     best = jnp.where(allowed.any(), fastest, thriftiest).astype(jnp.int32)

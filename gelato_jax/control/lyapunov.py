@@ -4,13 +4,13 @@ All keep the queue Q' = max(Q + E - allowance, 0) in compensated arithmetic, so 
 however long, sum(E) <= sum(allowance) + Q_end - Q_start. The queue persists across requests.
 
 A row that does not draft learns nothing of its draft. All therefore send a *probe*, `probe_length` drafts, in
-place of a round without drafts once `probe_after` such rounds in a row have gone by, and in the rounds behind it
+place of a round without drafts once `probe_after` tokens in a row have come without any, and in the rounds behind it
 while the last probe's first draft stood; evidence that a draft is better than believed so comes in one piece.
 A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
 before the next, so a cap that holds without probes holds with them. Its price, where not drafting is right: with
-acceptance a and a draft that takes x rounds without drafts, single probes cost (x - a) / (1 - a) such rounds in
-`probe_after`, at most 1 / `probe_after` of the rate if x <= 1, beside what the draft must first catch up with:
-`CATCH_UP_ROUNDS` in `probe_after` rounds at most, and where it always takes more no probe is sent. Exits may end a
+acceptance a and a draft that takes as long as x tokens without drafts, single probes cost (x - a) / (1 - a) such
+tokens in `probe_after`, at most 1 / `probe_after` of the rate if x <= 1, beside what the draft must first catch up
+with: `CATCH_UP_TOKENS` in `probe_after` at most, and where it always takes more no probe is sent. Exits may end a
 probe after its first draft.
 """
 
@@ -27,9 +27,9 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observation, RoundPlan, number, record
 
 PROBE_AFTER = 100
-"""Rounds without drafts before a probe: at most one per cent of the rate; assumed."""
-CATCH_UP_ROUNDS = 2.0
-"""Rounds without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
+"""Tokens without drafts before a probe: at most one per cent of the rate; assumed."""
+CATCH_UP_TOKENS = 2.0
+"""Tokens without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
 PROBE_LENGTH = 1
 """Drafts of a probe: what the bound on its price is for; assumed."""
 
@@ -41,7 +41,7 @@ class LyapunovParams:
     penalty_weight: Array  # [] V: J^2 a token (ratio), J^2 a token/s (gelato)
     energy_budget_j: Array  # [] joules allowed a round; inf: no cap
     power_budget_w: Array  # [] watts allowed; inf: no cap
-    probe_after: Array  # [] int32 rounds without drafts before a probe
+    probe_after: Array  # [] int32 tokens without drafts before a probe
     probe_length: Array  # [] int32 drafts of a probe; 0: none is sent
 
 
@@ -53,7 +53,7 @@ class LyapunovState:
     tokens: Compensated  # [] sum(N)
     seconds: Compensated  # [] sum(T), less the draft's reading of prompts
     ahead: Array  # [] J of the queue that went into reading this request's prompt, the share of tokens to come
-    idle: Array  # [] int32 rounds without drafts since the last drafts; kept while probes stand
+    idle: Array  # [] int32 tokens without drafts since the last drafts; kept while probes stand
 
 
 def ratio(
@@ -82,7 +82,7 @@ def ratio(
         power_budget_w: Pbar, >= 0; inf for no cap. See `check_power_budget`.
         penalty_weight: V, J^2 per token, >= 0; the default is assumed.
         estimator: of acceptance; `Estimator.create()` if not given.
-        probe_after: rounds without drafts before a probe, >= 1; what a probe is and costs is said above.
+        probe_after: tokens without drafts before a probe, >= 1; what a probe is and costs is said above.
         probe_length: drafts of a probe, >= 0; 0 sends none.
 
     Returns:
@@ -121,7 +121,7 @@ def gelato(
         power_budget_w: Ebar per second.
         penalty_weight: V, J^2 s per token, >= 0; the default is assumed.
         estimator: how fast entropies are forgotten; `Estimator.create()` if not given.
-        probe_after: rounds without drafts before a probe, >= 1; what a probe is and costs is said above.
+        probe_after: tokens without drafts before a probe, >= 1; what a probe is and costs is said above.
         probe_length: drafts of a probe, >= 0; 0 sends none.
 
     Returns:
@@ -209,7 +209,8 @@ def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable,
     What the draft has not seen since must be cheap to catch up with, beside the idle time.
     """
     probe = jnp.minimum(params.probe_length, cost_table.time_s.shape[0] - 1)
-    cheap = cost_table.catch_up_s * params.probe_after <= CATCH_UP_ROUNDS * state.idle * cost_table.time_s[0]
+    token_s = cost_table.time_s[0] / cost_table.stream_length
+    cheap = cost_table.catch_up_s * params.probe_after <= CATCH_UP_TOKENS * state.idle * token_s
     due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0) & cheap
     return jnp.where(due, probe, best).astype(jnp.int32)
 
@@ -217,7 +218,7 @@ def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable,
 def _plan_ratio(
     params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
-    tokens, time_s = forecast.tokens, cost_table.time_s
+    tokens, time_s = cost_table.tokens(forecast), cost_table.time_s
     value, queue = params.penalty_weight, _price(params, state, cost_table)
     seconds = state.seconds.value
     overspent = queue * _overspent(params, cost_table.energy_j, time_s)
@@ -240,8 +241,9 @@ def _plan_gelato(
     params: LyapunovParams, state: LyapunovState, cost_table: CostTable, forecast: AcceptanceForecast
 ) -> RoundPlan:
     value, queue = params.penalty_weight, _price(params, state, cost_table)
-    best = jnp.argmax(value * forecast.tokens / cost_table.time_s - queue * cost_table.energy_j)
-    tokens, time_s = forecast.tokens[best], cost_table.time_s[best]
+    tokens = cost_table.tokens(forecast)
+    best = jnp.argmax(value * tokens / cost_table.time_s - queue * cost_table.energy_j)
+    tokens, time_s = tokens[best], cost_table.time_s[best]
     return RoundPlan(
         draft_budget=_probed(params, state, cost_table, best),
         token_value=value / time_s,
@@ -289,7 +291,7 @@ def _price(params: LyapunovParams, state: LyapunovState, cost_table: CostTable) 
     nothing to speak of where a few of them pay for it, nearly all of it where the request is over first.
     """
     reading = _reading(params, cost_table.unread, cost_table.catch_up_j, cost_table.catch_up_s)
-    idle = _overspent(params, cost_table.energy_j[0], cost_table.time_s[0])
+    idle = _overspent(params, cost_table.energy_j[0], cost_table.time_s[0]) / cost_table.stream_length
     emptied = jnp.maximum(-idle, 0.0) * cost_table.remaining
     within = 0.5 * reading * reading / jnp.maximum(emptied, 1e-9)  # a triangle, as long as its part of the request
     left = jnp.where(emptied >= reading, within, reading - 0.5 * emptied)
@@ -306,7 +308,7 @@ def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) 
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
         seconds=state.seconds.add(outcome.time_s - jnp.where(read, cost.catch_up_s, 0.0)),
         ahead=ahead * (1.0 - share),
-        idle=jnp.where(outcome.drafted == 0, state.idle + 1, stands * state.idle).astype(jnp.int32),
+        idle=jnp.where(outcome.drafted == 0, state.idle + outcome.tokens, stands * state.idle).astype(jnp.int32),
     )
 
 

@@ -44,7 +44,8 @@ def _plan(params: Array, state: VerifiedDrafts, cost_table: CostTable, forecast:
     tested = (state.successes + state.failures).astype(jnp.float32)
     bonus = params * jnp.sqrt(jnp.log1p(state.rounds.astype(jnp.float32)) / (2.0 * jnp.maximum(tested, 1.0)))
     optimistic = jnp.where(tested > 0, jnp.minimum(state.successes / jnp.maximum(tested, 1.0) + bonus, 1.0), 1.0)
-    rate = AcceptanceForecast.independent(optimistic, cost_table.time_s.shape[0] - 1).tokens / cost_table.time_s
+    believed = AcceptanceForecast.independent(optimistic, cost_table.time_s.shape[0] - 1)
+    rate = cost_table.tokens(believed) / cost_table.time_s
     best, one, zero = jnp.argmax(rate).astype(jnp.int32), jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     return RoundPlan(
         draft_budget=best, token_value=one, energy_price=zero, time_price=rate[best], acceptance_rate=forecast.rate

@@ -1,13 +1,14 @@
 """A decode: rounds of drafting and verification, compiled end to end."""
 
 from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, stream
-from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
+from gelato_jax.decoding.job import LONGEST_STREAM, DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
 from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Setup, Shapes
 from gelato_jax.decoding.report import report
 from gelato_jax.decoding.totals import Totals
 
 __all__ = [
+    "LONGEST_STREAM",
     "DecodeSettings",
     "DraftModel",
     "Generation",

@@ -16,7 +16,7 @@ from gelato_jax.payloads import Downlink
 def commit(
     state: DeviceState, row: RowState, drafted: Drafted, downlink: Downlink, ask: Callable[[], Array], job: Job
 ) -> tuple[DeviceState, Committed]:
-    """Append the accepted drafts and the next token, up to an end-of-sequence token or the limit.
+    """Append the accepted drafts, or the streamed tokens, and the next one, up to an end of sequence or the limit.
 
     Args:
         state: before the round.
@@ -32,15 +32,16 @@ def commit(
     made: Draft = drafted.own
     proposal, payload = made.proposal, job.policy.payload
     resolved = payload.resolve(proposal, downlink, noise(state, row, job), job.draft_ids, ask)
-    accepted = downlink.accepted[:, None]
+    ahead = downlink.accepted + downlink.num_streamed  # one of them is 0
     size = proposal.tokens.shape[1]
     steps = jnp.arange(size + 1)
-    new_tokens = jnp.where(steps == accepted, resolved.next_token[:, None], jnp.pad(proposal.tokens, [(0, 0), (0, 1)]))
-    ends = jnp.isin(new_tokens, job.eos_ids) & (steps <= accepted)
+    first = jnp.where(downlink.num_streamed[:, None] > 0, downlink.streamed, proposal.tokens)
+    new_tokens = jnp.where(steps == ahead[:, None], resolved.next_token[:, None], jnp.pad(first, [(0, 0), (0, 1)]))
+    ends = jnp.isin(new_tokens, job.eos_ids) & (steps <= ahead[:, None])
     until_end = jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1) + 1, size + 1)
     fault = ~state.done & (downlink.fault | made.fault)
     stands_still = state.done | fault
-    count = jnp.minimum(jnp.minimum(downlink.accepted + 1, until_end), state.limit - state.length)
+    count = jnp.minimum(jnp.minimum(ahead + 1, until_end), state.limit - state.length)
     count = jnp.where(stands_still, 0, count)
     length = state.length + count
     done = stands_still | (ends.any(axis=1) & (count == until_end)) | (length >= state.limit)
@@ -63,6 +64,7 @@ def commit(
     committed = Committed(
         accepted=kept,
         tokens=count,
+        passes=downlink.num_streamed + 1,
         rejected=rejected,
         asked=resolved.asked & ~stands_still,
         predicted=_predicted(made, kept + rejected, job),

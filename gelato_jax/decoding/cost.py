@@ -36,6 +36,7 @@ def observe(
         sizes, drafted=effort.length, support=effort.support, pending=row.pending, asked=asked
     )
     downlink_bits = payload.downlink_bits(sizes, rejected=committed.rejected, asked=asked)
+    downlink_bits = downlink_bits + payload.stream_bits(sizes, committed.passes - 1.0)
     cost = setup.system.round_cost(
         channel,
         draft_work=effort.work,
@@ -43,6 +44,7 @@ def observe(
         uplink_bits=uplink_bits,
         downlink_bits=downlink_bits,
         window=effort.length + 1,
+        passes=committed.passes.astype(jnp.float32),
         round_trips=1.0 + asked,
     )
     kept = lambda value: masked(active, value)  # noqa: E731
@@ -56,6 +58,7 @@ def observe(
         rejected=active & committed.rejected,
         predicted=kept(committed.predicted),
         tokens=kept(committed.tokens),
+        passes=kept(committed.passes),
         work=effort.work,
         support=effort.support,
         exits=effort.exits,

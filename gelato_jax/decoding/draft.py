@@ -77,7 +77,9 @@ def draft(
         caught_up=made.caught_up,
         length_exit=length_exit,
     )
-    return Drafted(effort=effort, own=made), job.policy.payload.uplink(made.proposal, ~state.done, state.pending)
+    wanted = jnp.broadcast_to(plan.stream_length, state.length.shape)
+    uplink = job.policy.payload.uplink(made.proposal, ~state.done, wanted, state.pending)
+    return Drafted(effort=effort, own=made), uplink
 
 
 def roll_out(

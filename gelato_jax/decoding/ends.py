@@ -54,6 +54,7 @@ class Edge(NamedTuple):
     sampling: Sampling
     payload: Payload
     ids: DraftIds
+    eos_ids: Array
     shapes: Shapes
 
     def verify(self, state: EdgeState, uplink: Uplink) -> tuple[EdgeState, Downlink]:
@@ -68,7 +69,7 @@ class Edge(NamedTuple):
 
 def ends(job: Job, shapes: Shapes) -> tuple[Device, Edge]:
     """The two ends of a job in one process."""
-    edge = Edge(job.target, job.sampling, job.policy.payload, job.draft_ids, shapes)
+    edge = Edge(job.target, job.sampling, job.policy.payload, job.draft_ids, job.eos_ids, shapes)
     return Device(job, shapes), edge
 
 

@@ -10,10 +10,13 @@ from jax import Array
 
 from gelato_jax import control, keys, payloads
 from gelato_jax import system as world
+from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Job, Policy, Sampling, Shapes
 from gelato_jax.errors import GelatoError
 
+LONGEST_STREAM = 33
+"""A `stream_length` that is as long as any round's program is wide."""
 SMALLEST_BUFFER = 512
 """Token slots of the smallest buffer: most prompts with their answers. Attention follows the text and pays for no more;
 a request pays for the memory of its caches once, and each further size is a program of its own."""
@@ -27,6 +30,8 @@ class DecodeSettings:
 
     Attributes:
         max_draft_length: G, most tokens drafted in a round.
+        stream_length: tokens that a round without drafts asks the target for, 1..G + 1 (more count as G + 1). With 1
+            each costs a round, as in the paper; with more the target goes on by itself, as a server does that streams.
         max_new_tokens: tokens generated at most, for each prompt.
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens of the target's distribution; 0 keeps all.
@@ -37,6 +42,7 @@ class DecodeSettings:
     """
 
     max_draft_length: int = 4
+    stream_length: int = 1
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 0
@@ -46,11 +52,12 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything is loaded."""
-        for name in ("max_draft_length", "max_new_tokens", "prefill_chunk"):
+        for name in ("max_draft_length", "stream_length", "max_new_tokens", "prefill_chunk"):
             if not _is_whole(getattr(self, name)):
                 raise GelatoError(f"{name} is {getattr(self, name)!r}, must be a whole number")
-        if self.max_new_tokens < 1:
-            raise GelatoError(f"max_new_tokens is {self.max_new_tokens}, must be at least 1")
+        for name in ("stream_length", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise GelatoError(f"{name} is {getattr(self, name)}, must be at least 1")
         seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else (self.seed,)
         for seed in seeds:
             if not _is_whole(seed) or not 0 <= seed < 2**32:
@@ -64,6 +71,11 @@ class DecodeSettings:
     def sampling(self) -> Sampling:
         """How logits become a distribution."""
         return Sampling.create(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    @property
+    def streamed(self) -> int:
+        """Tokens of a round without drafts: `stream_length`, as far as a round's program is wide."""
+        return min(self.stream_length, self.max_draft_length + 1)
 
     @property
     def shapes(self) -> Shapes:
@@ -111,12 +123,16 @@ def make_job(
         depth_exit=control.depth_exits.fixed() if depth_exit is None else depth_exit,
         draft_sampling=control.draft_sampling.fixed() if draft_sampling is None else draft_sampling,
         payload=payloads.candidates(32) if payload is None else payload,
+        stream_length=jnp.asarray(settings.streamed, jnp.int32),
     )
     system = world.preset() if system is None else system
     policy.depth_exit.check(len(pair.draft.model.config.exits))
-    vocab_size = pair.target.config.valid_outputs
-    control.check_power_budget(policy.controller.power_budget_w, system, policy.payload, vocab_size=vocab_size)
-    control.check_energy_budget(policy.controller, system, policy.payload, vocab_size=vocab_size)
+    rounds = {
+        "vocab_size": pair.target.config.valid_outputs,
+        "stream_length": settings.streamed,
+    }
+    control.check_power_budget(policy.controller.power_budget_w, system, policy.payload, **rounds)
+    control.check_energy_budget(policy.controller, system, policy.payload, **rounds)
     return Job(
         target=pair.target,
         draft=pair.draft,
@@ -178,8 +194,8 @@ def encode_prompts(
 
 def buffer_slots(longest: int, shapes: Shapes) -> int:
     """Token slots of a buffer for texts of up to `longest` tokens: a power of two, in whole chunks of a prompt."""
-    # The last window may start at the last token and must not run over the buffer's end.
-    needed = longest + shapes.windows[-1]
+    # The last window may start at the last token, and must not run over the buffer's end.
+    needed = longest + max(shapes.windows[-1], CATCH_UP_WINDOW)
     size = max(SMALLEST_BUFFER, 1 << (needed - 1).bit_length(), shapes.prefill_chunk)
     return -(-size // shapes.prefill_chunk) * shapes.prefill_chunk
 

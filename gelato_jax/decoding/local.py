@@ -19,13 +19,17 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 import gelato_kernels
+from gelato_jax import control
 from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
+from gelato_jax.decoding.ends import decode_round
+from gelato_jax.decoding.job import LONGEST_STREAM, DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
-from gelato_jax.decoding.records import Shapes
+from gelato_jax.decoding.prefill import prefill
+from gelato_jax.decoding.records import DecodeState, Job, Shapes
 from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
-from gelato_jax.system import System, local
+from gelato_jax.system import System, local, preset
 from gelato_kernels import native
 
 _FEW, _MANY = 2, 10
@@ -33,11 +37,13 @@ _FEW, _MANY = 2, 10
 _CALLS = 5
 _POSITION = 128
 """Where the timed windows stand in the text; assumed typical of a short conversation."""
+_PROMPT = tuple(range(1, 40))
+"""Ids of the timed rounds' prompt; what they say does not matter to a clock."""
 _SLOTS = 256
 """Of their caches: attention pays for the prefix that it reads, and each timed call for the memory that it is given."""
 _SIZES = (1, 2, 3, 4, 5, 6, 9, 13, 17, 25)
 """Tokens of the windows that are timed, and the widest, where a window costs its tokens; lines lie between them."""
-_FORMAT = 2
+_FORMAT = 3
 """Of kept times: what they are has changed when this does."""
 
 
@@ -99,42 +105,47 @@ def time_draft(draft: Model) -> tuple[float, float]:
     return window_seconds(draft, 1)[0], window_seconds(draft, CATCH_UP_WINDOW)[0] / CATCH_UP_WINDOW
 
 
-@partial(jax.jit, static_argnames="window")
-def run_rounds(
-    target: Model, draft: Model, steps: ArrayLike, drafts: ArrayLike, valid: ArrayLike, *, window: int
-) -> Array:
-    """Run `steps` rounds of bare passes: `drafts` draft tokens, then a window `[1, window]`, of which `valid` count."""
-    decoders = draft.bind(), target.bind()
-    caches = tuple(allocate(decoder.config, 1, _SLOTS, decoder.cache_dtype) for decoder in decoders)
-    lengths = jnp.full((1,), _POSITION, jnp.int32)
+@partial(jax.jit, static_argnames="shapes")
+def run_rounds(state: DecodeState, job: Job, rounds: ArrayLike, *, shapes: Shapes) -> DecodeState:
+    """Some rounds in one program."""
+    return lax.fori_loop(0, rounds, lambda _, state: decode_round(state, job, shapes)[0], state)
 
-    def draft_token(_: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
-        return run_window(decoders[0], *carry, lengths, 1)
 
-    def step(_: Array, carry: tuple[tuple[Cache, Cache], Array]) -> tuple[tuple[Cache, Cache], Array]:
-        (drafted, verified), tokens = carry
-        drafted, last = lax.fori_loop(0, drafts, draft_token, (drafted, tokens[:, :1]))
-        verified, tokens = run_window(decoders[1], verified, tokens.at[:, :1].set(last), lengths, valid)
-        return (drafted, verified), tokens
-
-    return lax.fori_loop(0, steps, step, (caches, jnp.ones((1, window), jnp.int32)))[1]
+def round_state(pair: Pair, shapes: Shapes, settings: DecodeSettings, *, rounds: int) -> tuple[DecodeState, Job]:
+    """Arguments of `run_rounds`: a row behind its prompt that drafts all it can for at least so many rounds."""
+    endless = dataclasses.replace(pair, eos_ids=(-1,))
+    settings = dataclasses.replace(settings, max_new_tokens=(rounds + 1) * (shapes.max_draft_length + 1))
+    job = make_job(
+        endless,
+        settings=settings,
+        controller=control.static(shapes.max_draft_length),
+        system=preset(),
+        length_exit=control.length_exits.none(),
+    )
+    batch = encode_prompts(endless, [_PROMPT], settings)
+    return jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes), job
 
 
 def time_edge(pair: Pair, shapes: Shapes, draft_token_s: float) -> dict[int, float]:
-    """Seconds of a verifier's windows, by their tokens: of rounds with their drafts, less `draft_token_s` for each.
+    """Seconds of a verifier's windows, by their tokens: of whole rounds, less `draft_token_s` for each of their drafts.
 
-    Draft and target push each other's weights out of the near caches. What that costs begins with the first draft of a
-    round, and is the window's here; timed alone, a window of two would seem to cost what one does.
+    What a round takes beside its models, and what draft and target cost one another (they push each other's weights out
+    of the near caches), is the window's here: passes that are timed alone, or without control, sampling and
+    verification, would make drafting seem cheaper than it is. A window of one is a pass of a stream of tokens.
     """
-    target, widest = pair.target, shapes.windows[-1]
-    saves = target.config.saves_tokens
+    widest = shapes.windows[-1]
+    saves = pair.target.config.saves_tokens
     sizes = [*(size for size in _SIZES if size < widest), widest] if saves else list(shapes.windows)
+    settings = DecodeSettings(max_draft_length=shapes.max_draft_length, stream_length=LONGEST_STREAM)
+    state, job = round_state(pair, shapes, settings, rounds=_MANY)
+    of_length = lambda length: dataclasses.replace(job.policy, controller=control.static(length))  # noqa: E731
     runs = [
-        partial(run_rounds, target, pair.draft.model, steps, size - 1, size, window=widest if saves else size)
+        partial(run_rounds, state, dataclasses.replace(job, policy=of_length(size - 1)), rounds, shapes=shapes)
         for size in sizes
-        for steps in (_FEW, _MANY)
+        for rounds in (_FEW, _MANY)
     ]
     rounds = dict(zip(sizes, _differences(alternate(*runs, calls=_CALLS)), strict=True))
+    rounds[1] /= widest
     return {size: max(rounds[size] - (size - 1) * draft_token_s, rounds[1]) for size in sizes}
 
 

@@ -3,6 +3,7 @@
 Scalars of one row, with no model in sight: a decode maps it over its rows, a simulation over its devices.
 """
 
+import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.decoding.records import RowState, Setup
@@ -31,6 +32,7 @@ def plan(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int
         lag=row.lag,
         unread=row.unread,
         remaining=row.remaining,
+        stream_length=jnp.clip(row.remaining, 1, jnp.minimum(setup.policy.stream_length, max_draft_length + 1)),
     )
     return controller.plan(session.controller, cost_table)
 

@@ -96,7 +96,7 @@ def decode_autoregressive(
     return decode_alone(job, tokens, prompt_length, limit, seeds, shapes)
 
 
-_WHOLE = ("drafted", "accepted", "tokens", "budget", "caught_up", "exits", "ids")
+_WHOLE = ("drafted", "accepted", "tokens", "passes", "budget", "caught_up", "exits", "ids")
 _FLAGS = ("active", "rejected", "done", "fault")
 
 

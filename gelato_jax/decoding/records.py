@@ -97,6 +97,7 @@ class Policy:
     depth_exit: DepthExit
     draft_sampling: DraftSampling
     payload: Payload
+    stream_length: Array | int = 1  # [] int32 tokens that a round without drafts asks for, G + 1 at most
 
 
 @record
@@ -168,7 +169,7 @@ class Session:
 class RowState:
     """What a row carries from round to round beside text and caches, at the device."""
 
-    round: Array  # [] int32 the row's own round counter
+    round: Array  # [] int32 the row's own counter of target passes: one a round, or one for each streamed token
     pending: Array  # [] int32 1 where the edge has not seen the last token (drawn on the device)
     lag: Array  # [] int32 committed tokens that the draft has not seen, but for the last
     unread: Array  # [] bool the prompt is among them: nothing of this request has been drafted
@@ -204,7 +205,7 @@ class EdgeState:
     length: Array  # [B] int32 committed tokens; the cache holds one less
     cache: Cache  # the target's
     key: Array  # [B] random key of the row, as the device has it
-    round: Array  # [B] int32 the row's round counter, as the device has it
+    round: Array  # [B] int32 the row's counter of passes, as the device has it
     row: Array | None  # [B, V] the target's row at the last rejection, where a device may ask for it
 
 
@@ -246,6 +247,7 @@ class Committed:
 
     accepted: Array  # [] int32 drafts that entered the text
     tokens: Array  # [] int32 tokens that did: 0 for a finished row
+    passes: Array  # [] int32 windows that the target scored for them
     rejected: Array  # [] bool a draft was refused, and the token after the accepted ones entered the text
     asked: Array  # [] bool the device asked for the target's row
     predicted: Array  # [] acceptance by the calibration, summed over the drafts that were tested

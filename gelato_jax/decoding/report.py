@@ -26,8 +26,8 @@ def report(generation: Generation, row: int = 0) -> dict[str, Any]:
         pair = getattr(totals, name)
         return float(pair.high[row]) + float(pair.low[row])
 
-    rounds, drafted, accepted, tokens = (
-        int(getattr(totals, name)[row]) for name in ("rounds", "drafted", "accepted", "tokens")
+    rounds, passes, drafted, accepted, tokens = (
+        int(getattr(totals, name)[row]) for name in ("rounds", "passes", "drafted", "accepted", "tokens")
     )
     time_s, energy_j, prompt_s, prompt_j = map(total, ("time_s", "energy_j", "prompt_s", "prompt_j"))
     return {
@@ -37,6 +37,7 @@ def report(generation: Generation, row: int = 0) -> dict[str, Any]:
         "accepted": accepted,
         "acceptance_rate": _ratio(accepted, drafted),
         "tokens_per_round": _ratio(tokens, rounds),
+        "target_passes_per_token": _ratio(passes, tokens),
         "drafted_by_exit": [int(count) for count in totals.exits[row]],
         "caught_up": int(totals.caught_up[row]),
         "modelled_s": time_s,

@@ -13,6 +13,7 @@ class Totals:
     """Sums over the rounds of one row: for reports alone, no rule reads them."""
 
     rounds: Array  # [] int32
+    passes: Array  # [] int32 windows that the target scored in them
     drafted: Array  # [] int32
     accepted: Array  # [] int32
     tokens: Array  # [] int32 emitted by rounds; the prompt's first token is not among them
@@ -34,6 +35,7 @@ class Totals:
         count, empty = jnp.zeros((), jnp.int32), Compensated.zero()
         return cls(
             rounds=count,
+            passes=count,
             drafted=count,
             accepted=count,
             tokens=count,
@@ -54,6 +56,7 @@ class Totals:
         """The totals after a round; a finished row adds nothing."""
         return Totals(
             rounds=self.rounds + seen.active,
+            passes=self.passes + seen.passes,
             drafted=self.drafted + seen.drafted,
             accepted=self.accepted + seen.accepted,
             tokens=self.tokens + seen.tokens,

@@ -28,7 +28,7 @@ def update(
     controller = policy.controller.update(session.controller, seen)
     seen = dataclasses.replace(seen, queue_j=policy.controller.queue(controller))
     after = RowState(
-        round=row.round + seen.active,
+        round=row.round + seen.passes,
         pending=committed.pending,
         lag=_lag(row, seen),
         unread=row.unread & (seen.drafted == 0),

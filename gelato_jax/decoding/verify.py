@@ -18,9 +18,98 @@ from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
 from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.models import Cache, Model, write
 from gelato_jax.payloads import Downlink, DraftIds, Payload, RoundNoise, Uplink
+from gelato_jax.types import record
+
+
+@record
+class _Passes:
+    """What an answer carries from pass to pass."""
+
+    state: EdgeState
+    downlink: Downlink  # as far as it goes
+    active: Array  # [B] bool rows that the next pass is for
+    number: Array  # [] int32 passes so far
 
 
 def verify(
+    state: EdgeState,
+    uplink: Uplink,
+    *,
+    target: Model,
+    sampling: Sampling,
+    payload: Payload,
+    ids: DraftIds,
+    eos_ids: Array,
+    shapes: Shapes,
+) -> tuple[EdgeState, Downlink]:
+    """Answer a round: a pass over the drafts; where there are none, a pass for each token that the row asks for.
+
+    A stream of n tokens is n rounds without drafts whose messages nobody had to send: the same passes under the same
+    noise, so the same text. It ends behind an end of sequence.
+
+    Args:
+        state: before the round.
+        uplink: what the device sent.
+        target: the model.
+        sampling: how its logits become a distribution.
+        payload: the scheme.
+        ids: what q's columns stand for.
+        eos_ids: `[E]` int32 ids behind which a stream need not go on.
+        shapes: static sizes.
+
+    Returns:
+        The state with the windows in its cache, and the answer.
+    """
+    score = partial(_score, target=target, sampling=sampling, payload=payload, ids=ids, shapes=shapes)
+
+    def run(passes: _Passes) -> _Passes:
+        first = passes.number == 0
+        asked = dataclasses.replace(
+            uplink,
+            active=passes.active,
+            length=jnp.where(first, uplink.length, 0),
+            pending=None if uplink.pending is None else jnp.where(first, uplink.pending, -1),
+        )
+        after, new = score(passes.state, asked)
+        old = passes.downlink
+        column = jnp.arange(uplink.tokens.shape[1]) == passes.number - 1
+        new = dataclasses.replace(
+            new,
+            streamed=jnp.where(column, old.next_token[:, None], old.streamed),
+            num_streamed=jnp.broadcast_to(passes.number, passes.active.shape),
+        )
+        ended = new.fault | jnp.isin(new.next_token, eos_ids) | (uplink.length > 0)
+        return _Passes(
+            state=after,
+            downlink=_where(passes.active, new, old),
+            active=passes.active & ~ended & (passes.number + 1 < uplink.wanted),
+            number=passes.number + 1,
+        )
+
+    blank = _blank(uplink, payload, ids, shapes)
+    start = _Passes(state=state, downlink=blank, active=uplink.active, number=jnp.zeros((), jnp.int32))
+    passes = lax.while_loop(lambda passes: passes.active.any(), run, start)
+    return passes.state, passes.downlink
+
+
+def _blank(uplink: Uplink, payload: Payload, ids: DraftIds, shapes: Shapes) -> Downlink:
+    """An answer of zeros, as wide as the scheme's."""
+    rows = uplink.length.shape[0]
+    weights = jnp.zeros((rows, shapes.windows[-1], ids.vocab_size), jnp.float32)
+    key, count = jnp.broadcast_to(jax.random.key(0), (rows,)), jnp.zeros((rows,), jnp.int32)
+    noise = RoundNoise(key=key, round=count, position=count, greedy=jnp.ones((), bool))
+    outline, _ = jax.eval_shape(lambda: payload.verify(uplink, weights, noise, ids))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outline)
+
+
+def _where(rows: Array, new: Any, old: Any) -> Any:
+    """Of trees with rows first: `new` in the active rows, `[B]` bool, `old` in others; at least one is active."""
+    if rows.shape[0] == 1:
+        return new
+    return jax.tree.map(lambda a, b: jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
+
+
+def _score(
     state: EdgeState,
     uplink: Uplink,
     *,
@@ -32,17 +121,7 @@ def verify(
 ) -> tuple[EdgeState, Downlink]:
     """Score a window of the last committed token and the drafts, padded to the next window size.
 
-    Args:
-        state: before the round.
-        uplink: what the device sent.
-        target: the model.
-        sampling: how its logits become a distribution.
-        payload: the scheme.
-        ids: what q's columns stand for.
-        shapes: static sizes.
-
-    Returns:
-        The state with the window in its cache, and the answer.
+    Arguments as `verify`. Rows that are not active stay where they are.
     """
     decoder, widest = target.bind(), shapes.windows[-1]
     last = state.last if uplink.pending is None else jnp.where(uplink.pending >= 0, uplink.pending, state.last)
@@ -74,7 +153,7 @@ def verify(
         cache=write(state.cache, fresh, state.length - 1, after=after),
         key=state.key,
         round=state.round + uplink.active,
-        row=row,
+        row=_where(uplink.active, row, state.row),
     )
     return moved, downlink
 

@@ -29,8 +29,8 @@ def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.
 def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
     """Write a window's keys and values after each row's `lengths [B]`, in place when donated.
 
-    A cache holds the longest text and the widest window after it (`encode_prompts` sees to it): what
-    would pass the end is dropped, or, one token of one row, lands on the last slot.
+    A cache holds the longest text and the widest window after it (`decoding.job.buffer_slots` sees to it): of several
+    rows what would pass the end is dropped, of one alone the window would end on the last slot.
 
     Args:
         cache: what the window attended to.
@@ -50,7 +50,7 @@ def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
 def _write(old: Array, new: Array, lengths: Array) -> Array:
     rows, heads, window, _ = new.shape
     new = new.astype(old.dtype)
-    if rows == 1 and window == 1:
+    if rows == 1:  # one move of memory, where several rows are scattered and copied first
         return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=2)
     slots = lengths[:, None, None] + jnp.arange(window)
     row, head = jnp.arange(rows)[:, None, None], jnp.arange(heads)[:, None]

@@ -11,6 +11,7 @@ those of the encoded message but for the padding of its last byte. q travels as 
 was drawn from: rounding it after the draw would bend the output's distribution.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -37,10 +38,14 @@ Scheme = Literal["full", "top_p", "top_k", "quantized", "scalar", "candidates", 
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 HEADER_BITS = 8
-"""First byte of every message: a count of up to 32 in six bits, and two flags."""
+"""First byte of every message: a count of up to 33 in six bits, and two flags."""
 PROBABILITY_BITS = 32
 """One float32."""
 _COUNT_BITS = 6
+_PENDING, _STREAM = 1, 2
+"""Flags of an uplink: the id drawn after the last round follows; the count is of tokens wanted, not of drafts."""
+_FAULT = 1
+"""Flag of a downlink: the target's logits are no numbers."""
 
 
 class Payload(Protocol):
@@ -56,9 +61,16 @@ class Payload(Protocol):
         """The q that this scheme can carry, cut or rounded *before* a token is drawn: `[..., Q]` log weights."""
         return log_weights
 
-    def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
-        """The device's message. Arguments as the fields of `Uplink`."""
-        ...
+    def uplink(self, proposal: Proposal, active: Array, wanted: Array, pending: Array) -> Uplink:
+        """The device's message. Arguments as the fields of `Uplink`; only a scheme that draws there sends `pending`."""
+        return Uplink(
+            active=active,
+            tokens=proposal.tokens,
+            length=proposal.length,
+            wanted=wanted,
+            pending=pending if self.draws_on_device else None,
+            **self._with_drafts(proposal),
+        )
 
     def verify(
         self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds
@@ -139,12 +151,18 @@ class Payload(Protocol):
         del asked
         return jnp.full(jnp.shape(rejected), HEADER_BITS + sizes.id_bits, jnp.float32)
 
+    def stream_bits(self, sizes: Vocabularies, streamed: Array) -> Array:
+        """Bits of `streamed [...]` tokens ahead of a downlink's next token, where there were no drafts."""
+        return streamed * float(sizes.id_bits)
+
     def encode_uplink(self, uplink: Uplink, row: int, ids: DraftIds) -> bytes:
         """One row of an uplink as bytes. Leaves may be NumPy or JAX arrays."""
         writer, width = BitWriter(), ids.sizes.id_bits
         length = int(uplink.length[row])
+        wanted = 0 if length else int(uplink.wanted[row])
         pending = -1 if uplink.pending is None else int(uplink.pending[row])
-        _put_header(writer, length, pending >= 0)
+        streams = wanted > 1
+        _put_header(writer, wanted if streams else length, _PENDING * (pending >= 0) + _STREAM * streams)
         if pending >= 0:
             writer.put(pending, width)
         for index in range(length):
@@ -158,10 +176,15 @@ class Payload(Protocol):
             ValueError: the bytes are no such message.
         """
         reader, width = BitReader(data), ids.sizes.id_bits
-        length, has_pending = _take_header(reader)
+        length, flags = _take_header(reader, _PENDING + _STREAM)
+        wanted = 1
+        if flags & _STREAM:
+            length, wanted = 0, length
+            if not 2 <= wanted <= max_draft_length + 1:
+                raise ValueError(f"a message asks for {wanted} tokens, the session allows 2 to {max_draft_length + 1}")
         if length > max_draft_length:
             raise ValueError(f"a message holds {length} drafts, the session allows {max_draft_length}")
-        pending = reader.one(width) if has_pending else -1
+        pending = reader.one(width) if flags & _PENDING else -1
         fields = self._no_drafts(max_draft_length, ids.sizes)
         for index in range(length):
             for name, value in self._take_draft(reader, ids).items():
@@ -169,38 +192,47 @@ class Payload(Protocol):
         reader.end()
         if self.draws_on_device:
             fields["pending"] = np.asarray([pending], np.int32)
-        return Uplink(active=np.ones(1, bool), length=np.asarray([length], np.int32), **fields)  # type: ignore[arg-type]
+        whole = {"length": np.asarray([length], np.int32), "wanted": np.asarray([wanted], np.int32)}
+        return Uplink(active=np.ones(1, bool), **whole, **fields)  # type: ignore[arg-type]
 
     def encode_downlink(self, downlink: Downlink, row: int, length: int, ids: DraftIds) -> bytes:
-        """One row of an answer to `length` drafts as bytes."""
+        """One row of an answer to `length` drafts as bytes; to none: streamed tokens are counted in their place."""
         writer = BitWriter()
-        accepted = int(downlink.accepted[row])
-        _put_header(writer, accepted, bool(downlink.fault[row]))
+        accepted, streamed = int(downlink.accepted[row]), int(downlink.num_streamed[row])
+        _put_header(writer, accepted if length else streamed, _FAULT * bool(downlink.fault[row]))
+        writer.put(np.asarray(downlink.streamed[row][:streamed]), ids.sizes.id_bits)
         self._put_answer(writer, downlink, row, accepted < length, ids.sizes)
         return writer.bytes()
 
-    def decode_downlink(self, data: bytes, length: int, ids: DraftIds) -> Downlink:
-        """The answer to one row's `length` drafts, leaves `[1, ...]` NumPy.
+    def decode_downlink(self, data: bytes, length: int, max_draft_length: int, ids: DraftIds) -> Downlink:
+        """The answer to one row's `length` drafts of up to G, leaves `[1, ...]` NumPy.
 
         Raises:
             ValueError: the bytes are no such message.
         """
-        reader = BitReader(data)
-        accepted, fault = _take_header(reader)
+        reader, downlink = BitReader(data), self.blank_downlink(max_draft_length, ids)
+        count, flags = _take_header(reader, _FAULT)
+        if count > (length or max_draft_length):
+            raise ValueError(f"an answer counts {count} tokens of at most {length or max_draft_length}")
+        accepted, streamed = (count, 0) if length else (0, count)
+        downlink.streamed[0, :streamed] = reader.take(streamed, ids.sizes.id_bits)  # type: ignore[index]
         fields = self._no_answer(ids.sizes)
         for name, value in self._take_answer(reader, accepted < length, ids.sizes).items():
             fields[name][0] = value
         reader.end()
-        return Downlink(
-            accepted=np.asarray([accepted], np.int32),  # type: ignore[arg-type]
-            fault=np.asarray([fault]),  # type: ignore[arg-type]
-            **fields,
-        )
+        counts = {"accepted": np.asarray([accepted], np.int32), "num_streamed": np.asarray([streamed], np.int32)}
+        return dataclasses.replace(downlink, fault=np.asarray([bool(flags)]), **counts, **fields)
 
-    def blank_downlink(self, ids: DraftIds) -> Downlink:
+    def blank_downlink(self, max_draft_length: int, ids: DraftIds) -> Downlink:
         """What `decode_downlink` gives, of no message: for its shapes."""
-        none = {"accepted": np.zeros(1, np.int32), "fault": np.zeros(1, bool)}
-        return Downlink(**none, **self._no_answer(ids.sizes))  # type: ignore[arg-type]
+        none = np.zeros(1, np.int32)
+        counts = {"accepted": none, "num_streamed": none, "streamed": np.zeros((1, max_draft_length), np.int32)}
+        return Downlink(fault=np.zeros(1, bool), **counts, **self._no_answer(ids.sizes))  # type: ignore[arg-type]
+
+    def _with_drafts(self, proposal: Proposal) -> dict[str, Array]:
+        """What goes up beside the drafts' ids: values by field of `Uplink`."""
+        del proposal
+        return {}
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         """Write the draft at (row, index)."""
@@ -249,13 +281,17 @@ class EveryColumn(Payload, Protocol):
         return {**none, "repeated": np.zeros((1, max_draft_length), np.int32)}
 
 
-def _put_header(writer: BitWriter, count: int, flag: bool) -> None:
+def _put_header(writer: BitWriter, count: int, flags: int) -> None:
     writer.put(count, _COUNT_BITS)
-    writer.put(int(flag), HEADER_BITS - _COUNT_BITS)
+    writer.put(flags, HEADER_BITS - _COUNT_BITS)
 
 
-def _take_header(reader: BitReader) -> tuple[int, bool]:
-    return reader.one(_COUNT_BITS), bool(reader.one(HEADER_BITS - _COUNT_BITS))
+def _take_header(reader: BitReader, known: int) -> tuple[int, int]:
+    """Count and flags of a message, which may be set where they are among the `known`."""
+    count, flags = reader.one(_COUNT_BITS), reader.one(HEADER_BITS - _COUNT_BITS)
+    if flags & ~known:
+        raise ValueError(f"flags {flags} of a message mean nothing")
+    return count, flags
 
 
 def accepted_drafts(uplink: Uplink, log_prob: Array, log_weights: Array, noise: RoundNoise) -> Array:
@@ -290,4 +326,4 @@ def draw_on_edge(
     target_row = row_at(log_weights, accepted)
     uniforms = noise.uniforms(Use.NEXT_TOKEN, (2,))
     drawn = gelato_kernels.sample_residual(target_row, draft_row, accepted == uplink.length, uniforms)
-    return Downlink(accepted=accepted, next_token=drawn.token, fault=jnp.zeros(accepted.shape, bool)), None
+    return uplink.answer(accepted, drawn.token), None

@@ -17,17 +17,6 @@ class Full(EveryColumn):
 
     scheme: ClassVar[Scheme] = "full"
 
-    def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
-        """Ids, q, and the id of its further column."""
-        del pending
-        return Uplink(
-            active=active,
-            tokens=proposal.tokens,
-            length=proposal.length,
-            log_weights=proposal.log_weights,
-            repeated=proposal.repeated,
-        )
-
     def verify(self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds) -> tuple[Downlink, None]:
         """Rejection sampling, the residual drawn here."""
         assert uplink.log_weights is not None
@@ -37,6 +26,9 @@ class Full(EveryColumn):
         """An id, Q float32, and the further column's id."""
         del support
         return drafted * float(sizes.id_bits * (1 + sizes.further) + PROBABILITY_BITS * sizes.draft)
+
+    def _with_drafts(self, proposal: Proposal) -> dict[str, Array]:
+        return {"log_weights": proposal.log_weights, "repeated": proposal.repeated}
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         assert uplink.log_weights is not None

@@ -104,19 +104,32 @@ class Uplink:
     active: Array  # [B] bool whether the row sends a message at all
     tokens: Array  # [B, G] int32 drafted ids
     length: Array  # [B] int32 how many of them
+    wanted: Array  # [B] int32 tokens that a row without drafts asks for, at least 1
     pending: Array | None = None  # [B] int32 the id that the device drew after the last round, -1 where it drew none
     log_prob: Array | None = None  # [B, G] float32 log q of each id
     log_weights: Array | None = None  # [B, G, Q] float32 log q up to a constant; -inf is not sent
     levels: Array | None = None  # [B, G, Q] int32 q as integers
     repeated: Array | None = None  # [B, G] int32 id of q's further column
 
+    def answer(self, accepted: Array, next_token: Array) -> "Downlink":
+        """An answer to it of one pass, without a fault. Arguments `[B]` as the fields of `Downlink`."""
+        return Downlink(
+            accepted=accepted,
+            next_token=next_token,
+            streamed=jnp.zeros_like(self.tokens),
+            num_streamed=jnp.zeros_like(self.length),
+            fault=jnp.zeros(self.length.shape, bool),
+        )
+
 
 @record
 class Downlink:
-    """Edge to device, the answer to an `Uplink`."""
+    """Edge to device, the answer to an `Uplink`: accepted drafts or streamed tokens, and the token after them."""
 
     accepted: Array  # [B] int32 leading drafts that are accepted
     next_token: Array  # [B] int32 the token after them; meaningless where the device draws it
+    streamed: Array  # [B, G] int32 the target's tokens ahead of it, where there were no drafts
+    num_streamed: Array  # [B] int32 how many
     fault: Array  # [B] bool the target's logits are no numbers: nothing is accepted, and no token is drawn
     row: Array | None = None  # [B, V] float32 log p up to a constant, after the accepted drafts
     candidates: Array | None = None  # [B, M] int32 draws of p, after the accepted drafts

@@ -26,17 +26,6 @@ class Quantized(EveryColumn):
         relative = jnp.exp(log_weights - log_weights.max(axis=-1, keepdims=True))
         return jnp.log(jnp.round(relative * levels))
 
-    def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
-        """Ids, integers, and the id of the further column."""
-        del pending
-        return Uplink(
-            active=active,
-            tokens=proposal.tokens,
-            length=proposal.length,
-            levels=jnp.round(jnp.exp(proposal.log_weights)).astype(jnp.int32),
-            repeated=proposal.repeated,
-        )
-
     def verify(self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds) -> tuple[Downlink, None]:
         """Rejection sampling, the residual drawn here."""
         assert uplink.levels is not None
@@ -46,6 +35,10 @@ class Quantized(EveryColumn):
         """An id, Q integers, and the further column's id."""
         del support
         return drafted * (sizes.id_bits * (1 + sizes.further) + self.bits.astype(jnp.float32) * sizes.draft)
+
+    def _with_drafts(self, proposal: Proposal) -> dict[str, Array]:
+        levels = jnp.round(jnp.exp(proposal.log_weights)).astype(jnp.int32)
+        return {"levels": levels, "repeated": proposal.repeated}
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         assert uplink.levels is not None

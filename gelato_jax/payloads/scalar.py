@@ -3,6 +3,7 @@
 DSSD, arXiv 2507.12000, whose paper and code print the ratio inverted; here a draft is accepted with min(1, p/q).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -34,16 +35,6 @@ class Scalar(Payload):
     scheme: ClassVar[Scheme] = "scalar"
     draws_on_device: ClassVar[bool] = True
 
-    def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
-        """Ids, their log q, and the id drawn after the last round."""
-        return Uplink(
-            active=active,
-            tokens=proposal.tokens,
-            length=proposal.length,
-            pending=pending,
-            log_prob=proposal.log_prob,
-        )
-
     def verify(
         self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds
     ) -> tuple[Downlink, Array | None]:
@@ -53,8 +44,7 @@ class Scalar(Payload):
         accepted = accepted_drafts(uplink, uplink.log_prob, log_weights, noise)
         row = row_at(log_weights, accepted)
         bonus = gelato_kernels.sample(row, noise.uniforms(Use.NEXT_TOKEN, (2,)))
-        none = jnp.zeros(accepted.shape, bool)
-        return Downlink(accepted=accepted, next_token=bonus, fault=none, row=row), None
+        return dataclasses.replace(uplink.answer(accepted, bonus), row=row), None
 
     def resolve(
         self, proposal: Proposal, downlink: Downlink, noise: RoundNoise, ids: DraftIds, ask: Callable[[], Array]
@@ -76,6 +66,9 @@ class Scalar(Payload):
         rejected = jnp.asarray(rejected, jnp.float32)
         row = float(PROBABILITY_BITS * sizes.target)
         return HEADER_BITS + (1.0 - rejected) * float(sizes.id_bits) + rejected * row
+
+    def _with_drafts(self, proposal: Proposal) -> dict[str, Array]:
+        return {"log_prob": proposal.log_prob}
 
     def _put_draft(self, writer: BitWriter, uplink: Uplink, at: tuple[int, int], ids: DraftIds) -> None:
         assert uplink.log_prob is not None

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jax import Array
 
 import gelato_kernels
 from gelato_jax.payloads.base import Payload, Scheme
-from gelato_jax.payloads.messages import Downlink, DraftIds, Proposal, RoundNoise, Uplink, Vocabularies
+from gelato_jax.payloads.messages import Downlink, DraftIds, RoundNoise, Uplink, Vocabularies
 from gelato_jax.types import record
 
 
@@ -17,19 +16,13 @@ class Seeded(Payload):
 
     scheme: ClassVar[Scheme] = "seeded"
 
-    def uplink(self, proposal: Proposal, active: Array, pending: Array) -> Uplink:
-        """Ids."""
-        del pending
-        return Uplink(active=active, tokens=proposal.tokens, length=proposal.length)
-
     def verify(self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds) -> tuple[Downlink, None]:
         """Draw the target's own tokens; drafts that equal them are accepted."""
         del ids
         window, vocab_size = log_weights.shape[1:]
         tokens = gelato_kernels.gumbel_argmax(log_weights, noise.gumbel(window, vocab_size))
         match = gelato_kernels.match(tokens, uplink.tokens[:, : window - 1], uplink.length)
-        none = jnp.zeros(uplink.length.shape, bool)
-        return Downlink(accepted=match.num_accepted, next_token=match.next_token, fault=none), None
+        return uplink.answer(match.num_accepted, match.next_token), None
 
     def draft_bits(self, sizes: Vocabularies, drafted: Array, support: Array | float) -> Array:
         """An id."""

@@ -161,7 +161,7 @@ class RemoteStream(Stream):
     opening: pb.OpenRequest
     """How the session began."""
     number: int = 1
-    """Of the round that comes next, as the row counts it."""
+    """Of the round that comes next, as the row counts passes."""
     no_row: Array = dataclasses.field(init=False)
     """In place of a target's row that nobody asked for."""
 
@@ -196,11 +196,12 @@ class RemoteStream(Stream):
         traffic.received_bytes += len(data)
 
         downlink = self._read(data, int(uplink.length[0]))
+        passes = int(downlink.num_streamed[0]) + 1
         commit = partial(_commit, self.state, begun, downlink, job=self.job, shapes=self.shapes)
         after, packed, asked = commit(self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
-        self.state, self.number = after, self.number + 1
+        self.state, self.number = after, self.number + passes
         return packed
 
     def _read(self, data: bytes, length: int) -> Downlink:
@@ -211,14 +212,14 @@ class RemoteStream(Stream):
         """
         payload, ids = self.job.policy.payload, self.job.draft_ids
         try:
-            downlink = payload.decode_downlink(data, length, ids)
+            downlink = payload.decode_downlink(data, length, self.shapes.max_draft_length, ids)
         except ValueError as error:
             raise GelatoError(
                 f"edge {self.client.address}: its answer is no {payload.scheme} message: {error}"
             ) from None
-        named = [part for part in (downlink.next_token, downlink.candidates) if part is not None]
-        if downlink.accepted[0] > length or max(int(np.max(part)) for part in named) >= ids.vocab_size:
-            raise GelatoError(f"edge {self.client.address}: its answer accepts drafts or names ids that there are not")
+        named = [part for part in (downlink.next_token, downlink.candidates, downlink.streamed) if part is not None]
+        if max(int(np.max(part, initial=0)) for part in named) >= ids.vocab_size:
+            raise GelatoError(f"edge {self.client.address}: its answer names ids that there are not")
         return downlink
 
     def _row(self, verify: pb.VerifyRequest) -> np.ndarray:
@@ -345,7 +346,7 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
         begun, _ = drafting.out_info
         ids = job.draft_ids
         fetched = jax.ShapeDtypeStruct((1, ids.vocab_size), jnp.float32)
-        downlink = job.policy.payload.blank_downlink(ids)
+        downlink = job.policy.payload.blank_downlink(shapes.max_draft_length, ids)
         _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
 
     return in_background(make)

@@ -6,7 +6,7 @@ No network in sight: calls are records of `edge.proto`, faults are `Refused`.
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -54,11 +54,12 @@ class _Session:
     ids: DraftIds
     shapes: Shapes
     state: EdgeState
-    round: int  # that comes next
+    round: int  # that comes next; one of several passes moves it by as many
     opened: pb.OpenReply
     opening: tuple[int, bytes]  # of which call: its round, and its bytes
     ready: Future[None]  # the program of its rounds
-    answer: bytes = b""  # to the round before
+    answered: int = -1  # the round before
+    answer: bytes = b""  # to it
     used: float = 0.0
 
 
@@ -68,15 +69,23 @@ class Sessions:
     Args:
         target: the model.
         vocabulary: fingerprint of its tokenizer.
+        eos_ids: ids behind which a stream of tokens need not go on.
         most: sessions at once; each holds a cache.
         clock: seconds.
     """
 
     def __init__(
-        self, target: Model, vocabulary: str, *, most: int = 16, clock: Callable[[], float] = time.monotonic
+        self,
+        target: Model,
+        vocabulary: str,
+        *,
+        eos_ids: Sequence[int] = (),
+        most: int = 16,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without any session."""
         self.target, self.vocabulary, self.most = target, vocabulary, most
+        self._eos_ids = jnp.asarray(eos_ids, jnp.int32)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
         self._programs: dict[Any, Future[None]] = {}
@@ -116,7 +125,7 @@ class Sessions:
         """
         with self._lock:
             session = self._find(call.session)
-            if session.answer and call.round == session.round - 1:
+            if call.round == session.answered:
                 return pb.VerifyReply(downlink=session.answer)  # the reply was lost
             if call.round != session.round:
                 raise Refused("invalid", f"round {call.round} does not follow; the next is {session.round}")
@@ -130,11 +139,14 @@ class Sessions:
                 sampling=session.sampling,
                 payload=session.payload,
                 ids=session.ids,
+                eos_ids=self._eos_ids,
                 shapes=session.shapes,
             )
+            downlink = jax.device_get(downlink)
             length = int(uplink.length[0])
-            session.answer = session.payload.encode_downlink(jax.device_get(downlink), 0, length, session.ids)
-            session.round += 1
+            session.answer = session.payload.encode_downlink(downlink, 0, length, session.ids)
+            session.answered = call.round
+            session.round += int(downlink.num_streamed[0]) + 1
             self._sessions[call.session] = session
             return pb.VerifyReply(downlink=session.answer)
 
@@ -146,7 +158,7 @@ class Sessions:
         """
         with self._lock:
             session = self._find(call.session)
-            if not session.payload.keeps_row or not session.answer or call.round != session.round - 1:
+            if not session.payload.keeps_row or call.round != session.answered:
                 raise Refused("invalid", f"there is no row of round {call.round}")
             return pb.RowReply(row=session.payload.encode_row(np.asarray(session.state.row)[0]))  # type: ignore[attr-defined]
 
@@ -236,7 +248,13 @@ class Sessions:
     ) -> Future[None]:
         """Make the program of a round while the device drafts its first."""
         blank = payload.decode_uplink(b"\0", shapes.max_draft_length, ids)
-        parts = {"target": self.target, "sampling": sampling, "payload": payload, "ids": ids}
+        parts = {
+            "target": self.target,
+            "sampling": sampling,
+            "payload": payload,
+            "ids": ids,
+            "eos_ids": self._eos_ids,
+        }
         (state, blank), parts = jax.eval_shape(lambda *known: known, (state, blank), parts)
         key = (
             jax.tree.structure(parts),

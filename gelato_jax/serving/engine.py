@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from gelato_jax.decoding import DecodeSettings, Pair, Stream
+from gelato_jax import control
+from gelato_jax.decoding import LONGEST_STREAM, DecodeSettings, Pair, Stream
 from gelato_jax.decoding.records import Session
 from gelato_jax.decoding.report import report
 from gelato_jax.decoding.text import TextStream, finish_reason
 from gelato_jax.serving.requests import Ask, BadRequest
 
 OpenStream = Callable[..., Stream]
-"""`gelato_jax.stream` of a pair, or `remote.device.stream`: called with ids, `settings` and `session`."""
+"""`gelato_jax.stream` of a pair, or `remote.device.stream`; called with ids, `settings`, `session` or `controller`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class Engine:
         settings = dataclasses.replace(
             self._settings,
             max_new_tokens=wanted,
-            max_draft_length=self._settings.max_draft_length if ask.speculative else 0,
+            stream_length=self._settings.stream_length if ask.speculative else LONGEST_STREAM,
             temperature=ask.temperature,
             top_p=ask.top_p,
             top_k=ask.top_k,
@@ -134,8 +135,9 @@ class Engine:
             GelatoError: an edge does not answer, or a model's numbers are none.
         """
         began = time.perf_counter()
-        session = self._session if request.speculative else None  # without drafts the rules keep another state
-        stream = self._stream(request.ids, settings=request.settings, session=session)
+        # Without drafts the rules keep another state.
+        chosen = {"session": self._session} if request.speculative else {"controller": control.static(0)}
+        stream = self._stream(request.ids, settings=request.settings, **chosen)
         text = TextStream(self._pair.tokenizer, request.stops)
         first_token_s = time.perf_counter() - began
         try:

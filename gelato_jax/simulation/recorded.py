@@ -43,6 +43,7 @@ class Verdict:
     """What a recording knows of a round: the device's message and the edge's answer in one."""
 
     accepted: Array  # [] int32 leading drafts that are accepted
+    streamed: Array  # [] int32 tokens ahead of the next one where there were no drafts
     overlap: Array  # [] sum of min(p, q) at the first one that does not
 
 
@@ -101,7 +102,9 @@ class RecordedDrafter(NamedTuple):
             caught_up=jnp.where(loop.length > 0, row.lag, 0),
             length_exit=loop.length_exit,
         )
-        return Drafted(effort=effort, own=loop), Verdict(accepted=loop.accepted, overlap=loop.overlap)
+        streamed = jnp.where(loop.length > 0, 0, plan.stream_length - 1)
+        verdict = Verdict(accepted=loop.accepted, streamed=streamed, overlap=loop.overlap)
+        return Drafted(effort=effort, own=loop), verdict
 
     def commit(
         self, state: DeviceState, row: RowState, drafted: Drafted, downlink: Verdict, ask: Callable[[], Array]
@@ -110,7 +113,8 @@ class RecordedDrafter(NamedTuple):
         del ask
         loop: _Loop = drafted.own
         length = self.rollouts.positions[state.text]
-        tokens = jnp.where(state.done, 0, jnp.minimum(downlink.accepted + 1, length - state.position))
+        ahead = downlink.accepted + downlink.streamed
+        tokens = jnp.where(state.done, 0, jnp.minimum(ahead + 1, length - state.position))
         rejected = (downlink.accepted < loop.length) & (tokens == downlink.accepted + 1)
         position = state.position + tokens
         done = state.done | (position >= length)
@@ -118,6 +122,7 @@ class RecordedDrafter(NamedTuple):
         committed = Committed(
             accepted=jnp.minimum(downlink.accepted, tokens),
             tokens=tokens,
+            passes=jnp.where(downlink.streamed > 0, tokens, 1),  # a stream ends with the text
             rejected=rejected,
             asked=rejected & self._asks(state, row, downlink),
             predicted=loop.predicted,

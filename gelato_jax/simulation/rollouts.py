@@ -129,6 +129,7 @@ def _whole_rollout(state: DecodeState, shapes: Shapes) -> RoundPlan:
         acceptance_rate=ones,
         acceptance_level=ones,
         rejection_level=ones,
+        stream_length=jnp.ones_like(state.device.length),
     )
 
 

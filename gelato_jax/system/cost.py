@@ -31,6 +31,7 @@ class System:
         uplink_bits: Array,
         downlink_bits: Array,
         window: Array,
+        passes: Array | float = 1.0,
         round_trips: Array | float = 1.0,
     ) -> RoundCost:
         """Seconds and joules of a round, by cause. Element-wise: every argument may be [...].
@@ -42,6 +43,7 @@ class System:
             uplink_bits: bits sent.
             downlink_bits: bits received.
             window: int32 tokens verified, drafts and one more.
+            passes: windows of that size, one after the other: more than 1 where tokens are streamed.
             round_trips: two-way delays paid: 2 where `candidates` asked for the row, else 1.
 
         Returns:
@@ -50,7 +52,7 @@ class System:
         device, link = self.device, self.link
         uplink_s = uplink_bits / channel.uplink_bps
         downlink_s = downlink_bits / channel.downlink_bps
-        edge_s = self.edge.verify_s(jnp.asarray(window, jnp.int32))
+        edge_s = passes * self.edge.verify_s(jnp.asarray(window, jnp.int32))
         propagation_s = round_trips * channel.rtt_s * jnp.ones_like(edge_s)
         catch_up_tokens = jnp.asarray(catch_up_tokens, jnp.float32)
         return RoundCost(
@@ -81,10 +83,12 @@ class System:
         lag: Array | int = 0,
         unread: Array | bool = False,
         remaining: Array | int = 1,
+        stream_length: Array | int = 1,
     ) -> CostTable:
         """Expected seconds and joules of a round of this row, for every draft length.
 
-        A round without drafts still pays edge, delay and idle power. A token that a round leaves unseen by the draft
+        A round without drafts still pays edge, delay and idle power: once for each of its `stream_length` tokens what
+        the edge needs for one, and one delay for all. A token that a round leaves unseen by the draft
         (its bonus, or the one token of a round without drafts) is fed to the draft's cache in a later round; it is
         counted here, in the round that leaves it. Counted where it is fed, a debt that grew while nothing was drafted
         would itself argue against drafting.
@@ -105,6 +109,7 @@ class System:
             lag: [] committed tokens that the draft has not seen.
             unread: [] bool whether the prompt is among them.
             remaining: [] tokens that the request may still bring.
+            stream_length: [] tokens of a round without drafts.
 
         Returns:
             The tables of length G + 1.
@@ -116,15 +121,19 @@ class System:
         share = jnp.minimum(acceptance.tokens / jnp.maximum(remaining, 1), 1.0)
         owed = all_accepted + lag * share
         asked = payload.asked_probability(rejected, acceptance.rate)
+        passes = jnp.where(drafted > 0, 1.0, stream_length)
+        unseen = all_accepted * passes
         cost = self.round_cost(
             channel,
             draft_work=work * count,
-            catch_up_tokens=catch_up * jnp.where(unread, jnp.where(drafted > 0, owed, 0.0), all_accepted),
+            catch_up_tokens=catch_up * jnp.where(unread, jnp.where(drafted > 0, owed, 0.0), unseen),
             uplink_bits=payload.uplink_bits(
                 sizes, drafted=count, support=support * count, pending=pending, asked=asked
             ),
-            downlink_bits=payload.downlink_bits(sizes, rejected=rejected, asked=asked),
+            downlink_bits=payload.downlink_bits(sizes, rejected=rejected, asked=asked)
+            + payload.stream_bits(sizes, passes - 1.0),
             window=drafted + 1,
+            passes=passes,
             round_trips=1.0 + asked,
         )
         return CostTable(
@@ -136,6 +145,7 @@ class System:
             catch_up_j=jnp.asarray(lag, jnp.float32) * self.device.prefill_j,
             unread=jnp.asarray(unread),
             remaining=jnp.asarray(remaining, jnp.int32),
+            stream_length=jnp.asarray(stream_length, jnp.int32),
         )
 
     def token_cost(

@@ -5,18 +5,24 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_jax.decoding import Shapes, local
+from gelato_jax.decoding import DecodeSettings, Shapes, local, make_job
 from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.testing import tiny_pair
 
 
-def clock(draft_s, window_s, timed):
+def clock(draft_s, window_s, timed, widest):
     """In place of `alternate`: what calls of `run_rounds` would take, of draft tokens and windows of given seconds."""
+
+    def drafts(run):
+        return int(run.args[1].policy.controller.params)
+
+    def seconds(run):
+        return drafts(run) * draft_s + window_s(drafts(run) + 1) if drafts(run) else widest * window_s(1)
 
     def times(*runs, calls):
         del calls
-        timed.extend(run.args[4] for run in runs[::2])
-        return [[run.args[2] * (draft_s * run.args[3] + window_s(run.args[4]))] for run in runs]
+        timed.extend(drafts(run) + 1 for run in runs[::2])
+        return [[run.args[2] * seconds(run)] for run in runs]
 
     return times
 
@@ -29,7 +35,7 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
         return [0.5 * size for size in sizes or [window]]
 
     monkeypatch.setattr(local, "window_seconds", seconds)
-    monkeypatch.setattr(local, "alternate", clock(0.5, lambda size: 0.5 * size, timed))
+    monkeypatch.setattr(local, "alternate", clock(0.5, lambda size: 0.5 * size, timed, 5))
     pair, shapes = tiny_pair(), Shapes(max_draft_length=4)
     folder = tmp_path / "new" / "local-times"
     first, second = (
@@ -45,8 +51,10 @@ def test_times_are_taken_once_and_read_afterwards(monkeypatch, tmp_path):
 def test_a_target_in_blocks_is_timed_by_the_tokens_that_count(monkeypatch):
     times = {1: 1.0, 2: 1.2, 3: 1.3, 4: 1.6, 5: 2.0, 6: 2.1, 9: 3.0, 10: 3.1}
     monkeypatch.setattr(local, "window_seconds", lambda model, window, sizes=(1,): [times[size] for size in sizes])
-    monkeypatch.setattr(local, "alternate", clock(1.0, times.__getitem__, []))
+    monkeypatch.setattr(local, "alternate", clock(1.0, times.__getitem__, [], 10))
     pair = tiny_pair()
+    job = make_job(pair, settings=DecodeSettings(max_draft_length=9))
+    monkeypatch.setattr(local, "round_state", lambda *given, **more: (None, job))
     blocks = dataclasses.replace(pair.target, config=dataclasses.replace(pair.target.config, weight_format="q4"))
     draft = dataclasses.replace(pair.draft, model=dataclasses.replace(pair.draft.model, config=blocks.config))
     system = local.measure_local_system(

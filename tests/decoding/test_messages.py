@@ -62,6 +62,7 @@ class DeviceProcess:
     def __init__(self, job, shapes, state, row):
         self.job, self.state, self.row, self.sent, self.asked = job, state, row, 0, 0
         self.payload, self.ids = job.policy.payload, job.draft_ids
+        self.drafts = shapes.max_draft_length
         device = ends(job, shapes)[0]
         rows = jax.vmap
 
@@ -89,7 +90,10 @@ class DeviceProcess:
             sent = [self.payload.encode_uplink(uplink, row, self.ids) if on else None for row, on in enumerate(active)]
             answers = edge.answer(sent)
             downlink = together(
-                [self.payload.decode_downlink(data, int(lengths[row]), self.ids) for row, data in enumerate(answers)]
+                [
+                    self.payload.decode_downlink(data, int(lengths[row]), self.drafts, self.ids)
+                    for row, data in enumerate(answers)
+                ]
             )
             fetched = np.zeros((len(active), self.ids.vocab_size), np.float32)
             commit = partial(self.commit, self.state, self.row, planned, channel, drafted, downlink)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_an_uplink_comes_back_and_takes_the_bits_that_were_said(payload, ids):
     for seed in range(5):
         made = proposal(payload, ids, seed)
         pending = jnp.asarray([-1, 7], jnp.int32) if payload.draws_on_device else jnp.full(2, -1)
-        uplink = payload.uplink(made, jnp.ones(2, bool), pending)
+        uplink = payload.uplink(made, jnp.ones(2, bool), jnp.where(made.length > 0, 1, min(seed, G) + 1), pending)
         for row in range(2):
             data = payload.encode_uplink(uplink, row, ids)
             count = int(made.length[row])
@@ -171,7 +172,7 @@ def test_an_uplink_comes_back_and_takes_the_bits_that_were_said(payload, ids):
                 assert (sent is None) == (got is None)
                 if sent is None:
                     continue
-                upto = slice(None) if np.ndim(sent) == 1 else slice(count)
+                upto = slice(count)
                 one, other = np.asarray(sent[row : row + 1]), np.asarray(got)
                 one, other = (one, other) if np.ndim(sent) == 1 else (one[:, upto], other[:, upto])
                 if field.name == "repeated" and payload.scheme in ("top_p", "top_k"):
@@ -184,10 +185,49 @@ def test_an_uplink_comes_back_and_takes_the_bits_that_were_said(payload, ids):
 def test_a_damaged_uplink_is_refused(payload):
     ids = IDS["some ids"]
     made = dataclasses.replace(proposal(payload, ids, 1), length=jnp.asarray([G, G]))
-    data = payload.encode_uplink(payload.uplink(made, jnp.ones(2, bool), jnp.full(2, -1)), 1, ids)
+    data = payload.encode_uplink(
+        payload.uplink(made, jnp.ones(2, bool), jnp.ones(2, jnp.int32), jnp.full(2, -1)), 1, ids
+    )
     with pytest.raises(ValueError, match="ends before"):
         payload.decode_uplink(data[:-1], G, ids)
     with pytest.raises(ValueError, match="goes on"):
         payload.decode_uplink(data + b"\0\0", G, ids)
     with pytest.raises(ValueError, match="3 drafts, the session allows 2"):
         payload.decode_uplink(data, 2, ids)
+
+
+@pytest.mark.parametrize("payload", SCHEMES.values(), ids=SCHEMES)
+def test_a_stream_is_asked_for_and_comes_back_in_the_bits_that_were_said(payload):
+    ids, none = IDS["some ids"], jnp.zeros(1, jnp.int32)
+    made = jax.tree.map(lambda leaf: leaf[:1], proposal(payload, ids, 1))
+    made = dataclasses.replace(made, length=none)
+    for wanted in range(1, G + 2):
+        data = payload.encode_uplink(payload.uplink(made, none == 0, none + wanted, none - 1), 0, ids)
+        assert len(data) == 1  # nothing but the header
+        asked = payload.decode_uplink(data, G, ids)
+        assert (int(asked.length[0]), int(asked.wanted[0])) == (0, wanted)
+
+        tokens = (jnp.arange(G) + 3)[None]
+        answer = dataclasses.replace(payload.blank_downlink(G, ids), streamed=tokens, num_streamed=none + wanted - 1)
+        answer = dataclasses.replace(answer, next_token=none + 20)
+        data = payload.encode_downlink(answer, 0, 0, ids)
+        bits = payload.downlink_bits(ids.sizes, rejected=jnp.zeros(())) + payload.stream_bits(ids.sizes, wanted - 1)
+        assert 0 <= 8 * len(data) - float(bits) < 8
+        again = payload.decode_downlink(data, 0, G, ids)
+        assert (int(again.accepted[0]), int(again.num_streamed[0]), int(again.next_token[0])) == (0, wanted - 1, 20)
+        np.testing.assert_array_equal(again.streamed[0, : wanted - 1], tokens[0, : wanted - 1])
+
+
+def test_messages_that_ask_for_or_give_too_much_are_refused():
+    payload, ids = SCHEMES["seeded"], IDS["some ids"]
+    stream, pending, fault = 2, 1, 1
+    for count in (0, 1, G + 2):
+        with pytest.raises(ValueError, match=f"asks for {count} tokens"):
+            payload.decode_uplink(bytes([count << 2 | stream]), G, ids)
+    with pytest.raises(ValueError, match="ends before"):
+        payload.decode_uplink(bytes([pending]), G, ids)
+    for length, most in ((0, G), (2, 2)):
+        with pytest.raises(ValueError, match=f"counts {most + 1} tokens of at most {most}"):
+            payload.decode_downlink(bytes([(most + 1) << 2, 0]), length, G, ids)
+    with pytest.raises(ValueError, match="flags 3"):
+        payload.decode_downlink(bytes([2 | fault, 0]), 0, G, ids)

@@ -13,6 +13,7 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import control, payloads
+from gelato_jax.control.banditspec import banditspec
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
@@ -65,13 +66,13 @@ def client(port):
 
 def settings(**changes):
     return gelato.DecodeSettings(
-        **{"max_draft_length": 3, "max_new_tokens": 24, "temperature": 1.0, "seed": 5, **changes}
+        **{"max_draft_length": 3, "stream_length": 3, "max_new_tokens": 32, "temperature": 1.0, "seed": 5, **changes}
     )
 
 
 def choices(payload="candidates"):
     return {
-        "controller": control.hf_schedule(2),
+        "controller": banditspec(),  # every length in its turn, none among them
         "length_exit": control.length_exits.none(),
         "payload": SCHEMES[payload],
     }
@@ -105,7 +106,8 @@ def expected(pair):
 def test_text_over_the_wire_is_that_of_one_process(payload, temperature, pair, client, expected):
     found, whole = (f(payload=payload, temperature=temperature) for f in (lambda **c: run(pair, client, **c), expected))
     assert found.tokens == whole.tokens
-    for name in ("rounds", "drafted", "accepted", "tokens"):
+    assert whole.totals.passes[0] > whole.totals.rounds[0]  # some rounds stream
+    for name in ("rounds", "passes", "drafted", "accepted", "tokens"):
         np.testing.assert_array_equal(getattr(found.totals, name), getattr(whole.totals, name))
     np.testing.assert_allclose(found.final_queue_j, whole.final_queue_j, rtol=1e-5)
     assert client.traffic.rounds == found.totals.rounds[0]
@@ -377,7 +379,7 @@ class Dishonest:
     [
         ({"open": pb.OpenReply(first_token=4000)}, "first token 4000 is none"),
         ({"verify": pb.VerifyReply(downlink=b"")}, "its answer is no seeded message"),
-        ({"verify": pb.VerifyReply(downlink=b"\xfc\0")}, "accepts drafts or names ids that there are not"),
+        ({"verify": pb.VerifyReply(downlink=b"\xfc\0")}, "counts 63 tokens of at most"),
         ({"verify": pb.VerifyReply(downlink=b"\0\xff")}, "names ids that there are not"),
     ],
 )

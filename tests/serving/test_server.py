@@ -49,7 +49,7 @@ class Served:
 
     def __init__(self, pair, stream=None, **options):
         def local(ids, **given):
-            return gelato.stream(pair, [ids], **given, **choices())
+            return gelato.stream(pair, [ids], **{**choices(), **given})
 
         self.engine = Engine(pair, SETTINGS, stream or local)
         started = threading.Event()
@@ -168,7 +168,10 @@ def test_drafting_can_be_left_out(served, pair):
     body = {"messages": said(), "temperature": 0, "gelato": {"speculative": False}}
     reply = served.post(body).json()
     assert reply["choices"][0]["message"]["content"] == expected(pair).texts[0]
-    assert reply["gelato"]["modelled"]["drafted"] == 0
+    modelled = reply["gelato"]["modelled"]
+    assert modelled["drafted"] == 0
+    assert modelled["target_passes_per_token"] == 1
+    assert modelled["tokens_per_round"] > 2  # the target goes on by itself
 
 
 def test_the_energy_queue_goes_on_from_request_to_request(pair):
@@ -225,7 +228,7 @@ def test_too_many_at_once_are_turned_away(pair):
     def slow(ids, **given):
         held.set()
         assert let_go.wait(60)
-        return gelato.stream(pair, [ids], **given, **choices())
+        return gelato.stream(pair, [ids], **{**choices(), **given})
 
     served = Served(pair, slow, most_waiting=0)
     try:

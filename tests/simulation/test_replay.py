@@ -137,7 +137,7 @@ def assert_same(info, generation, result, setting):
     """Counts exactly, sums to rounding; `setting` is a row of `result`."""
     count, active = info.tokens.shape[1], info.active
     shown = jax.tree.map(lambda leaf: leaf[setting, :, :count], result.history.seen)
-    for name in ("active", "drafted", "accepted", "rejected", "tokens", "caught_up", "done", "exits"):
+    for name in ("active", "drafted", "accepted", "rejected", "tokens", "passes", "caught_up", "done", "exits"):
         np.testing.assert_array_equal(getattr(shown, name), getattr(info, name), err_msg=name)
     np.testing.assert_array_equal(shown.budget[active], info.budget[active])
     causes = [field.name for field in dataclasses.fields(info.cost)]
@@ -145,7 +145,7 @@ def assert_same(info, generation, result, setting):
     for name in ("predicted", "queue_j", "acceptance_rate", "rejection_level", "uplink_bits", "downlink_bits", *causes):
         one, other = found[name][active], expected[name][active]
         np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-6, err_msg=name)
-    for name in ("rounds", "drafted", "accepted", "tokens", "caught_up", "exits"):
+    for name in ("rounds", "passes", "drafted", "accepted", "tokens", "caught_up", "exits"):
         found = getattr(result.totals, name)[setting]
         np.testing.assert_array_equal(found, getattr(generation.totals, name), err_msg=name)
     for name in (
@@ -183,6 +183,22 @@ def test_greedy_rounds_replay_exactly(payload, pair, prompts, settings, world, g
     assert (exits > 0).all()
     assert queues > 0
     assert len(np.unique(result.history.seen.uplink_bps[0, 0])) > 3
+
+
+@pytest.mark.parametrize("stream_length", [2, G + 1])
+def test_streams_replay_exactly(stream_length, pair, prompts, settings, world, greedy):
+    """Rounds without drafts that ask for several tokens, among rounds with drafts."""
+    among = ("ratio", "ucb_specstop", "banditspec"), ("none", "confidence")
+    settings = dataclasses.replace(settings, stream_length=stream_length)
+    choices = [{**rules(*names, among=among), "system": world} for names in itertools.product(*among)]
+    result = replayed(greedy, [setup_of(pair, settings, **some) for some in choices], prompts)
+    streamed = drafted = 0
+    for number, some in enumerate(choices):
+        info, generation = real(pair, prompts, settings, **some)
+        assert_same(info, generation, result, number)
+        streamed, drafted = streamed + (info.passes > 1).sum(), drafted + info.drafted.sum()
+    assert streamed > 30
+    assert drafted > 30
 
 
 MUTANTS = (

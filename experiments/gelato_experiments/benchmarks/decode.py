@@ -19,13 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelato_jax import control, system
 from gelato_jax.config import ModelConfig
 from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_job
 from gelato_jax.decoding.catch_up import catch_up
 from gelato_jax.decoding.ends import decode_round
-from gelato_jax.decoding.local import run_window, run_windows
-from gelato_jax.decoding.prefill import prefill
+from gelato_jax.decoding.local import round_state, run_rounds, run_window, run_windows
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.timing import alternate
@@ -110,27 +108,6 @@ def _autoregressive(pair: Pair) -> tuple[float, tuple[float, float]]:
         lambda steps: decode_autoregressive(job, **batches[steps], shapes=shapes),
     )
     return statistics.median(bare), (statistics.median(loop), _ratio(loop, bare))
-
-
-@partial(jax.jit, static_argnames="shapes")
-def run_rounds(state: DecodeState, job: Job, rounds: int, *, shapes: Shapes) -> DecodeState:
-    """Some rounds in one program."""
-    return lax.fori_loop(0, rounds, lambda _, s: decode_round(s, job, shapes)[0], state)
-
-
-def round_state(pair: Pair, shapes: Shapes, settings: DecodeSettings, *, rounds: int) -> tuple[DecodeState, Job]:
-    """Arguments of `run_rounds`: a row behind its prompt that drafts all it can for at least so many rounds."""
-    endless = dataclasses.replace(pair, eos_ids=(-1,))
-    settings = dataclasses.replace(settings, max_new_tokens=(rounds + 1) * (shapes.max_draft_length + 1))
-    job = make_job(
-        endless,
-        settings=settings,
-        controller=control.static(shapes.max_draft_length),
-        system=system.preset(),
-        length_exit=control.length_exits.none(),
-    )
-    batch = encode_prompts(endless, [PROMPT], settings)
-    return jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes), job
 
 
 def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Callable[[int], object]:

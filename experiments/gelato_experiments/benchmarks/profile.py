@@ -14,9 +14,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from gelato_experiments.benchmarks import decode
 from gelato_jax.decoding import DecodeSettings, Pair, Shapes
-from gelato_jax.decoding.local import run_windows
+from gelato_jax.decoding.local import round_state, run_rounds, run_windows
 from gelato_jax.decoding.timing import alternate
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
@@ -83,9 +82,9 @@ def run(pair: Pair, *, settings: DecodeSettings, progress: Callable[[str], None]
     alone = (pair.target, STEPS, 1)
     step = _profile("a step of the target alone", run_windows.lower(*alone, window=1), *alone)
     progress("a round")
-    state, job = decode.round_state(pair, shapes, settings, rounds=STEPS)
+    state, job = round_state(pair, shapes, settings, rounds=STEPS)
     name = f"a round with {settings.max_draft_length} drafts"
-    lowered = decode.run_rounds.lower(state, job, STEPS, shapes=shapes)
+    lowered = run_rounds.lower(state, job, STEPS, shapes=shapes)
     profiles = [step, _profile(name, lowered, state, job, STEPS)]
     progress("memory")
     weights = weight_bytes(pair.target)
