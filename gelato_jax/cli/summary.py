@@ -66,8 +66,8 @@ def summary(report: dict[str, Any], settings: dict[str, Any]) -> str:
         f"{shown('prefill_j', '.2f')} J",
         f"{shown('uplink_bits_per_token', '.0f')} bits/token up, {shown('downlink_bits_per_token', '.0f')} down",
         f"{report['accepted']} of {drafted} drafted tokens accepted ({shown('acceptance_rate', '.0%')}), "
-        f"{shown('tokens_per_round', '.2f')} tokens a round, {shown('target_passes_per_token', '.2f')} passes of the target "
-        f"a token; mean queue {shown('mean_queue_j', '.3g')} J",
+        f"{shown('tokens_per_round', '.2f')} tokens a round, {shown('target_passes_per_token', '.2f')} passes of the "
+        f"target a token; mean queue {shown('mean_queue_j', '.3g')} J",
     ]
     if (traffic := report["remote"]) is not None:
         here.append(_remote_line(traffic, settings["remote"]))

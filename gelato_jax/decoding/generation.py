@@ -83,7 +83,7 @@ def generate(
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
+    session = open_session(session, job, len(prompts))
     text, totals, kept = decode(job, **batch, session=session, shapes=settings.shapes)
     return _generation(pair, job, text, batch["prompt_length"], totals, kept)
 
@@ -129,13 +129,15 @@ def autoregressive(
     return _rows(text.tokens, batch["prompt_length"], text.length)
 
 
-def check_session(session: Session, job: Job, rows: int) -> Session:
-    """A session as it is, if it is of these rules and so many rows.
+def open_session(session: Session | None, job: Job, rows: int) -> Session:
+    """What so many rows begin with: the session given, or a fresh one.
 
     Raises:
         GelatoError: it is of other rules or of another number of rows.
     """
-    outline = jax.eval_shape(lambda: fresh_sessions(job, rows))
+    if session is None:
+        return fresh_sessions(job.setup, rows=rows)
+    outline = jax.eval_shape(fresh_sessions, job.setup, rows=rows)
     if jax.tree.structure(outline) != jax.tree.structure(session):
         raise GelatoError("the session is of another controller or length exit: start with a fresh one, session=None")
     shapes = [(np.shape(old), new.shape) for old, new in zip(*map(jax.tree.leaves, (session, outline)), strict=True)]
@@ -158,8 +160,6 @@ def _generation(pair: Pair, job: Job, text: Text, prompt_length: Any, totals: To
     text, totals, queue = jax.device_get((text, totals, jax.vmap(job.policy.controller.queue)(session.controller)))
     refuse_faults(text)
     tokens = _rows(text.tokens, prompt_length, text.length)
-    # A copy: the arrays of a stream's state are given away with its next round.
-    session = jax.tree.map(jnp.copy, session)
     return Generation(
         tokens=tokens,
         texts=[pair.tokenizer.decode(row) for row in tokens],
@@ -226,7 +226,9 @@ class Stream:
     def generation(self) -> Generation:
         """What has been decoded so far."""
         row = self.state.row
-        return _generation(self.pair, self.job, text_of(self.state), self.prompt_length, row.totals, row.session)
+        # A copy: the state's arrays are given away with the next round.
+        session = jax.tree.map(jnp.copy, row.session)
+        return _generation(self.pair, self.job, text_of(self.state), self.prompt_length, row.totals, session)
 
 
 def stream(
@@ -251,7 +253,7 @@ def stream(
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, prompts, settings, raw=raw)
-    session = fresh_sessions(job, len(prompts)) if session is None else check_session(session, job, len(prompts))
+    session = open_session(session, job, len(prompts))
     preparation = _prepare(job, batch, session, settings.shapes)
     state = start(job, **batch, session=session, shapes=settings.shapes)
     refuse_faults(jax.device_get(text_of(state)))

@@ -20,6 +20,7 @@ from gelato_jax.decoding.records import (
     RowState,
     Sampling,
     Session,
+    Setup,
     Shapes,
 )
 from gelato_jax.decoding.sampling import shape_logits
@@ -63,15 +64,16 @@ def open_rows(
     job: Job, prompt_length: Array, limit: Array, row_keys: Array, shapes: Shapes, session: Session | None = None
 ) -> tuple[RowState, Array]:
     """The rows' counters behind their prompts, and whether the draft reads each, `[B]` bool. Arguments as `prefill`."""
-    session = fresh_sessions(job, prompt_length.shape[0]) if session is None else session
+    session = fresh_sessions(job.setup, rows=prompt_length.shape[0]) if session is None else session
     rows = jax.vmap(partial(open_row, setup=job.setup))(session, keys.link_keys(row_keys))
     see = partial(read_prompt, setup=job.setup, max_draft_length=shapes.max_draft_length)
     return jax.vmap(see)(rows, prompt_length, limit - prompt_length)
 
 
-def fresh_sessions(job: Job, rows: int) -> Session:
+@partial(jax.jit, static_argnames="rows")  # every request asks for it, or for its outline
+def fresh_sessions(setup: Setup, *, rows: int) -> Session:
     """The session of rows that never asked before, leaves `[B]`."""
-    session = fresh_session(job.setup)
+    session = fresh_session(setup)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), session)
 
 

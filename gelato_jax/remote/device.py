@@ -24,8 +24,8 @@ from jax import Array
 from gelato_jax import keys
 from gelato_jax.decoding import DecodeSettings, Pair, Stream, encode_prompts, make_job
 from gelato_jax.decoding.ends import Device
-from gelato_jax.decoding.generation import check_session, refuse_faults
-from gelato_jax.decoding.prefill import fresh_sessions, open_device, open_rows
+from gelato_jax.decoding.generation import open_session, refuse_faults
+from gelato_jax.decoding.prefill import open_device, open_rows
 from gelato_jax.decoding.programs import in_background, pack, text_of
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.round import Begun, begin_round, end_round
@@ -279,7 +279,7 @@ def stream(
     pair = without_weights(pair)
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, [prompt], settings, raw=raw)  # type: ignore[list-item]
-    session = fresh_sessions(job, 1) if session is None else check_session(session, job, 1)
+    session = open_session(session, job, 1)
     length = int(batch["prompt_length"][0])
     seed = settings.seed if isinstance(settings.seed, int | np.integer) else settings.seed[0]
     opening = pb.OpenRequest(

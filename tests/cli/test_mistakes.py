@@ -102,7 +102,7 @@ def test_power_floor_names_both_numbers(gelato):
 
 def completed(controller, **options_given):
     options_given = {"controller": controller, **options_given}
-    return options.complete(options.ControlOptions(**options_given))
+    return options.complete(options.ControlOptions(**options_given), options.SystemOptions())
 
 
 def test_controllers_have_their_own_defaults_and_take_their_own_options():

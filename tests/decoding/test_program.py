@@ -92,7 +92,7 @@ def big():
 def state(big):
     """Shapes of that job's state."""
     work, prompts, shapes = big
-    session = fresh_sessions(work, len(prompts["prompt_length"]))
+    session = fresh_sessions(work.setup, rows=len(prompts["prompt_length"]))
     return jax.eval_shape(lambda: start(work, **prompts, session=session, shapes=shapes))
 
 

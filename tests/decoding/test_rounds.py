@@ -29,7 +29,7 @@ def pair():
 def begin(prompts):
     def begin(pair, choices, settings):
         work = make_job(pair, settings=settings, **choices)
-        session = fresh_sessions(work, len(prompts))
+        session = fresh_sessions(work.setup, rows=len(prompts))
         batch = encode_prompts(pair, prompts, settings)
         return work, start(work, **batch, session=session, shapes=settings.shapes)
 
@@ -172,7 +172,9 @@ def test_prefill_does_not_depend_on_the_chunk(pair, prompts):
         settings = gelato.DecodeSettings(max_new_tokens=8, prefill_chunk=chunk)
         work = make_job(pair, settings=settings)
         batch = encode_prompts(pair, ragged, settings)
-        states.append(start(work, **batch, session=fresh_sessions(work, len(ragged)), shapes=settings.shapes))
+        states.append(
+            start(work, **batch, session=fresh_sessions(work.setup, rows=len(ragged)), shapes=settings.shapes)
+        )
     small, large = states
     np.testing.assert_array_equal(small.device.tokens, large.device.tokens)
     np.testing.assert_array_equal(small.device.length, [2, 16, 17, 18])
