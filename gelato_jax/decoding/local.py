@@ -32,6 +32,9 @@ from gelato_jax.models import Cache, Decoder, Model, allocate, write
 from gelato_jax.system import System, local, preset
 from gelato_kernels import native
 
+PROBE_AFTER = 400
+"""`control.ratio(probe_after=)` by the clock. Without a link a token is short, and a probe with its catching up takes
+as long as some four: one per cent of the time (measured: two cores, the default pair)."""
 _FEW, _MANY = 2, 10
 """Steps of two timed calls. Their difference is what the steps take: calls and empty caches cost both alike."""
 _CALLS = 5

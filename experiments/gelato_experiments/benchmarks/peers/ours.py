@@ -6,6 +6,7 @@ from typing import Any
 from gelato_experiments.benchmarks.peers.engine import Engine
 from gelato_jax import control
 from gelato_jax.decoding import DecodeSettings, Pair, autoregressive, generate
+from gelato_jax.decoding.local import PROBE_AFTER
 from gelato_jax.system import System
 
 
@@ -24,7 +25,7 @@ def engines(pair: Pair, system: System, settings: DecodeSettings) -> list[Engine
             [list(ids)],
             settings=settings,
             session=session,
-            controller=control.ratio(),
+            controller=control.ratio(probe_after=PROBE_AFTER),
             length_exit=control.length_exits.priced(),
             system=system,
         )
