@@ -25,6 +25,7 @@ def observation(
     time_s: ArrayLike,
     energy_j: ArrayLike,
     predicted: ArrayLike = 0.0,
+    passes: ArrayLike = 1,
     active: ArrayLike = True,
 ) -> Observation:
     """What a controller would be told of a round, for tests of one: numbers or arrays of any shape."""
@@ -35,6 +36,7 @@ def observation(
         rejected=jnp.asarray(accepted) < jnp.asarray(drafted),
         predicted=jnp.asarray(predicted, jnp.float32),
         tokens=jnp.asarray(tokens, jnp.int32),
+        passes=jnp.asarray(passes, jnp.int32),
         cost=RoundCost.total(time_s, energy_j),
     )
 

@@ -301,6 +301,12 @@ class CostTable:
     remaining: Array = _unless_given(1)  # [] int32 tokens that the request may still bring
     stream_length: Array = _unless_given(1)  # [] int32 tokens of a round without drafts: the target's alone
 
+    @property
+    def passes(self) -> Array:
+        """[G+1] float32 windows that the target scores in a round, by draft length."""
+        drafted = jnp.arange(self.time_s.shape[0])
+        return jnp.where(drafted > 0, 1.0, jnp.asarray(self.stream_length, jnp.float32))
+
     def tokens(self, forecast: AcceptanceForecast) -> Array:
         """[G+1] expected tokens of a round by draft length; without drafts, as many as it asks for."""
         return forecast.tokens.at[0].set(jnp.asarray(self.stream_length, jnp.float32))

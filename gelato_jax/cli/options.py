@@ -63,6 +63,7 @@ class OnlyWith:
 CONTROLLER_FIELDS = {
     "power_budget_w": ("power_budget_w",),
     "energy_budget_j": ("energy_budget_j",),
+    "pass_budget": ("pass_budget",),
     "penalty_weight": ("penalty_weight",),
     "draft_length": ("draft_length", "initial"),
 }
@@ -161,6 +162,13 @@ class ControlOptions:
         OfController(),
     ] = None
     """Joules that a round may cost on average, in place of the cap on power; gelato needs one of the two."""
+    pass_budget: Annotated[
+        float | None,
+        arg(metavar="C", help_behavior_hint="(default: no cap)"),
+        Range(0.0),
+        OfController(),
+    ] = None
+    """Cap on the target's passes for each token: 1 is what it takes alone, and a round with drafts is one pass."""
     penalty_weight: Annotated[
         float | None,
         arg(metavar="V", help_behavior_hint="(default: 10)"),

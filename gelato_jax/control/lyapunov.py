@@ -32,6 +32,8 @@ CATCH_UP_TOKENS = 2.0
 """Tokens without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
 PROBE_LENGTH = 1
 """Drafts of a probe: what the bound on its price is for; assumed."""
+PASSES_A_TOKEN = 30.0
+"""Passes in the queue of passes at which one more costs what a token is worth; assumed."""
 
 
 @record
@@ -41,6 +43,7 @@ class LyapunovParams:
     penalty_weight: Array  # [] V: J^2 a token (ratio), J^2 a token/s (gelato)
     energy_budget_j: Array  # [] joules allowed a round; inf: no cap
     power_budget_w: Array  # [] watts allowed; inf: no cap
+    pass_budget: Array  # [] passes of the target allowed a token; inf: no cap
     probe_after: Array  # [] int32 tokens without drafts before a probe
     probe_length: Array  # [] int32 drafts of a probe; 0: none is sent
 
@@ -50,6 +53,7 @@ class LyapunovState:
     """Queue and running totals."""
 
     queue: Compensated  # [] J, >= 0
+    passes: Compensated  # [] passes of the target over what was allowed, >= 0
     tokens: Compensated  # [] sum(N)
     seconds: Compensated  # [] sum(T), less the draft's reading of prompts
     ahead: Array  # [] J of the queue that went into reading this request's prompt, the share of tokens to come
@@ -59,6 +63,7 @@ class LyapunovState:
 def ratio(
     *,
     power_budget_w: ArrayLike = math.inf,
+    pass_budget: ArrayLike = math.inf,
     penalty_weight: ArrayLike = 10.0,
     estimator: Estimator | None = None,
     probe_after: ArrayLike = PROBE_AFTER,
@@ -75,11 +80,17 @@ def ratio(
     settles near V times the marginal tokens per joule). A V so small that a prompt's joules are many times that leaves
     long prompts unread, and a part of the cap unspent.
 
+    The edge has a cap of its own, `pass_budget` c: sum(passes) <= c*sum(N) over rounds, by a second queue in the same
+    form, Z' = max(Z + passes - c*N, 0), at V*Z/`PASSES_A_TOKEN` a pass. A round with drafts is one pass, one without is
+    a pass for each of its tokens. Where the target streams, an edge that costs nothing leaves little to draft for; this
+    says what it costs. A c under 1/(G + 1) cannot be kept: rounds are then as long as they can be.
+
     A prompt's joules enter the queue when it is read, and its price as the request's tokens come. While it is unread,
     rounds with drafts bear a share of it in T and E, and theta is at most what those rounds could reach themselves.
 
     Args:
         power_budget_w: Pbar, >= 0; inf for no cap. See `check_power_budget`.
+        pass_budget: c, passes of the target a token, >= 0; inf for no cap.
         penalty_weight: V, J^2 per token, >= 0; the default is assumed.
         estimator: of acceptance; `Estimator.create()` if not given.
         probe_after: tokens without drafts before a probe, >= 1; what a probe is and costs is said above.
@@ -91,7 +102,7 @@ def ratio(
     Raises:
         GelatoError: a number is out of its range.
     """
-    params = _params(penalty_weight, 0.0, power_budget_w, probe_after, probe_length)
+    params = _params(penalty_weight, 0.0, power_budget_w, probe_after, probe_length, pass_budget)
     return Controller(params=params, estimator=estimator or Estimator.create(), rule=_RATIO)
 
 
@@ -181,11 +192,13 @@ def _params(
     power_budget_w: ArrayLike,
     probe_after: ArrayLike,
     probe_length: ArrayLike,
+    pass_budget: ArrayLike = math.inf,
 ) -> LyapunovParams:
     return LyapunovParams(
         penalty_weight=number("penalty_weight", penalty_weight, low=0.0),
         energy_budget_j=number("energy_budget_j", energy_budget_j, low=0.0, finite=False),
         power_budget_w=number("power_budget_w", power_budget_w, low=0.0, finite=False),
+        pass_budget=number("pass_budget", pass_budget, low=0.0, finite=False),
         probe_after=number("probe_after", probe_after, low=1, dtype=jnp.int32),
         probe_length=number("probe_length", probe_length, low=0, dtype=jnp.int32),
     )
@@ -196,11 +209,20 @@ def _overspent(params: LyapunovParams, energy_j: Array, time_s: Array) -> Array:
     return jnp.where(jnp.isfinite(allowance), energy_j - allowance, 0.0)
 
 
+def _finite(budget: Array) -> Array:
+    return jnp.where(jnp.isfinite(budget), budget, 0.0)
+
+
+def _passes_over(params: LyapunovParams, passes: Array, tokens: Array) -> Array:
+    return jnp.where(jnp.isfinite(params.pass_budget), passes - _finite(params.pass_budget) * tokens, 0.0)
+
+
 def _init(params: LyapunovParams) -> LyapunovState:
     del params
     zero = Compensated.zero()
     nothing = jnp.zeros((), jnp.float32)
-    return LyapunovState(queue=zero, tokens=zero, seconds=zero, ahead=nothing, idle=jnp.zeros((), jnp.int32))
+    count = jnp.zeros((), jnp.int32)
+    return LyapunovState(queue=zero, passes=zero, tokens=zero, seconds=zero, ahead=nothing, idle=count)
 
 
 def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
@@ -221,16 +243,18 @@ def _plan_ratio(
     tokens, time_s = cost_table.tokens(forecast), cost_table.time_s
     value, queue = params.penalty_weight, _price(params, state, cost_table)
     seconds = state.seconds.value
-    overspent = queue * _overspent(params, cost_table.energy_j, time_s)
+    pass_price = value * state.passes.value / PASSES_A_TOKEN
+    owed = queue * _overspent(params, cost_table.energy_j, time_s)
+    owed = owed + pass_price * _passes_over(params, cost_table.passes, tokens)
     theta = jnp.where(seconds > 0, state.tokens.value / jnp.where(seconds > 0, seconds, 1.0), jnp.max(tokens / time_s))
     # Rounds that bear a prompt cannot keep up with a theta of rounds that do not: they are held against one another.
-    own = jnp.max((tokens - overspent / jnp.where(value > 0, value, 1.0)) / time_s)
+    own = jnp.max((tokens - owed / jnp.where(value > 0, value, 1.0)) / time_s)
     theta = jnp.where(cost_table.unread & (value > 0), jnp.minimum(theta, own), theta)
-    score = value * (tokens - theta * time_s) - overspent
-    earned = jnp.where(jnp.isfinite(params.power_budget_w), queue * params.power_budget_w, 0.0)
+    score = value * (tokens - theta * time_s) - owed
+    earned = queue * _finite(params.power_budget_w)
     return RoundPlan(
         draft_budget=_probed(params, state, cost_table, jnp.argmax(score)),
-        token_value=value,
+        token_value=value + pass_price * _finite(params.pass_budget),
         energy_price=queue,
         time_price=value * theta - earned,
         acceptance_rate=forecast.rate,
@@ -305,6 +329,7 @@ def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) 
     ahead = jnp.where(read, _reading(params, read, cost.catch_up_j, cost.catch_up_s), state.ahead)
     return LyapunovState(
         queue=_filled(state.queue, _overspent(params, outcome.energy_j, outcome.time_s)),
+        passes=_filled(state.passes, _passes_over(params, jnp.asarray(outcome.passes, jnp.float32), outcome.tokens)),
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
         seconds=state.seconds.add(outcome.time_s - jnp.where(read, cost.catch_up_s, 0.0)),
         ahead=ahead * (1.0 - share),

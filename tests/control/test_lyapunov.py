@@ -381,3 +381,86 @@ def test_gelato_refuses_unclear_budgets(rule, bad):
     with pytest.raises(ValueError, match=r"energy_budget_j|power_budget_w|probe_after") as refused:
         rule(**bad)
     assert "\n" not in str(refused.value)
+
+
+STREAM = 5
+STEP_S, DELAY_S = 0.02, 0.06
+
+
+def _share_the_edge(controller, *, rounds=ROUNDS, alpha=0.8, update=None):
+    """Closed loop beside an edge that streams: rows [rounds] of seconds, tokens, passes and drafts."""
+    update = update or type(controller).update
+    drafts = jnp.arange(G + 1)
+    time_s = DELAY_S + jnp.where(drafts > 0, STEP_S + 0.01 * drafts, STREAM * STEP_S)
+    cost_table = CostTable(
+        time_s=time_s,
+        energy_j=0.4 * time_s,
+        uplink_bps=jnp.float32(1e6),
+        rtt_s=jnp.float32(DELAY_S),
+        stream_length=jnp.int32(STREAM),
+    )
+
+    def one_round(state, key):
+        drafted = controller.plan(state, cost_table).draft_budget
+        kept = jnp.cumprod(jax.random.uniform(key, (G,)) < alpha)
+        accepted = jnp.sum(jnp.where(jnp.arange(G) < drafted, kept, 0)).astype(jnp.int32)
+        passes = jnp.where(drafted > 0, 1, STREAM)
+        outcome = observation(
+            drafted=drafted,
+            accepted=accepted,
+            predicted=alpha * (accepted + (accepted < drafted)),
+            tokens=accepted + passes,
+            passes=passes,
+            time_s=time_s[drafted],
+            energy_j=0.4 * time_s[drafted],
+            active=jnp.array(True),
+        )
+        return update(controller, state, outcome), (outcome.time_s, outcome.tokens, passes, drafted)
+
+    start = controller.init(default_calibration(mean_acceptance=alpha))
+    _, path = jax.jit(lambda: jax.lax.scan(one_round, start, jax.random.split(jax.random.key(0), rounds)))()
+    return [np.asarray(column, np.float64) for column in path]
+
+
+def _best_shared(cap, alpha=0.8):
+    """Most tokens a second under a cap of passes a token, by any mixture of streams and lengths."""
+    g = np.arange(G + 1)
+    time_s = DELAY_S + np.where(g > 0, STEP_S + 0.01 * g, STREAM * STEP_S)
+    tokens = np.where(g > 0, (1 - alpha ** (g + 1)) / (1 - alpha), STREAM)
+    over = np.where(g > 0, 1, STREAM) - cap * tokens
+    best = 0.0
+    for share in np.linspace(0, 1, 2001):
+        mixed = [share * x + (1 - share) * x[0] for x in (time_s, tokens, over)]
+        best = max(best, (mixed[1] / mixed[0])[mixed[2] <= 1e-9].max(initial=0.0))
+    return best
+
+
+def test_a_free_edge_that_streams_is_not_drafted_for():
+    _, _, passes, drafted = _share_the_edge(ratio(probe_length=0))
+    assert not drafted.any()
+    assert (passes == STREAM).all()
+
+
+@pytest.mark.parametrize("cap", [0.9, 0.6, 0.4])
+def test_a_cap_of_passes_is_kept_and_used(cap):
+    time_s, tokens, passes, drafted = _share_the_edge(ratio(pass_budget=cap))
+    assert cap * 0.9 <= passes.sum() / tokens.sum() <= cap * 1.01
+    assert tokens.sum() / time_s.sum() >= 0.98 * _best_shared(cap)
+    assert (drafted > 0).any()
+
+
+def test_a_cap_of_passes_without_its_queue_is_not_kept():
+    def forgets(controller, state, outcome):
+        state = type(controller).update(controller, state, outcome)
+        return dataclasses.replace(state, rule=dataclasses.replace(state.rule, passes=Compensated.zero()))
+
+    _, tokens, passes, _ = _share_the_edge(ratio(pass_budget=0.6), update=forgets)
+    assert passes.sum() / tokens.sum() > 0.9
+
+
+def test_no_cap_of_passes_changes_nothing():
+    """The second queue stays empty, and every plan is that of the first alone."""
+    free = _share_the_edge(ratio(power_budget_w=0.39))
+    wide = _share_the_edge(ratio(power_budget_w=0.39, pass_budget=STREAM + 1.0))
+    for one, other in zip(free, wide, strict=True):
+        np.testing.assert_array_equal(one, other)
