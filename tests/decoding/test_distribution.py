@@ -27,9 +27,10 @@ from gelato_experiments.benchmarks.law import (
     z_score,
 )
 from gelato_jax import control, payloads
+from gelato_jax.control.base import ControllerRule
 from gelato_jax.decoding import catch_up, encode_prompts, job, make_job
 from gelato_jax.decoding.programs import decode
-from gelato_jax.types import RepeatOdds, RepeatOddsSet
+from gelato_jax.types import RepeatOdds, RepeatOddsSet, RoundPlan
 from gelato_kernels.attention import xla
 
 
@@ -38,7 +39,8 @@ def tiny_buffers(small_buffers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SMALLEST_BUFFER", 8)
         patch.setattr(xla, "SHORTEST_PREFIX", 8)
-        patch.setattr(catch_up, "CATCH_UP_WINDOW", 2)
+        for module in (catch_up, job):
+            patch.setattr(module, "CATCH_UP_WINDOW", 2)
         yield
 
 
@@ -120,6 +122,36 @@ def test_every_payload_keeps_the_distribution(payload, pair, logits):
     assert 0 < int(totals.accepted.sum()) < int(totals.drafted.sum())
     for row, expected in zip(np.asarray(text.tokens[:VOCAB]), alone, strict=True):
         assert row[1 : 1 + NEW_TOKENS].tolist() == expected
+
+
+def streams_after_a_refusal():
+    """Drafts at first and behind accepted drafts; the target streams behind a refusal, so past draws decide."""
+    drafting = lambda state, forecast: RoundPlan(  # noqa: E731
+        draft_budget=2 * state,
+        token_value=jnp.ones(()),
+        energy_price=jnp.zeros(()),
+        time_price=jnp.zeros(()),
+        acceptance_rate=forecast.rate,
+    )
+    rule = ControllerRule(
+        init=lambda params: jnp.ones((), jnp.int32),
+        plan=lambda params, state, cost_table, forecast: drafting(state, forecast),
+        update=lambda params, state, outcome: jnp.where(outcome.rejected, 0, 1),
+        queue=lambda params, state: jnp.zeros(()),
+    )
+    return control.Controller(params=jnp.zeros(()), estimator=control.Estimator.create(), rule=rule)
+
+
+@pytest.mark.parametrize(
+    "payload", [payloads.full(), payloads.scalar(), payloads.candidates(2)], ids=lambda payload: payload.scheme
+)
+def test_streams_among_drafts_keep_the_distribution(payload, pair, logits):
+    settings = dataclasses.replace(SETTINGS, stream_length=2)
+    rules = {"controller": streams_after_a_refusal(), "length_exit": control.length_exits.none(), "payload": payload}
+    seen, totals = count_texts(pair, rules, settings=settings, runs=4, seed=900)
+    assert int(totals.drafted.sum()) > ROWS
+    assert int(totals.passes.sum()) > int(totals.rounds.sum()) + ROWS / 10
+    assert z_score(seen, joint_law(logits, settings)) < LIMIT_Z
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ RUNS = 4
 LIMIT_Z = 5.0
 RARE = 5.0
 """Expected count under which cells are pooled: the chi-square distribution needs counts."""
-SETTINGS = DecodeSettings(
-    max_draft_length=2, max_new_tokens=NEW_TOKENS, temperature=1.0, prefill_chunk=1, stream_length=2
-)
+SETTINGS = DecodeSettings(max_draft_length=2, max_new_tokens=NEW_TOKENS, temperature=1.0, prefill_chunk=1)
 
 PAYLOADS = (
     payloads.full,
