@@ -3,6 +3,7 @@
 from typing import Any
 
 from gelato_jax.cli.options import CONTROLLER_FIELDS, taken_as
+from gelato_jax.control.registry import options as options_of
 from gelato_jax.errors import GelatoError
 
 _NOMINAL_VOCABULARY = 2**16
@@ -63,8 +64,6 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _controller(values: dict[str, Any]) -> Any:
     from gelato_jax import control
-    from gelato_jax.control.registry import options
-    from gelato_jax.decoding.local import PROBE_AFTER
 
     name = values["controller"]
     taken = {field: taken_as(field, name) for field in CONTROLLER_FIELDS}
@@ -81,7 +80,9 @@ def _controller(values: dict[str, Any]) -> Any:
                 f"--controller {name} takes one of them: leave one out"
             )
     given = {option: values[field] for field, option in taken.items() if option and values[field] is not None}
-    if values["system"] == "local" and "probe_after" in options(control.CONTROLLERS, name):
+    if values["system"] == "local" and "probe_after" in options_of(control.CONTROLLERS, name):
+        from gelato_jax.decoding.local import PROBE_AFTER
+
         given["probe_after"] = PROBE_AFTER
     return control.create(control.CONTROLLERS, name, **given)
 

@@ -86,20 +86,12 @@ def verify(
             number=passes.number + 1,
         )
 
-    blank = _blank(uplink, payload, ids, shapes)
+    rows, most = uplink.tokens.shape
+    one = payload.blank_downlink(most, ids)
+    blank = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), one)
     start = _Passes(state=state, downlink=blank, active=uplink.active, number=jnp.zeros((), jnp.int32))
     passes = lax.while_loop(lambda passes: passes.active.any(), run, start)
     return passes.state, passes.downlink
-
-
-def _blank(uplink: Uplink, payload: Payload, ids: DraftIds, shapes: Shapes) -> Downlink:
-    """An answer of zeros, as wide as the scheme's."""
-    rows = uplink.length.shape[0]
-    weights = jnp.zeros((rows, shapes.windows[-1], ids.vocab_size), jnp.float32)
-    key, count = jnp.broadcast_to(jax.random.key(0), (rows,)), jnp.zeros((rows,), jnp.int32)
-    noise = RoundNoise(key=key, round=count, position=count, greedy=jnp.ones((), bool))
-    outline, _ = jax.eval_shape(lambda: payload.verify(uplink, weights, noise, ids))
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outline)
 
 
 def _where(rows: Array, new: Any, old: Any) -> Any:
