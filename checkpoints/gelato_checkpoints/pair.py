@@ -10,11 +10,14 @@ from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
 from gelato_checkpoints.placing import place
 from gelato_checkpoints.weights import Weights
-from gelato_jax.decoding import DraftModel, Pair, first_layers, make_draft
+from gelato_jax.decoding import DraftModel, Lookup, Pair, first_layers, lookup, make_draft
 from gelato_jax.models import Model, parameter_outlines
 
 FALLBACK_LAYERS = 6
 """Of the target's own first layers: the draft of a target for which no trained one ships."""
+
+LOOKUP = "lookup"
+"""The draft without weights."""
 
 _LAYERS = "layers:"
 
@@ -44,9 +47,9 @@ def load_pair(
 
     Args:
         target: a catalog name, `hf:OWNER/NAME`, a folder or a .gguf file.
-        draft: a folder of `save_draft`, any model of the target's vocabulary named as the target is, or `layers:K`
-            for the target's first K layers; None is the trained draft that ships for the target, or its first
-            `FALLBACK_LAYERS` layers where there is none.
+        draft: a folder of `save_draft`, any model of the target's vocabulary named as the target is, `layers:K`
+            for the target's first K layers, or `lookup` for none at all: text that repeats is looked up. None is the
+            trained draft that ships for the target, or its first `FALLBACK_LAYERS` layers where there is none.
         weights: how they are kept in memory, see `gelato_checkpoints.weights`; a trained draft follows its target.
         progress: told of download, conversion and loading, with `untrained` of a fallback, and with `shorter` of a
             draft whose context is shorter than the target's.
@@ -64,6 +67,8 @@ def load_pair(
     if choice is None:
         choice = f"{_LAYERS}{min(FALLBACK_LAYERS, model.config.num_layers)}"
         progress("untrained", 0, 0)
+    if choice == LOOKUP:
+        return _pair(target, checkpoint, model, lookup())
     if str(choice).startswith(_LAYERS):
         draft_model = _first_layers(model, str(choice))
     elif store.is_draft(folder := Path(choice).expanduser()):
@@ -73,13 +78,12 @@ def load_pair(
     positions = draft_model.model.config.max_positions
     if positions < model.config.max_positions:
         progress("shorter", positions, model.config.max_positions)
-    return Pair(
-        name=str(target),
-        target=_limited(model, positions),
-        draft=draft_model,
-        tokenizer=checkpoint.tokenizer,
-        eos_ids=checkpoint.tokenizer.eos_ids,
-    )
+    return _pair(target, checkpoint, _limited(model, positions), draft_model)
+
+
+def _pair(name: str | Path, checkpoint: Checkpoint, target: Model, draft: DraftModel | Lookup) -> Pair:
+    tokenizer = checkpoint.tokenizer
+    return Pair(name=str(name), target=target, draft=draft, tokenizer=tokenizer, eos_ids=tokenizer.eos_ids)
 
 
 def _first_layers(target: Model, choice: str) -> DraftModel:

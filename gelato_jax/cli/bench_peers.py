@@ -50,9 +50,9 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     request = Request(settings.max_new_tokens, tuple(pair.eos_ids), threads, max(map(len, ids)))
     with Progress() as progress:
         progress.stage("time", 0, 0)
-        world = measure_local_system(pair, settings.shapes)
+        measure_pair = partial(measure_local_system, shapes=settings.shapes)
         others, left_out = _others(pair.name, request, progress)
-        engines = [*ours.engines(pair, world, settings), *others]
+        engines = [*ours.engines(pair, measure_pair, settings), *others]
         results = comparison.run(engines, ids, progress=partial(progress.stage, "decode"))
     for line in left_out:
         print(f"gelato: {line}", file=sys.stderr)

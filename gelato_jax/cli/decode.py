@@ -63,7 +63,7 @@ def decode(
     """
     first_token_s = time.perf_counter() - began
     text = TextStream(pair.tokenizer, stops)
-    watch = _Watch(pair.draft.model.config.exits)
+    watch = _Watch(pair.draft.depths)
     with screen:
         screen.text(text.feed(stream.first[0].tolist()))
         interrupted = _rounds(stream, text, screen, watch)

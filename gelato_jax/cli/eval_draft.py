@@ -82,6 +82,7 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
 
     import gelato_checkpoints
     from gelato_jax.cli.cache import keep_programs
+    from gelato_jax.decoding import with_weights
     from gelato_jax.training.answers import write_answers
     from gelato_jax.training.draft_cost import measured_shares
     from gelato_jax.training.metrics import evaluate
@@ -89,7 +90,8 @@ def _measure(options: EvalDraft, stage: Any) -> dict[str, Any]:
     keep_programs()
     # In floats: figures that are kept must come again on a machine without compiled kernels.
     pair = gelato_checkpoints.load_pair(options.target, options.draft, weights="float", progress=stage)
-    draft = dataclasses.replace(pair.draft, repeats=None) if options.head_alone else pair.draft
+    draft = with_weights(pair.draft)
+    draft = dataclasses.replace(draft, repeats=None) if options.head_alone else draft
     answers = []
     for distribution, temperature in zip(_DISTRIBUTIONS, (0.0, 1.0), strict=True):
         answers += write_answers(

@@ -103,8 +103,8 @@ class PairOptions:
     draft: Annotated[
         str | None, arg(metavar="MODEL", help_behavior_hint="(default: the trained draft that ships, else layers:6)")
     ] = None
-    """The draft, which proposes tokens: a folder of `gelato train-draft`, as --model, or layers:K for the target's
-    first K layers."""
+    """The draft, which proposes tokens: a folder of `gelato train-draft`, as --model, layers:K for the target's first K
+    layers, or lookup for no weights at all: what stood behind the last tokens before is proposed again."""
     weights: WeightsName = "auto"
     """How weights are kept: float (float32 on a CPU, else bfloat16), float32, bfloat16, q8 or q4 (8 or 4 bits, a scale
     for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto is source for such a file on a CPU, else float.

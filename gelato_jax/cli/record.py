@@ -32,7 +32,7 @@ class Record:
     draft: Annotated[
         str | None, arg(metavar="MODEL", help_behavior_hint="(default: the trained draft that ships, else layers:6)")
     ] = None
-    """The draft, as in `gelato generate`."""
+    """The draft, as in `gelato generate`, but lookup, which has no weights to roll out."""
     shorter_than: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: any)"), Range(1)] = None
     """Only prompts of fewer tokens, the chat template included."""
     longer_than: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: any)"), Range(0)] = None

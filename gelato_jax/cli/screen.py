@@ -144,7 +144,7 @@ class Panel:
             "J/token modelled": _number(f.energy_per_token_j, ".3g"),
             "accepted": _number(f.acceptance_rate, ".0%"),
             "drafted": f"{f.drafted} of {f.budget}",
-            "layers": f"{_number(f.depth, '.1f')} of {f.layers}",
+            "layers": f"{_number(f.depth, '.1f')} of {f.layers}" if f.layers else "looked up",
             "queue": f"{f.queue_j:.2f} J",
         }
         table = Table.grid(expand=True)

@@ -62,21 +62,25 @@ class Controller:
         """The state before the first round; the acceptance estimate starts at the calibration's mean."""
         return ControllerState(estimate=self.estimator.init(calibration), rule=self.rule.init(self.params))
 
-    def forecast(self, state: ControllerState, max_draft_length: int) -> AcceptanceForecast:
-        """What the row's next drafts are expected to bring, for the cost table, up to G = `max_draft_length`."""
-        return self.estimator.forecast(state.estimate, max_draft_length)
+    def forecast(
+        self, state: ControllerState, max_draft_length: int, outlook: Array | None = None
+    ) -> AcceptanceForecast:
+        """What the row's next drafts are expected to bring, up to G = `max_draft_length`; `outlook` as of `plan`."""
+        return self.estimator.forecast(state.estimate, max_draft_length, outlook)
 
-    def plan(self, state: ControllerState, cost_table: CostTable) -> RoundPlan:
+    def plan(self, state: ControllerState, cost_table: CostTable, outlook: Array | None = None) -> RoundPlan:
         """Decide one round.
 
         Args:
             state: from `init` or `update`.
             cost_table: expected seconds and joules for every draft length, [G+1].
+            outlook: [G] chance of each draft by the calibration, given the ones before it, where that is known by now.
 
         Returns:
             The plan; `draft_budget` is int32 in 0..G.
         """
-        plan = self.rule.plan(self.params, state.rule, cost_table, self.forecast(state, cost_table.time_s.shape[0] - 1))
+        forecast = self.forecast(state, cost_table.time_s.shape[0] - 1, outlook)
+        plan = self.rule.plan(self.params, state.rule, cost_table, forecast)
         level, rejections = self.estimator.level(state.estimate), self.estimator.rejection_level(state.estimate)
         return dataclasses.replace(
             plan, acceptance_level=level, rejection_level=rejections, stream_length=cost_table.stream_length

@@ -120,9 +120,18 @@ class Estimator:
         counted = (estimate.failures + prior * self._prior_level(estimate)) / (estimate.expected_failures + prior)
         return jnp.where(self.from_entropy > 0, (1.0 - self.rate(estimate)) / missing, counted)
 
-    def forecast(self, estimate: AcceptanceEstimate, max_draft_length: int) -> AcceptanceForecast:
-        """The rate, and the survival of a round's first drafts up to G = `max_draft_length`."""
+    def forecast(
+        self, estimate: AcceptanceEstimate, max_draft_length: int, outlook: Array | None = None
+    ) -> AcceptanceForecast:
+        """The rate, and the survival of a round's first drafts up to G = `max_draft_length`.
+
+        Where the calibration's chance of each draft is known before the round, `outlook [G]`, that counts, at the row's
+        level, and no mean over rounds.
+        """
         rate = self.rate(estimate)
+        if outlook is not None:
+            chances = jnp.clip(outlook * self.level(estimate), 0.0, 1.0)
+            return AcceptanceForecast(rate=rate, survival=jnp.cumprod(jnp.append(jnp.ones(1, jnp.float32), chances)))
         rejected = self.rejection_level(estimate) * (1.0 - _at_positions(estimate.conditional, max_draft_length))
         survival = jnp.cumprod(1.0 - jnp.minimum(rejected, 1.0))
         survival = jnp.concatenate([jnp.ones(1, jnp.float32), survival])

@@ -2,8 +2,9 @@
 
 from gelato_jax.decoding.generation import Generation, Stream, autoregressive, generate, stream
 from gelato_jax.decoding.job import LONGEST_STREAM, DecodeSettings, encode_prompts, make_job
+from gelato_jax.decoding.lookup import lookup
 from gelato_jax.decoding.pair import Pair, Tokenizer, first_layers, make_draft
-from gelato_jax.decoding.records import DraftModel, Job, Policy, Sampling, Session, Setup, Shapes
+from gelato_jax.decoding.records import DraftModel, Job, Lookup, Policy, Sampling, Session, Setup, Shapes, with_weights
 from gelato_jax.decoding.report import report
 from gelato_jax.decoding.totals import Totals
 
@@ -13,6 +14,7 @@ __all__ = [
     "DraftModel",
     "Generation",
     "Job",
+    "Lookup",
     "Pair",
     "Policy",
     "Sampling",
@@ -26,8 +28,10 @@ __all__ = [
     "encode_prompts",
     "first_layers",
     "generate",
+    "lookup",
     "make_draft",
     "make_job",
     "report",
     "stream",
+    "with_weights",
 ]

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.control import acceptance_at
-from gelato_jax.decoding.draft import Draft
 from gelato_jax.decoding.drawing import noise
-from gelato_jax.decoding.records import Committed, DeviceState, Drafted, Job, RowState
+from gelato_jax.decoding.records import Committed, DeviceState, Draft, Drafted, Job, RowState
 from gelato_jax.payloads import Downlink
 
 

@@ -7,6 +7,7 @@ computed token is always sent: whether a token is sent never depends on what its
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +18,13 @@ from gelato_jax.control.base import where_active
 from gelato_jax.decoding.catch_up import catch_up, step_window, tokens_from
 from gelato_jax.decoding.cost import draft_signal
 from gelato_jax.decoding.drawing import Drawn, draw
-from gelato_jax.decoding.records import DeviceState, Drafted, DraftModel, Effort, Job, RowState, Shapes
+from gelato_jax.decoding.lookup import look_up
+from gelato_jax.decoding.plan import most_drafts
+from gelato_jax.decoding.records import DeviceState, Draft, Drafted, Effort, Job, Lookup, RowState, Shapes, with_weights
 from gelato_jax.models import Cache, Decoder, write
 from gelato_jax.payloads import Proposal, Uplink
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan, record
-
-
-@record
-class Draft:
-    """What the device drafted in a round, and what it cost."""
-
-    proposal: Proposal
-    entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond the length
-    max_probability: Array  # [B, G] of the same softmax; beyond the length meaningless
-    exit: Array  # [B, G] int32 exit taken
-    work: Array  # [B] work summed over the drafted tokens
-    support: Array  # [B] support sizes of q summed over the drafted tokens
-    fault: Array  # [B] bool the draft's logits were no numbers
-    caught_up: Array  # [B] int32 committed tokens before the last that the draft's cache was fed
-    cache: Cache
-    cache_length: Array  # [B] int32 valid slots
 
 
 @record
@@ -68,7 +55,8 @@ def draft(
     Returns:
         The effort, with a `Draft` for `commit`; and the message.
     """
-    made, length_exit = roll_out(state, row, plan, channel, job, shapes)
+    by = look_up if isinstance(job.draft, Lookup) else roll_out
+    made, length_exit = by(state, row, plan, channel, job, shapes)
     effort = Effort(
         length=made.proposal.length,
         work=made.work,
@@ -77,7 +65,9 @@ def draft(
         caught_up=made.caught_up,
         length_exit=length_exit,
     )
-    wanted = jnp.broadcast_to(plan.stream_length, state.length.shape)
+    wanted = jnp.where(
+        plan.draft_budget > 0, 1, plan.stream_length
+    )  # what found nothing to draft may with the next token
     uplink = job.policy.payload.uplink(made.proposal, ~state.done, wanted, state.pending)
     return Drafted(effort=effort, own=made), uplink
 
@@ -85,14 +75,14 @@ def draft(
 def roll_out(
     state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel, job: Job, shapes: Shapes
 ) -> tuple[Draft, object]:
-    """The drafting itself. Arguments as `draft`; returns the draft, and the length exit's state."""
-    decoder, exit_rule = job.draft.model.bind(), job.policy.length_exit
+    """The drafting of a model. Arguments as `draft`; returns the draft, and the length exit's state."""
+    decoder, exit_rule = with_weights(job.draft).model.bind(), job.policy.length_exit
     size = shapes.max_draft_length
     exit_state = jax.vmap(exit_rule.start)(row.session.length_exit, plan)
     if size == 0:
-        return _empty_draft(state, job.draft, size, state.cache, state.cache_length), exit_state
-    limit = jax.vmap(lambda row_plan: exit_rule.limit(row_plan, size))(plan)
-    limit = jnp.minimum(jnp.where(state.done, 0, limit), jnp.maximum(state.limit - state.length - 1, 0))
+        return Draft.nothing(job.draft, size, state.cache, state.cache_length), exit_state
+    most = partial(most_drafts, policy=job.policy, max_draft_length=size)
+    limit = jax.vmap(most)(plan, jnp.where(state.done, 0, state.limit - state.length))
     drafting = limit > 0
     loop = _Loop(
         index=jnp.zeros((), jnp.int32),
@@ -101,7 +91,7 @@ def roll_out(
         survival=jnp.ones_like(plan.token_value),
         length_exit=exit_state,
         draft=dataclasses.replace(
-            _empty_draft(state, job.draft, size, *catch_up(decoder, state, drafting)),
+            Draft.nothing(job.draft, size, *catch_up(decoder, state, drafting)),
             caught_up=jnp.where(drafting, state.length - 1 - state.cache_length, 0),
         ),
     )
@@ -118,29 +108,6 @@ def _exit_counts(made: Draft, job: Job) -> Array:
     sent = jnp.arange(made.exit.shape[1]) < made.proposal.length[:, None]
     taken = made.exit[..., None] == jnp.arange(job.draft.work.shape[0])
     return (taken & sent[..., None]).sum(axis=1)
-
-
-def _empty_draft(state: DeviceState, model: DraftModel, size: int, cache: Cache, cache_length: Array) -> Draft:
-    rows = state.length.shape[0]
-    numbers, zeros = jnp.zeros((rows, size), jnp.float32), jnp.zeros((rows,), jnp.float32)
-    return Draft(
-        proposal=Proposal(
-            tokens=jnp.zeros((rows, size), jnp.int32),
-            length=jnp.zeros((rows,), jnp.int32),
-            log_prob=numbers,
-            log_weights=jnp.zeros((rows, size, model.num_outputs), jnp.float32),
-            repeated=jnp.zeros((rows, size), jnp.int32),
-        ),
-        entropy=numbers,
-        max_probability=numbers,
-        exit=jnp.zeros((rows, size), jnp.int32),
-        work=zeros,
-        support=zeros,
-        fault=jnp.zeros((rows,), bool),
-        caught_up=jnp.zeros_like(cache_length),
-        cache=cache,
-        cache_length=cache_length,
-    )
 
 
 def _draft_token(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import gelato_kernels
-from gelato_jax.decoding.records import DeviceState, Job, RowState
+from gelato_jax.decoding.records import DeviceState, Job, RowState, with_weights
 from gelato_jax.decoding.repeats import find_repeat, weigh_repeat
 from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.keys import Use
@@ -70,7 +70,8 @@ def draw(logits: Array, exits: Array, index: Array, text: Array, state: DeviceSt
 
 def _distribution(logits: Array, text: Array, length: Array, exits: Array, job: Job) -> tuple[Array, Array]:
     """The draft's unprocessed distribution: logits `[B, Q]`, and the id `[B]` of its further column."""
-    vocabulary, repeats = job.draft.vocabulary, job.draft.repeats
+    draft = with_weights(job.draft)
+    vocabulary, repeats = draft.vocabulary, draft.repeats
     if repeats is None:
         return logits, jnp.zeros_like(length)
     odds = repeats.at(job.sampling.temperature)

@@ -7,6 +7,7 @@ from jax import Array
 
 from gelato_jax.decoding.commit import commit
 from gelato_jax.decoding.draft import draft
+from gelato_jax.decoding.lookup import outlook
 from gelato_jax.decoding.records import (
     Committed,
     DecodeState,
@@ -14,6 +15,7 @@ from gelato_jax.decoding.records import (
     Drafted,
     EdgeState,
     Job,
+    Lookup,
     RowState,
     Sampling,
     Shapes,
@@ -31,6 +33,10 @@ class Device(NamedTuple):
 
     job: Job
     shapes: Shapes
+
+    def outlook(self, state: DeviceState) -> Array | None:
+        """See `round.Drafter`."""
+        return outlook(state, self.job, self.shapes) if isinstance(self.job.draft, Lookup) else None
 
     def draft(self, state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel) -> tuple[Drafted, Uplink]:
         """See `round.Drafter`."""

@@ -126,7 +126,7 @@ def make_job(
         stream_length=jnp.asarray(settings.streamed, jnp.int32),
     )
     system = world.preset() if system is None else system
-    policy.depth_exit.check(len(pair.draft.model.config.exits))
+    policy.depth_exit.check(len(pair.draft.depths))
     rounds = {
         "vocab_size": pair.target.config.valid_outputs,
         "stream_length": settings.streamed,

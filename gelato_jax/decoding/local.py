@@ -25,7 +25,7 @@ from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.job import LONGEST_STREAM, DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import prefill
-from gelato_jax.decoding.records import DecodeState, Job, Shapes
+from gelato_jax.decoding.records import DecodeState, DraftModel, Job, Lookup, Shapes
 from gelato_jax.decoding.timing import alternate
 from gelato_jax.files import read_json, write_json
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
@@ -96,16 +96,19 @@ def _differences(times: Sequence[Sequence[float]]) -> list[float]:
     ]
 
 
-def time_draft(draft: Model) -> tuple[float, float]:
-    """Seconds of a draft token, and of a committed token that the draft's cache is fed.
+def time_draft(draft: DraftModel | Lookup) -> tuple[float, float]:
+    """Seconds of a draft token, and of a committed token that the draft's cache is fed; none where it has no weights.
 
     Where a window costs its tokens, one beside the next input; else one of many, as a prompt's are: a single one, in a
     pass of its own, costs more than that.
     """
-    if draft.config.saves_tokens:
-        token_s, both_s = window_seconds(draft, 2, (1, 2))
+    if isinstance(draft, Lookup):
+        return 0.0, 0.0
+    model = draft.model
+    if model.config.saves_tokens:
+        token_s, both_s = window_seconds(model, 2, (1, 2))
         return token_s, max(both_s - token_s, 0.0)
-    return window_seconds(draft, 1)[0], window_seconds(draft, CATCH_UP_WINDOW)[0] / CATCH_UP_WINDOW
+    return window_seconds(model, 1)[0], window_seconds(model, CATCH_UP_WINDOW)[0] / CATCH_UP_WINDOW
 
 
 @partial(jax.jit, static_argnames="shapes")
@@ -116,7 +119,7 @@ def run_rounds(state: DecodeState, job: Job, rounds: ArrayLike, *, shapes: Shape
 
 def round_state(pair: Pair, shapes: Shapes, settings: DecodeSettings, *, rounds: int) -> tuple[DecodeState, Job]:
     """Arguments of `run_rounds`: a row behind its prompt that drafts all it can for at least so many rounds."""
-    endless = dataclasses.replace(pair, eos_ids=(-1,))
+    endless = dataclasses.replace(pair, eos_ids=(-1,), draft=_always(pair.draft))
     settings = dataclasses.replace(settings, max_new_tokens=(rounds + 1) * (shapes.max_draft_length + 1))
     job = make_job(
         endless,
@@ -127,6 +130,13 @@ def round_state(pair: Pair, shapes: Shapes, settings: DecodeSettings, *, rounds:
     )
     batch = encode_prompts(endless, [_PROMPT], settings)
     return jax.jit(prefill, static_argnames="shapes")(job, **batch, shapes=shapes), job
+
+
+def _always(draft: DraftModel | Lookup) -> DraftModel | Lookup:
+    """A draft that proposes in every round, whether anything repeats or not: to a clock it is the same."""
+    if isinstance(draft, Lookup):
+        return dataclasses.replace(draft, shortest=jnp.zeros_like(draft.shortest))
+    return draft
 
 
 def time_edge(pair: Pair, shapes: Shapes, draft_token_s: float) -> dict[int, float]:
@@ -170,7 +180,7 @@ def measure_local_system(
     times = None if file is None else read_json(file)
     if times is None:
         progress("time", 0, 0)
-        draft_token_s, catch_up_token_s = time_draft(pair.draft.model)
+        draft_token_s, catch_up_token_s = time_draft(pair.draft)
         times = {
             "draft_token_s": draft_token_s,
             "catch_up_token_s": catch_up_token_s,
@@ -194,7 +204,7 @@ def _fingerprint(pair: Pair, shapes: Shapes) -> str:
     device = jax.devices()[0]
     facts = (
         dataclasses.asdict(pair.target.config),
-        dataclasses.asdict(pair.draft.model.config),
+        "lookup" if isinstance(pair.draft, Lookup) else dataclasses.asdict(pair.draft.model.config),
         str(next(iter(pair.target.params.values())).dtype),
         shapes.windows,
         _SIZES,

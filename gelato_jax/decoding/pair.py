@@ -9,7 +9,7 @@ from jax import Array
 
 from gelato_jax.config import ModelConfig
 from gelato_jax.control import default_calibration
-from gelato_jax.decoding.records import DraftModel
+from gelato_jax.decoding.records import DraftModel, Lookup
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model, exit_work
 from gelato_jax.types import Calibrations, RepeatOddsSet
@@ -50,7 +50,7 @@ class Pair:
 
     name: str
     target: Model
-    draft: DraftModel
+    draft: DraftModel | Lookup
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
 

@@ -6,17 +6,20 @@ Scalars of one row, with no model in sight: a decode maps it over its rows, a si
 import jax.numpy as jnp
 from jax import Array
 
-from gelato_jax.decoding.records import RowState, Setup
+from gelato_jax.decoding.records import Policy, RowState, Setup
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan
 
 
-def plan(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int) -> RoundPlan:
+def plan(
+    row: RowState, channel: Channel, outlook: Array | None = None, *, setup: Setup, max_draft_length: int
+) -> RoundPlan:
     """The row's expected costs and its controller's decision.
 
     Args:
         row: before the round.
         channel: the link this round.
+        outlook: [G] chance of each draft of the round, given the ones before it, where that is known by now.
         setup: rules and world, as the device believes them to be.
         max_draft_length: G.
     """
@@ -26,7 +29,8 @@ def plan(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int
         setup.policy.payload,
         setup.vocabularies,
         work=session.averages.work,
-        acceptance=controller.forecast(session.controller, max_draft_length),
+        catch_up=float(setup.reads),
+        acceptance=controller.forecast(session.controller, max_draft_length, outlook),
         support=session.averages.support,
         pending=row.pending,
         lag=row.lag,
@@ -34,7 +38,12 @@ def plan(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int
         remaining=row.remaining,
         stream_length=jnp.clip(row.remaining, 1, jnp.minimum(setup.policy.stream_length, max_draft_length + 1)),
     )
-    return controller.plan(session.controller, cost_table)
+    return controller.plan(session.controller, cost_table, outlook)
+
+
+def most_drafts(plan: RoundPlan, left: Array, *, policy: Policy, max_draft_length: int) -> Array:
+    """[] int32 drafts of a round at most, by plan and length exit; the target itself adds the last of `left` tokens."""
+    return jnp.minimum(policy.length_exit.limit(plan, max_draft_length), jnp.maximum(left - 1, 0))
 
 
 def drafts_at_once(row: RowState, channel: Channel, *, setup: Setup, max_draft_length: int) -> Array:

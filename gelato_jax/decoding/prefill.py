@@ -17,6 +17,7 @@ from gelato_jax.decoding.records import (
     DeviceState,
     EdgeState,
     Job,
+    Lookup,
     RowState,
     Sampling,
     Session,
@@ -136,7 +137,7 @@ def open_device(
 ) -> DeviceState:
     """The device after the prompts. Rows that do not read theirs catch up with it if they draft later on."""
     read_length = jnp.where(reads, prompt_length, 0)
-    cache, _ = read_tokens(job.draft.model, tokens, read_length, shapes)
+    cache = () if isinstance(job.draft, Lookup) else read_tokens(job.draft.model, tokens, read_length, shapes)[0]
     return DeviceState(
         tokens=append(tokens, first[:, None], prompt_length, (~fault).astype(jnp.int32)),
         length=prompt_length + ~fault,

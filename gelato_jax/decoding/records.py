@@ -10,7 +10,7 @@ from gelato_jax.control import Controller, ControllerState, DepthExit, DraftSamp
 from gelato_jax.decoding.totals import Averages, Totals
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Cache, Model
-from gelato_jax.payloads import DraftIds, Payload, Vocabularies
+from gelato_jax.payloads import DraftIds, Payload, Proposal, Vocabularies
 from gelato_jax.system import LinkState, System
 from gelato_jax.types import Calibration, Calibrations, RepeatOddsSet, number, record, static
 
@@ -82,10 +82,54 @@ class DraftModel:
     repeats: RepeatOddsSet | None = None
 
     @property
+    def further(self) -> bool:
+        """Whether q has a column for a repeated token that the head lacks."""
+        return self.repeats is not None and self.vocabulary is not None
+
+    @property
     def num_outputs(self) -> int:
         """Columns of q: U, or one more."""
-        extra = self.repeats is not None and self.vocabulary is not None
-        return self.model.config.valid_outputs + extra
+        return self.model.config.valid_outputs + self.further
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Layers up to each exit, `[X]`."""
+        return self.model.config.exits
+
+
+@record
+class Lookup:
+    """A draft without weights: what followed the text's last tokens when they were there before (prompt lookup).
+
+    Its q has one column, for the token found. It has no cache, costs nothing, and knows before a round how far to
+    believe each of its drafts: by how many tokens repeat.
+    """
+
+    calibration: Calibrations
+    greedy: Array  # [M] chance that the token behind m repeated ones is the target's, at index m - 1: greedy text
+    sampled: Array  # [M] the same at temperature 1
+    shortest: Array  # [] int32 tokens that must repeat
+
+    vocabulary = property(lambda self: jnp.zeros((0,), jnp.int32))
+    work = property(lambda self: jnp.zeros((1,), jnp.float32))
+    further = True
+    num_outputs = 1
+    depths = (0,)
+
+    def chances(self, temperature: Array) -> Array:
+        """`[M]` at a temperature, which may be traced; 0 is greedy."""
+        return jnp.where(temperature > 0, self.sampled, self.greedy)
+
+
+def with_weights(draft: DraftModel | Lookup) -> DraftModel:
+    """The draft, where it is a model.
+
+    Raises:
+        GelatoError: it has no weights.
+    """
+    if isinstance(draft, Lookup):
+        raise GelatoError("draft lookup has no weights: take one that has, such as the one that ships or layers:K")
+    return draft
 
 
 @record
@@ -112,6 +156,7 @@ class Setup:
     calibration: Calibration
     work: Array  # [X] weights read up to an exit, as a share of the deepest
     vocabularies: Vocabularies = static()  # that messages are counted by
+    reads: bool = static(default=True)  # the draft has a cache, which is fed the text before it drafts
 
 
 @record
@@ -119,7 +164,7 @@ class Job:
     """What one decode runs: models, policy, physical world and sampling. Numbers in it are traced."""
 
     target: Model
-    draft: DraftModel
+    draft: DraftModel | Lookup
     policy: Policy
     system: System
     sampling: Sampling
@@ -133,11 +178,10 @@ class Job:
     @property
     def draft_ids(self) -> DraftIds:
         """What the columns of q stand for."""
-        known = self.draft.vocabulary
         return DraftIds(
-            known=known,
+            known=self.draft.vocabulary,
             vocab_size=self.target.config.valid_outputs,
-            further=known is not None and self.draft.repeats is not None,
+            further=self.draft.further,
         )
 
     @property
@@ -149,6 +193,7 @@ class Job:
             calibration=self.calibration,
             work=self.draft.work,
             vocabularies=self.draft_ids.sizes,
+            reads=isinstance(self.draft, DraftModel),
         )
 
 
@@ -195,6 +240,46 @@ class DeviceState:
     cache: Cache  # the draft's
     cache_length: Array  # [B] int32 its valid slots
     key: Array  # [B] random key of the row
+
+
+@record
+class Draft:
+    """What the device drafted in a round, and what it cost."""
+
+    proposal: Proposal
+    entropy: Array  # [B, G] nats of the draft's own softmax, 0 beyond the length
+    max_probability: Array  # [B, G] of the same softmax; beyond the length meaningless
+    exit: Array  # [B, G] int32 exit taken
+    work: Array  # [B] work summed over the drafted tokens
+    support: Array  # [B] support sizes of q summed over the drafted tokens
+    fault: Array  # [B] bool the draft's logits were no numbers
+    caught_up: Array  # [B] int32 committed tokens before the last that the draft's cache was fed
+    cache: Cache
+    cache_length: Array  # [B] int32 valid slots
+
+    @classmethod
+    def nothing(cls, model: DraftModel | Lookup, size: int, cache: Cache, cache_length: Array) -> "Draft":
+        """No token yet of `size` at most; the cache as it is."""
+        rows = cache_length.shape[0]
+        numbers, zeros = jnp.zeros((rows, size), jnp.float32), jnp.zeros((rows,), jnp.float32)
+        return cls(
+            proposal=Proposal(
+                tokens=jnp.zeros((rows, size), jnp.int32),
+                length=jnp.zeros((rows,), jnp.int32),
+                log_prob=numbers,
+                log_weights=jnp.zeros((rows, size, model.num_outputs), jnp.float32),
+                repeated=jnp.zeros((rows, size), jnp.int32),
+            ),
+            entropy=numbers,
+            max_probability=numbers,
+            exit=jnp.zeros((rows, size), jnp.int32),
+            work=zeros,
+            support=zeros,
+            fault=jnp.zeros((rows,), bool),
+            caught_up=jnp.zeros_like(cache_length),
+            cache=cache,
+            cache_length=cache_length,
+        )
 
 
 @record

@@ -26,6 +26,12 @@ def find_repeat(tokens: Array, length: Array, longest: int) -> tuple[Array, Arra
     Returns:
         `[B]` int32 token, and `[B]` int32 how many tokens repeat, 0..M; without a repeat the token means nothing.
     """
+    slot, count = find_slot(tokens, length, longest)
+    return jnp.take_along_axis(tokens, slot[:, None], axis=1)[:, 0], count
+
+
+def find_slot(tokens: Array, length: Array, longest: int) -> tuple[Array, Array]:
+    """As `find_repeat`, with the token's slot `[B]` in place of it."""
     slots = jnp.arange(tokens.shape[1])
     matching = slots < length[:, None]  # a slot whose predecessors are the last tokens
     matched = jnp.zeros(tokens.shape, jnp.int32)
@@ -34,8 +40,7 @@ def find_repeat(tokens: Array, length: Array, longest: int) -> tuple[Array, Arra
         matching = matching & (jnp.roll(tokens, back, axis=1) == last) & (slots >= back)
         matched = matched + matching
     best = jnp.max(matched * tokens.shape[1] + slots, axis=1)  # longest first, then latest
-    slot, count = best % tokens.shape[1], best // tokens.shape[1]
-    return jnp.take_along_axis(tokens, slot[:, None], axis=1)[:, 0], count
+    return best % tokens.shape[1], best // tokens.shape[1]
 
 
 def weigh_repeat(

@@ -25,6 +25,10 @@ from gelato_jax.types import Observation, RoundPlan
 class Drafter(Protocol):
     """The device's end of a round."""
 
+    def outlook(self, state: Any) -> Array | None:
+        """`[B, G]` chance of each draft of the round to come, given the ones before it; None where it is not known."""
+        ...
+
     def draft(self, state: Any, row: RowState, plan: RoundPlan, channel: Channel) -> tuple[Drafted, Any]:
         """Draft under a plan: the effort, and the message for the edge. The state does not change before `commit`."""
         ...
@@ -112,7 +116,8 @@ def begin_round(
         What `end_round` goes on with, and the message for the edge.
     """
     channel = rows(setup.system.link.observe)(state.row.link)
-    planned = rows(partial(plan, setup=believed or setup, max_draft_length=max_draft_length))(state.row, channel)
+    expect = partial(plan, setup=believed or setup, max_draft_length=max_draft_length)
+    planned = rows(expect)(state.row, channel, device.outlook(state.device))
     drafted, uplink = device.draft(state.device, state.row, planned, channel)
     return Begun(planned, channel, drafted), uplink
 

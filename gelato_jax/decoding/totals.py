@@ -82,17 +82,18 @@ class Totals:
 
 @record
 class Averages:
-    """What a drafted token of a row has needed so far; one at full depth, with a support of one, before any."""
+    """What a drafted token of a row has needed so far; at full depth, with a support of one, before any."""
 
     drafted: Array  # [] float32 tokens averaged over
     work: Array  # [] mean work
     support: Array  # [] mean support of q
 
     @classmethod
-    def start(cls) -> "Averages":
-        """Nothing drafted yet."""
-        one = jnp.ones((), jnp.float32)
-        return cls(drafted=jnp.zeros((), jnp.float32), work=one, support=one)
+    def start(cls, work: Array) -> "Averages":
+        """Nothing drafted yet; [] `work` of a token at full depth."""
+        return cls(
+            drafted=jnp.zeros((), jnp.float32), work=jnp.array(work, jnp.float32), support=jnp.ones((), jnp.float32)
+        )
 
     def add(self, seen: Observation) -> "Averages":
         """The averages after a round."""

@@ -30,7 +30,7 @@ def update(
     after = RowState(
         round=row.round + seen.passes,
         pending=committed.pending,
-        lag=_lag(row, seen),
+        lag=_lag(row, seen) if setup.reads else row.lag,
         unread=row.unread & (seen.drafted == 0),
         remaining=row.remaining - seen.tokens,
         link=setup.system.link.advance(row.link, seen.time_s),
@@ -54,7 +54,7 @@ def fresh_session(setup: Setup) -> Session:
     return Session(
         controller=setup.policy.controller.init(setup.calibration),
         length_exit=setup.policy.length_exit.init(),
-        averages=Averages.start(),
+        averages=Averages.start(setup.work[-1]),
     )
 
 
@@ -93,15 +93,16 @@ def read_prompt(
 
     Returns:
         The row, and [] bool whether the draft read the prompt: a device that would not draft does not. If it drafts
-        later on, the prompt is among the tokens that it catches up with.
+        later on, the prompt is among the tokens that it catches up with. A draft without a cache has nothing to read.
     """
     channel = setup.system.link.observe(row.link)
-    unread = jnp.ones((), jnp.bool_)
-    row = dataclasses.replace(row, lag=prompt_tokens, unread=unread, remaining=new_tokens - 1)
-    planned = drafts_at_once(row, channel, setup=believed or setup, max_draft_length=max_draft_length)
+    unread = jnp.full((), setup.reads)
+    row = dataclasses.replace(row, lag=prompt_tokens * setup.reads, unread=unread, remaining=new_tokens - 1)
+    planned = drafts_at_once(row, channel, setup=believed or setup, max_draft_length=max_draft_length) & setup.reads
     seen = observe_prompt(channel, prompt_tokens, planned, setup=setup)
     session = dataclasses.replace(row.session, controller=setup.policy.controller.charge(row.session.controller, seen))
     link = setup.system.link.advance(row.link, seen.time_s)
-    lag = jnp.where(planned, 0, prompt_tokens)
+    lag = jnp.where(planned, 0, row.lag)
     totals = row.totals.add_prompt(seen)
-    return dataclasses.replace(row, lag=lag, unread=~planned, link=link, session=session, totals=totals), planned
+    unread = unread & ~planned
+    return dataclasses.replace(row, lag=lag, unread=unread, link=link, session=session, totals=totals), planned

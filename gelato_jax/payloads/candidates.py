@@ -35,7 +35,10 @@ class Candidates(Scalar):
     def verify(
         self, uplink: Uplink, log_weights: Array, noise: RoundNoise, ids: DraftIds
     ) -> tuple[Downlink, Array | None]:
-        """As `scalar`, with M draws of p, which only a rejection needs, in place of the row."""
+        """As `scalar`, with M draws of p, which only a rejection needs, in place of the row.
+
+        In greedy text they are one token, and need no M sweeps over the row.
+        """
         downlink, _ = super().verify(uplink, log_weights, noise, ids)
         row, (rows, count) = downlink.row, (uplink.length.shape[0], self.count)
         assert row is not None
@@ -46,10 +49,13 @@ class Candidates(Scalar):
             log_prob = jnp.take_along_axis(row, tokens, axis=1) - gelato_kernels.entropy(row).logsumexp[:, None]
             return tokens, jnp.exp(log_prob)
 
-        def skip() -> tuple[Array, Array]:
-            return jnp.zeros((rows, count), jnp.int32), jnp.ones((rows, count), jnp.float32)
+        def same(token: Array) -> tuple[Array, Array]:
+            return jnp.broadcast_to(token[:, None], (rows, count)), jnp.ones((rows, count), jnp.float32)
 
-        tokens, prob = lax.cond((downlink.accepted < uplink.length).any(), draw, skip)
+        tokens, prob = lax.switch(
+            jnp.where((downlink.accepted < uplink.length).any(), jnp.where(noise.greedy, 1, 2), 0),
+            [lambda: same(jnp.zeros_like(uplink.length)), lambda: same(gelato_kernels.entropy(row).argmax), draw],
+        )
         return dataclasses.replace(downlink, row=None, candidates=tokens, candidate_prob=prob), row
 
     def resolve(

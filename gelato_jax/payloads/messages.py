@@ -42,7 +42,7 @@ class Vocabularies:
 class DraftIds:
     """Which target ids the columns of q stand for; both ends know it from the session's start."""
 
-    known: Array | None  # [U] int32 ids of the head's rows, ascending; None: all of the target's
+    known: Array | None  # [U] int32 ids of the head's rows, ascending, none for a `Lookup`; None: all of the target's
     vocab_size: int = static()  # V
     further: bool = static(default=False)  # one more column, for a repeated token that the head lacks
 
@@ -56,9 +56,9 @@ class DraftIds:
         """Columns `[...]` of target ids `tokens [...]`; an id that the head lacks has the further column."""
         if self.known is None:
             return tokens
-        size = self.known.shape[0]
-        found = jnp.minimum(jnp.searchsorted(self.known, tokens), size - 1)
-        return jnp.where(self.known[found] == tokens, found, size) if self.further else found
+        found = jnp.searchsorted(self.known, tokens)
+        named = jnp.append(self.known, -1)[found]  # a head may know no id at all
+        return jnp.where(named == tokens, found, self.known.shape[0]) if self.further else found
 
     def names(self, repeated: Array) -> Array:
         """Target ids of q's columns, `[..., Q]`, where the further one stands for `repeated [...]`."""

@@ -43,9 +43,9 @@ def read_payload(message: pb.Payload, vocab_size: int) -> tuple[Payload, DraftId
     if known.size and (np.any(np.diff(known) <= 0) or known[-1] >= vocab_size):
         raise GelatoError(f"the draft's ids must ascend and be below {vocab_size}, the target's")
     ids = DraftIds(
-        known=jnp.asarray(known, jnp.int32) if known.size else None,
+        known=jnp.asarray(known, jnp.int32) if known.size or message.further else None,
         vocab_size=vocab_size,
-        further=message.further and known.size > 0,
+        further=message.further,
     )
     return payload, ids
 

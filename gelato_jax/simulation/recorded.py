@@ -91,6 +91,10 @@ class RecordedDrafter(NamedTuple):
     setup: Setup  # rules, and the world as the device believes it to be
     max_draft_length: int
 
+    def outlook(self, state: DeviceState) -> None:
+        """See `decoding.round.Drafter`."""
+        del state
+
     def draft(self, state: DeviceState, row: RowState, plan: RoundPlan, channel: Channel) -> tuple[Drafted, Verdict]:
         """See `decoding.round.Drafter`."""
         loop = _roll_out(state, row, plan, channel, *self)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gelato_jax.decoding import DecodeSettings, Pair
 from gelato_jax.decoding.batching import PromptBatch, prompt_batches
-from gelato_jax.decoding.records import DraftModel
+from gelato_jax.decoding.records import DraftModel, with_weights
 from gelato_jax.errors import GelatoError
 from gelato_jax.simulation.recording import FORMAT, Recording, Rollouts, load, save
 from gelato_jax.simulation.rollouts import roll_out
@@ -98,7 +98,13 @@ def _files(
     """Where each batch is kept: named by all that it follows from."""
     if cache is None:
         return [None] * len(batches)
-    facts = (FORMAT, model_fingerprint(pair.target), _draft_fingerprint(pair.draft), pair.eos_ids, top_p_mass)
+    facts = (
+        FORMAT,
+        model_fingerprint(pair.target),
+        _draft_fingerprint(with_weights(pair.draft)),
+        pair.eos_ids,
+        top_p_mass,
+    )
 
     def file(batch: PromptBatch) -> Path:
         asked = (*facts, dataclasses.replace(settings, seed=batch.seeds), batch.prompts)
@@ -120,12 +126,12 @@ def _recording(
 ) -> Recording:
     about: dict[str, Any] = {
         "pair": pair.name,
-        "draft": _draft_fingerprint(pair.draft)[:16],
+        "draft": _draft_fingerprint(with_weights(pair.draft))[:16],
         "temperature": settings.temperature,
         "top_k": settings.top_k,
         "top_p": settings.top_p,
         "top_p_mass": top_p_mass,
-        "exits": list(pair.draft.model.config.exits),
+        "exits": list(pair.draft.depths),
         "seed": settings.seed,
         "prompts": len(categories),
         "max_new_tokens": settings.max_new_tokens,
@@ -137,7 +143,7 @@ def _recording(
         work=np.asarray(pair.draft.work),
         vocab_size=pair.target.config.valid_outputs,
         draft_vocab_size=pair.draft.num_outputs,
-        further=pair.draft.vocabulary is not None and pair.draft.repeats is not None,
+        further=pair.draft.further,
         categories=tuple(categories),
         about=about,
     )

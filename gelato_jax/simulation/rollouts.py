@@ -22,7 +22,7 @@ from gelato_jax.decoding.commit import append
 from gelato_jax.decoding.draft import Draft
 from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.programs import start
-from gelato_jax.decoding.records import DecodeState, DraftModel, EdgeState, Job, Shapes
+from gelato_jax.decoding.records import DecodeState, DraftModel, EdgeState, Job, Shapes, with_weights
 from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.models import Cache, write
 from gelato_jax.simulation.recording import Rollouts
@@ -72,7 +72,7 @@ def roll_out(
         looks.append(jax.device_get(look))
     rows = zip(np.asarray(state.device.tokens), prompts, np.asarray(state.device.length), strict=True)
     texts = [tokens[len(prompt) : end].tolist() for tokens, prompt, end in rows]
-    return _stack(looks, texts, prompts, work.draft, settings), texts
+    return _stack(looks, texts, prompts, with_weights(work.draft), settings), texts
 
 
 @partial(jax.jit, static_argnames="shapes", donate_argnames="state")
@@ -152,7 +152,7 @@ def _look(state: DecodeState, drafted: Draft, weights: Array, work: Job, mass: A
     log_p = window - gelato_kernels.entropy(window).logsumexp[..., None]
     log_q = proposal.log_weights - gelato_kernels.entropy(proposal.log_weights).logsumexp[..., None]
     log_p_token = jnp.take_along_axis(log_p, proposal.tokens[..., None], axis=2)[..., 0]
-    overlap = jnp.exp(jnp.minimum(_columns(log_p, proposal, work.draft), log_q)).sum(axis=-1)
+    overlap = jnp.exp(jnp.minimum(_columns(log_p, proposal, with_weights(work.draft)), log_q)).sum(axis=-1)
     support = jnp.isfinite(gelato_kernels.top_p_logits(proposal.log_weights, mass)).sum(axis=-1)
     uniforms = keys.round_uniforms(state.edge.key, state.edge.round, keys.Use.ACCEPT, ended.shape[1:])
     return {

@@ -160,7 +160,7 @@ def local(
     With it a controller without a power cap governs wall-clock time.
 
     Args:
-        draft_token_s: seconds of one draft token at full depth.
+        draft_token_s: seconds of one draft token at full depth; 0 where drafts are looked up.
         window_s: seconds of a verified window by its size, 1 among them.
         padded: as in `Edge.measured`.
         prefill_token_s: seconds of each token that the draft catches up with; the device's default if not given.
@@ -169,10 +169,10 @@ def local(
         The system.
 
     Raises:
-        GelatoError: a time is not positive or a window is missing.
+        GelatoError: a time is negative or no number, or a window is missing.
     """
-    if not draft_token_s > 0:
-        raise GelatoError(f"draft_token_s is {draft_token_s}, must be positive")
+    if not draft_token_s >= 0:
+        raise GelatoError(f"draft_token_s is {draft_token_s}, must be 0 or more")
     return System(
         device=Device.create(token_s=draft_token_s, token_j=0.0, idle_w=0.0, prefill_s=prefill_token_s),
         link=link_preset("perfect"),

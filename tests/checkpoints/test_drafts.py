@@ -24,7 +24,7 @@ from gelato_checkpoints import (
     store,
 )
 from gelato_jax.control import default_calibration
-from gelato_jax.decoding import make_draft
+from gelato_jax.decoding import Lookup, make_draft
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.warm_start import DraftShape, warm_start
 from gelato_jax.types import KNOWN_POSITIONS, Calibrations, RepeatOdds, RepeatOddsSet
@@ -292,6 +292,12 @@ def test_another_model_of_a_shorter_context_limits_its_pair(foreign, target, tmp
     pair = load_pair(short, target[0].path, progress=lambda *news: heard.append(news))  # a longer draft is no matter
     assert pair.target.config.max_positions == 512
     assert "shorter" not in [news[0] for news in heard]
+
+
+def test_lookup_is_a_draft_of_any_target(target):
+    pair = load_pair(target[0].path, "lookup")
+    assert isinstance(pair.draft, Lookup)
+    assert pair.target.config == target[0].config
 
 
 def test_without_one_the_first_layers_draft_and_say_so(save, target, shipped):

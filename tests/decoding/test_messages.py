@@ -10,7 +10,7 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import control, payloads
-from gelato_jax.decoding import encode_prompts, make_job
+from gelato_jax.decoding import encode_prompts, lookup, make_job
 from gelato_jax.decoding.cost import observe
 from gelato_jax.decoding.ends import ends
 from gelato_jax.decoding.plan import plan
@@ -69,7 +69,8 @@ class DeviceProcess:
         @jax.jit
         def draft(state, row):
             channel = rows(job.system.link.observe)(row.link)
-            planned = rows(partial(plan, setup=job.setup, max_draft_length=shapes.max_draft_length))(row, channel)
+            expect = partial(plan, setup=job.setup, max_draft_length=shapes.max_draft_length)
+            planned = rows(expect)(row, channel, device.outlook(state))
             return planned, channel, *device.draft(state, row, planned, channel)
 
         @jax.jit
@@ -131,6 +132,15 @@ def pair(small_pairs, cut_vocabulary):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("payload", SCHEMES.values(), ids=SCHEMES)
 def test_bytes_alone_give_the_text_of_the_compiled_loop(payload, temperature, pair, prompts):
+    _check_bytes(payload, temperature, pair, prompts)
+
+
+@pytest.mark.parametrize("scheme", ["full", "quantized", "candidates"])
+def test_bytes_alone_carry_a_draft_without_weights(scheme, pair, prompts):
+    _check_bytes(SCHEMES[scheme], 0.0, dataclasses.replace(pair, draft=lookup()), prompts)
+
+
+def _check_bytes(payload, temperature, pair, prompts):
     settings = gelato.DecodeSettings(
         max_draft_length=3, max_new_tokens=24, prefill_chunk=16, temperature=temperature, top_p=0.95, seed=5
     )

@@ -14,6 +14,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
+from gelato_jax.decoding import lookup
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
@@ -112,6 +113,19 @@ def test_text_over_the_wire_is_that_of_one_process(payload, temperature, pair, c
     np.testing.assert_allclose(found.final_queue_j, whole.final_queue_j, rtol=1e-5)
     assert client.traffic.rounds == found.totals.rounds[0]
     assert 8 * client.traffic.sent_bytes >= int(found.totals.rounds[0]) * 8
+
+
+@pytest.mark.parametrize("payload", ["full", "candidates", "seeded"])
+def test_a_draft_without_weights_travels_too(payload, pair, client):
+    """Its q has one column, and no id of a vocabulary: the edge is told so."""
+    looked_up = dataclasses.replace(pair, draft=lookup())
+    given = {"settings": settings(), **choices(payload)}
+    watched = stream(without_weights(looked_up), PROMPT, client, **given)
+    for _ in watched:
+        pass
+    whole = gelato.generate(looked_up, [PROMPT], **given)
+    assert watched.generation().tokens == whole.tokens
+    assert whole.totals.drafted[0] > 3
 
 
 class Faulty:

@@ -73,7 +73,7 @@ def test_local_costs_only_measured_time():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"draft_token_s": 0.0, "window_s": {1: 1.0}}, {"draft_token_s": 1.0, "window_s": {3: 1.0}}]
+    "bad", [{"draft_token_s": -1.0, "window_s": {1: 1.0}}, {"draft_token_s": 1.0, "window_s": {3: 1.0}}]
 )
 def test_local_refuses_missing_measurements(bad):
     with pytest.raises(ValueError, match=r"draft_token_s|measured windows"):

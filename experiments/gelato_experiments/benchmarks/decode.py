@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_jax.config import ModelConfig
-from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_job
+from gelato_jax.decoding import DecodeSettings, Job, Pair, Shapes, encode_prompts, make_job, with_weights
 from gelato_jax.decoding.catch_up import catch_up
 from gelato_jax.decoding.ends import decode_round
 from gelato_jax.decoding.local import round_state, run_rounds, run_window, run_windows
@@ -129,7 +129,7 @@ def _catch_ups(state: DecodeState, job: Job, *, shapes: Shapes, rounds: int) -> 
 @partial(jax.jit, static_argnames="size")
 def _run_parts(state: DecodeState, job: Job, fed: Array, rounds: int, *, size: int) -> tuple[Cache, Cache, Array]:
     """The models' passes of some rounds, in their order, and nothing else. `fed [rounds]`: see `_catch_ups`."""
-    device, draft, target = state.device, job.draft.model.bind(), job.target.bind()
+    device, draft, target = state.device, with_weights(job.draft).model.bind(), job.target.bind()
     lengths = device.length - 1
 
     def run(index: Array, carry: tuple[Cache, Cache, Array]) -> tuple[Cache, Cache, Array]:
@@ -159,7 +159,7 @@ def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
     rounds, parts, drafts, windows = _seconds(
         lambda rounds: run_rounds(state, job, rounds, shapes=shapes),
         lambda rounds: _run_parts(state, job, fed, rounds, size=size),
-        lambda rounds: run_windows(pair.draft.model, rounds * size, 1, window=1),
+        lambda rounds: run_windows(with_weights(pair.draft).model, rounds * size, 1, window=1),
         lambda rounds: run_windows(pair.target, rounds, size + 1, window=size + 1),
     )
     seconds = (statistics.median(rounds), statistics.median(drafts) / size)
@@ -171,7 +171,7 @@ def _overhead(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> float:
 
     An upper bound of what is not the models: the hollow layers and heads are still in it.
     """
-    target, draft = hollow(pair.target.config, 0), hollow(pair.draft.model.config, 1)
+    target, draft = hollow(pair.target.config, 0), hollow(with_weights(pair.draft).model.config, 1)
     empty = dataclasses.replace(pair, target=target, draft=dataclasses.replace(pair.draft, model=draft))
     (times,) = _seconds(_round_program(empty, shapes, settings))
     return statistics.median(times)
