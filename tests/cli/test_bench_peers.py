@@ -34,7 +34,7 @@ def restless(monkeypatch):
 def test_ours_runs_where_nothing_else_is_installed(gelato, alone, tmp_path, monkeypatch):
     # The command alone: what there is to compile is compiled by the next test.
     stand_ins = [Engine("gelato, target alone", list), Engine("gelato, ratio", list)]
-    monkeypatch.setattr(ours, "engines", lambda pair, world, settings: stand_ins)
+    monkeypatch.setattr(ours, "engines", lambda pair, measure, settings: stand_ins)
     monkeypatch.setattr(local, "measure_local_system", lambda pair, shapes: system.preset())
     prompts, plot = tmp_path / "prompts.txt", tmp_path / "peers.png"
     prompts.write_text("3 1 4\n1 5 9 2 6\n5\n")
@@ -58,9 +58,13 @@ def test_ours_runs_where_nothing_else_is_installed(gelato, alone, tmp_path, monk
 
 def test_ours_decode_the_target_s_own_text(pair):
     settings = DecodeSettings(max_draft_length=1, max_new_tokens=8)
-    alone, ratio = ours.engines(pair, system.preset(), settings)
-    (expected,) = autoregressive(pair, [[3, 1, 4]], settings=settings)
-    assert alone.decode((3, 1, 4)) == ratio.decode((3, 1, 4)) == ratio.decode((3, 1, 4)) == expected
+    alone, *speculative = ours.engines(pair, lambda pair: system.preset(), settings)
+    prompt = [3, 1, 4, 3, 1, 4, 3, 1]
+    (expected,) = autoregressive(pair, [prompt], settings=settings)
+    assert alone.decode(prompt) == expected
+    assert len(speculative) == 2
+    for engine in speculative:
+        assert engine.decode(prompt) == engine.decode(prompt) == expected
 
 
 @pytest.mark.parametrize(
