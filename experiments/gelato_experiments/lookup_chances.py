@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tyro
+from tyro.conf import Positional
 
 from gelato_jax.decoding.lookup import GREEDY_CHANCES
+from gelato_jax.errors import GelatoError
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.ids import read_ids
 from gelato_jax.training.trace import suggestions
@@ -31,14 +34,22 @@ def count(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray
     return seen, right
 
 
-def main() -> None:
-    """Print both distributions of a corpus, the shipped one if no file is named."""
-    conversations = read_ids(Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS)
+def main(corpus: Positional[Path] = CORPUS) -> None:
+    """Count in a corpus how often text went on as it had before, by how many tokens repeat: greedy, and sampled at 1.
+
+    Args:
+        corpus: File of ids that `gelato train-draft` keeps (corpus.npz).
+    """
+    try:
+        conversations = read_ids(corpus)
+    except (GelatoError, OSError) as error:
+        sys.exit(f"error: {error}")
     for name, temperature in (("greedy", 0.0), ("temperature 1", 1.0)):
         seen, right = count([row for row in conversations if row.temperature == temperature])
         chances = ", ".join(f"{value:.3f}" for value in right[1:] / np.maximum(seen[1:], 1))
-        print(f"{name}: {seen.sum():.0f} tokens, {seen[1:].sum() / seen.sum():.0%} behind a repeat; {chances}")
+        behind = seen[1:].sum() / max(seen.sum(), 1)
+        print(f"{name}: {seen.sum():.0f} tokens, {behind:.0%} behind a repeat; {chances}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

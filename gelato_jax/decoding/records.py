@@ -1,7 +1,7 @@
 """The records of a decode: what is asked for, what is carried from round to round, what is reported."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -110,11 +110,19 @@ class Lookup:
     sampled: Array  # [M] the same at temperature 1
     shortest: Array  # [] int32 tokens that must repeat
 
-    vocabulary = property(lambda self: jnp.zeros((0,), jnp.int32))
-    work = property(lambda self: jnp.zeros((1,), jnp.float32))
-    further = True
-    num_outputs = 1
-    depths = (0,)
+    further: ClassVar[bool] = True
+    num_outputs: ClassVar[int] = 1
+    depths: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def vocabulary(self) -> Array:
+        """`[0]` int32: q's one column is the further one."""
+        return jnp.zeros((0,), jnp.int32)
+
+    @property
+    def work(self) -> Array:
+        """`[1]` nothing is read."""
+        return jnp.zeros((1,), jnp.float32)
 
     def chances(self, temperature: Array) -> Array:
         """`[M]` at a temperature, which may be traced; 0 is greedy."""

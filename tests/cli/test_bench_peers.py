@@ -63,8 +63,8 @@ def test_ours_decode_the_target_s_own_text(pair):
     (expected,) = autoregressive(pair, [prompt], settings=settings)
     assert alone.decode(prompt) == expected
     assert len(speculative) == 2
-    for engine in speculative:
-        assert engine.decode(prompt) == engine.decode(prompt) == expected
+    for ours_too in speculative:
+        assert ours_too.decode(prompt) == ours_too.decode(prompt) == expected
 
 
 @pytest.mark.parametrize(
