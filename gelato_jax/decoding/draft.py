@@ -65,9 +65,8 @@ def draft(
         caught_up=made.caught_up,
         length_exit=length_exit,
     )
-    wanted = jnp.where(
-        plan.draft_budget > 0, 1, plan.stream_length
-    )  # what found nothing to draft may with the next token
+    # Where drafts were wanted and nothing was found, the next token may bring some: no stream.
+    wanted = jnp.where(plan.draft_budget > 0, 1, plan.stream_length)
     uplink = job.policy.payload.uplink(made.proposal, ~state.done, wanted, state.pending)
     return Drafted(effort=effort, own=made), uplink
 
