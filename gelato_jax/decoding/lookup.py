@@ -57,10 +57,12 @@ def lookup(
     """
     if len(greedy) != len(sampled):
         raise GelatoError(f"lookup: greedy has {len(greedy)} chances and sampled {len(sampled)}, must be as many")
-    chances = {"greedy": _chances("greedy", greedy), "sampled": _chances("sampled", sampled)}
-    calibrations = Calibrations(**{name: _calibration(values) for name, values in chances.items()})
-    least = number("shortest", shortest, low=1, high=len(greedy), dtype=jnp.int32)
-    return Lookup(calibration=calibrations, shortest=least, **chances)
+    calibration = Calibrations(
+        greedy=_calibration(_chances("greedy", greedy)), sampled=_calibration(_chances("sampled", sampled))
+    )
+    return Lookup(
+        calibration=calibration, shortest=number("shortest", shortest, low=1, high=len(greedy), dtype=jnp.int32)
+    )
 
 
 def outlook(state: DeviceState, job: Job, shapes: Shapes) -> Array:
@@ -155,7 +157,7 @@ def _calibration(chances: Array) -> Calibration:
     return Calibration(
         scale=one,
         decay=one,
-        mean_acceptance=chances.mean(),
+        mean_acceptance=chances.mean(),  # as if each number of repeated tokens were as frequent; assumed
         class_edges=(entropies[1:] + entropies[:-1]) / 2,
         class_acceptance=by_class[None],
         next_acceptance=after,

@@ -105,9 +105,7 @@ class Lookup:
     believe each of its drafts: by how many tokens repeat.
     """
 
-    calibration: Calibrations
-    greedy: Array  # [M] chance that the token behind m repeated ones is the target's, at index m - 1: greedy text
-    sampled: Array  # [M] the same at temperature 1
+    calibration: Calibrations  # a class for each number of repeated tokens, the most first
     shortest: Array  # [] int32 tokens that must repeat
 
     further: ClassVar[bool] = True
@@ -125,8 +123,8 @@ class Lookup:
         return jnp.zeros((1,), jnp.float32)
 
     def chances(self, temperature: Array) -> Array:
-        """`[M]` at a temperature, which may be traced; 0 is greedy."""
-        return jnp.where(temperature > 0, self.sampled, self.greedy)
+        """`[M]` chance that the token behind 1..M repeated ones is the target's, at a temperature; 0 is greedy."""
+        return self.calibration.at(temperature).class_acceptance[0, ::-1]
 
 
 def with_weights(draft: DraftModel | Lookup) -> DraftModel:

@@ -28,7 +28,7 @@ from gelato_experiments.benchmarks.law import (
 )
 from gelato_jax import control, payloads
 from gelato_jax.control.base import ControllerRule
-from gelato_jax.decoding import catch_up, encode_prompts, job, make_job
+from gelato_jax.decoding import catch_up, encode_prompts, job, lookup, make_job
 from gelato_jax.decoding.programs import decode
 from gelato_jax.types import RepeatOdds, RepeatOddsSet, RoundPlan
 from gelato_kernels.attention import xla
@@ -187,6 +187,29 @@ def test_repeats_keep_the_distribution(payload, ids, pair, logits, cut_vocabular
     rules = {**adaptive(), "payload": payload}
     seen, totals = count_texts(dataclasses.replace(pair, draft=believing), rules, runs=4, seed=400)
     assert 0.1 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
+    assert z_score(seen, joint_law(logits, SETTINGS)) < LIMIT_Z
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        payloads.full(),
+        payloads.top_p(0.8),
+        payloads.top_k(3),
+        payloads.quantized(5),
+        payloads.scalar(),
+        payloads.candidates(2),
+        payloads.seeded(),
+    ],
+    ids=lambda payload: payload.scheme,
+)
+def test_a_lookup_keeps_the_distribution(payload, pair, logits):
+    """A draft that is certain of what stood there before."""
+    looked_up = dataclasses.replace(pair, draft=lookup())
+    rules = {"controller": control.static(2), "length_exit": control.length_exits.none(), "payload": payload}
+    seen, totals = count_texts(looked_up, rules, runs=4, seed=1300)
+    assert int(totals.drafted.sum()) > ROWS / 4
+    assert 0.02 < int(totals.accepted.sum()) / int(totals.drafted.sum()) < 0.9
     assert z_score(seen, joint_law(logits, SETTINGS)) < LIMIT_Z
 
 
