@@ -14,7 +14,6 @@ from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.ids import read_ids
 from gelato_jax.training.trace import suggestions
 
-CORPUS = Path(__file__).parents[1] / "corpora" / "smollm2-135m-more.npz"
 LONGEST = len(GREEDY_CHANCES)
 
 
@@ -34,11 +33,11 @@ def count(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray
     return seen, right
 
 
-def main(corpus: Positional[Path] = CORPUS) -> None:
+def main(corpus: Positional[Path] = Path("experiments/corpora/smollm2-135m-more.npz")) -> None:
     """Count in a corpus how often text went on as it had before, by how many tokens repeat: greedy, and sampled at 1.
 
     Args:
-        corpus: File of ids that `gelato train-draft` keeps (corpus.npz).
+        corpus: File of ids that `gelato train-draft` keeps (corpus.npz); the default is of this repository.
     """
     try:
         conversations = read_ids(corpus)

@@ -1,11 +1,15 @@
 """How often text goes on as before: counted by hand on texts of a few tokens."""
 
+from pathlib import Path
+
 import numpy as np
 
-from gelato_experiments.lookup_chances import CORPUS, LONGEST, count
+from gelato_experiments.lookup_chances import LONGEST, count
 from gelato_jax.decoding.lookup import GREEDY_CHANCES, SAMPLED_CHANCES
 from gelato_jax.training.corpus import Conversation
 from gelato_jax.training.ids import read_ids
+
+CORPUS = Path(__file__).parents[2] / "experiments" / "corpora" / "smollm2-135m-more.npz"
 
 
 def conversation(tokens, start):
