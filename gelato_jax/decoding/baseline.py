@@ -44,7 +44,7 @@ def decode_alone(job: Job, tokens: Array, prompt_length: Array, limit: Array, se
     def step(loop: _Loop) -> _Loop:
         tokens, length, _ = loop.text
         last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)
-        x, fresh = decoder.forward(last, loop.cache, length - 1)
+        x, fresh = decoder.forward(last, loop.cache, length - 1, (~loop.done).astype(jnp.int32))
         cache = write(loop.cache, fresh, length - 1, after=x)
         drawn = draw(x[:, 0], row_keys, jnp.full_like(length, loop.step), length)
         return extend(loop, drawn, cache)

@@ -36,7 +36,7 @@ def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cac
             tokens = tokens_from(state.tokens, length, window)
             angles = decoder.angles(length, window)
             last = decoder.config.num_layers - 1
-            valid = missing(length).max()
+            valid = missing(length)
             x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last, valid=valid)
             fresh = (*fresh, *decoder.skip(x, angles, last, last + 1, valid))
             padding = [(0, 0), (0, 0), (0, CATCH_UP_WINDOW - window), (0, 0)]

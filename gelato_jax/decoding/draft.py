@@ -125,7 +125,9 @@ def _draft_token(
     fed = jnp.where(sent, length - made.cache_length, 1)  # 1 to `step_window`
     normed, fresh, exits, after = _descend(loop, fed, decoder, plan, job)
     cache = write(made.cache, fresh, made.cache_length, after=after)
-    drawn = draw(decoder.head_logits(normed)[:, 0], exits, loop.index, loop.text, state, row, job)
+    drawn = draw(
+        decoder.head_logits(normed, sent.astype(jnp.int32))[:, 0], exits, loop.index, loop.text, state, row, job
+    )
     acceptance = jax.vmap(acceptance_at, (None, 0, 0, 0))(job.calibration, drawn.entropy, exits, plan.acceptance_level)
     signal = jax.vmap(draft_signal, (0, 0, 0, None, 0, 0, 0, None))(
         drawn.entropy, drawn.max_probability, exits, loop.index, drawn.support, plan, channel, job.setup
@@ -181,7 +183,7 @@ def _descend(loop: _Loop, fed: Array, decoder: Decoder, plan: RoundPlan, job: Jo
     """
     cache, lengths = loop.draft.cache, loop.draft.cache_length
     config, window = decoder.config, step_window(decoder)
-    angles, valid = decoder.angles(lengths, window), fed.max() if window > 1 else None
+    angles, valid = decoder.angles(lengths, window), jnp.where(loop.drafting, fed, 0) if window > 1 else None
     x = decoder.embed_tokens(tokens_from(loop.text, lengths, window))
     x, fresh = decoder.run(x, angles, cache, lengths, 0, config.exits[0], valid=valid)
 

@@ -166,7 +166,7 @@ def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shape
         start, cache, last = carry
         lengths = jnp.full((rows,), start, jnp.int32)
         window = lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1)
-        x, fresh = decoder.forward(window, cache, lengths, prompt_length.max() - start)
+        x, fresh = decoder.forward(window, cache, lengths, prompt_length - start)
         inside = prompt_length - 1 - start
         here = jnp.take_along_axis(x, inside[:, None, None], axis=1, mode="clip")[:, 0]
         last = jnp.where(((inside >= 0) & (inside < chunk))[:, None], here, last)

@@ -47,11 +47,11 @@ class Shapes:
 
 @record
 class Sampling:
-    """How a distribution is shaped from logits: temperature, then top-k, then top-p."""
+    """How a distribution is shaped from logits: temperature, then top-k, then top-p; at an edge, each row's own."""
 
-    temperature: Array  # [] 0 is greedy
-    top_k: Array  # [] int32, 0 keeps all
-    top_p: Array  # [] 1 keeps all
+    temperature: Array  # [] or [B], 0 is greedy
+    top_k: Array  # int32 likewise, 0 keeps all
+    top_p: Array  # likewise, 1 keeps all
 
     @classmethod
     def create(cls, *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0) -> "Sampling":

@@ -14,12 +14,17 @@ def shape_logits(logits: Array, sampling: Sampling, temperature_scale: Array | f
     """Log weights of the distribution at a temperature, top-k and top-p; removed tokens are -inf.
 
     Args:
-        logits: [..., V] float32.
-        sampling: the distribution asked for.
+        logits: [..., V] float32; [B, ..., V] where the distribution is each row's own.
+        sampling: the distribution asked for, leaves [] or [B].
         temperature_scale: [...] factor on the temperature (a draft's; 0 stays greedy).
 
     Returns:
         [..., V] float32, unnormalised.
     """
-    temperature = jnp.broadcast_to(sampling.temperature * temperature_scale, logits.shape[:-1])
-    return gelato_kernels.warp_logits(logits, temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+    shape = logits.shape[:-1]
+
+    def spread(number: Array) -> Array:
+        return jnp.broadcast_to(number.reshape(number.shape + (1,) * (len(shape) - number.ndim)), shape)
+
+    temperature = spread(sampling.temperature) * temperature_scale
+    return gelato_kernels.warp_logits(logits, temperature, top_k=spread(sampling.top_k), top_p=spread(sampling.top_p))

@@ -118,8 +118,10 @@ def _score(
     decoder, widest = target.bind(), shapes.windows[-1]
     last = state.last if uplink.pending is None else jnp.where(uplink.pending >= 0, uplink.pending, state.last)
     tokens = jnp.concatenate([last[:, None], uplink.tokens], axis=1)
-    noise = RoundNoise(key=state.key, round=state.round, position=state.length, greedy=sampling.temperature <= 0)
-    valid = uplink.length.max() + 1
+    noise = RoundNoise(
+        key=state.key, round=state.round, position=state.length, greedy=(sampling.temperature <= 0).all()
+    )
+    valid = jnp.where(uplink.active, uplink.length + 1, 0)
 
     def run(window: int) -> tuple[Array, Cache, Array]:
         x, fresh = decoder.forward(tokens[:, :window], state.cache, state.length - 1, valid)
@@ -133,7 +135,7 @@ def _score(
         return _flag(downlink, gelato_kernels.entropy(logits).logsumexp, uplink), row
 
     def by_window(branch: Callable[[int], Any]) -> Any:
-        bucket = jnp.searchsorted(jnp.asarray(shapes.windows), valid)
+        bucket = jnp.searchsorted(jnp.asarray(shapes.windows), valid.max())
         return lax.switch(bucket, [partial(branch, window) for window in shapes.windows])
 
     # Layers that save tokens pay for those that are there in one program; other programs are as wide as they must be.

@@ -45,7 +45,7 @@ class Attention(nnx.Module):
             cached: this layer's keys and values, `[B, K, S, H]` each; None: the window attends to itself alone, as
                 whole sequences do in training. Only this case has a gradient.
             lengths: valid slots of each row, `[B]` int32.
-            valid: `[]` tokens of the window that count, or None for all.
+            valid: `[B]` tokens of each window that count, or None for all.
 
         Returns:
             `x` with the attention's output added, and the window's keys and values `[B, K, T, H]`.

@@ -104,7 +104,7 @@ class Decoder(nnx.Module):
 
         Tokens outside `moving [B, T]` have left at an earlier exit: their state stays, and every
         layer caches what it projects from that state, as `skip` does. With `cache` None nothing is
-        cached, and `lengths` are not read. Of the T tokens `valid []` count; what the others give means nothing.
+        cached, and `lengths` are not read. Of the T tokens `valid [B]` count; what the others give means nothing.
         """
         fresh = []
         for index in range(start, stop):
@@ -119,19 +119,19 @@ class Decoder(nnx.Module):
         return tuple(self.layers[index].keys_values(x, angles, valid) for index in range(start, stop))
 
     def unembed(self, x: Array, exit_index: int = -1, valid: Array | None = None) -> Array:
-        """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit; of T tokens `valid []` count."""
+        """Logits `[..., U]` float32 of hidden states `x [..., D]` taken at an exit; of T tokens `valid [B]` count."""
         return self._logits(x, self.exit_norm(exit_index), valid)
 
     def exit_norm(self, exit_index: int) -> RMSNorm:
         """The norm ahead of the head at an exit; -1 is the deepest."""
         return [*self.exit_norms, self.norm][exit_index]
 
-    def head_logits(self, normed: Array) -> Array:
-        """Logits `[..., U]` float32 of states that an exit's norm has already been through.
+    def head_logits(self, normed: Array, valid: Array | None = None) -> Array:
+        """Logits `[..., U]` float32 of states that an exit's norm has already been through; `valid` as in `unembed`.
 
         Padding rows of the head, ids that the tokenizer does not have, are left out.
         """
-        return self._logits(normed, None)
+        return self._logits(normed, None, valid)
 
     def _logits(self, x: Array, norm: RMSNorm | None, valid: Array | None = None) -> Array:
         head = self.embed.unembed if self.head is None else self.head
@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Array, Cache]:
         """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values.
 
-        Of the T tokens `valid []` count; what the others give means nothing.
+        Of the T tokens `valid [B]` count; what the others give means nothing.
         """
         angles = self.angles(lengths, tokens.shape[1])
         x = self.embed_tokens(tokens)

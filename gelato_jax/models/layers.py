@@ -95,7 +95,7 @@ class Linear(nnx.Module):
             norm: applied to them first.
             gated: what is multiplied is silu of their first half times their second (arXiv 2002.05202).
             residual: `[..., out]`, added last.
-            valid: `[]` tokens of a window that count; weights in blocks save the others, whose results are zero.
+            valid: `[B]` tokens of each window that count; weights in blocks save the others, whose results are zero.
         """
         if self.blocks is not None:
             weights = _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks)

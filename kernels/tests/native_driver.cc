@@ -43,7 +43,7 @@ struct Setting {
 void product(unsigned seed, const Setting& s) {
   std::mt19937 random(seed);
   Product p{};
-  p.in = s.in, p.outputs = s.outputs, p.window = p.valid = s.window, p.gated = s.gated, p.epsilon = 1e-5f;
+  p.in = s.in, p.outputs = s.outputs, p.window = s.window, p.batch = 1, p.gated = s.gated, p.epsilon = 1e-5f;
   p.groups = (s.in + kGroup - 1) / kGroup, p.panels = (s.outputs + kLanes - 1) / kLanes;
   const int64_t width = s.in * (s.gated ? 2 : 1);
   std::vector<uint8_t> packed(p.panels * p.groups * kLanes * kGroup / (s.q4 ? 2 : 1));
@@ -55,15 +55,16 @@ void product(unsigned seed, const Setting& s) {
   p.x = x.data(), p.packed = packed.data(), p.scale = scale.data(), p.out = out.data();
   if (s.q4) p.minimum = minimum.data();
   if (s.norm) p.norm = norm.data();
-  if (s.extras) p.bias = bias.data(), p.residual = residual.data(), p.valid = s.window > 1 ? s.window - 1 : 1;
-  expect(run(p, 1, s.threads, schedule), "no memory", 0, 0);
+  const int32_t some = static_cast<int32_t>(s.window > 1 ? s.window - 1 : 1);
+  if (s.extras) p.bias = bias.data(), p.residual = residual.data(), p.counts = &some;
+  expect(run(p, s.threads, schedule), "no memory", 0, 0);
   for (int64_t t = 0; t < s.window; ++t) {
     Product one = p;
-    one.x = p.x + t * width, one.out = alone.data(), one.window = one.valid = 1;
+    one.x = p.x + t * width, one.out = alone.data(), one.window = 1, one.counts = nullptr;
     if (s.extras) one.residual = p.residual + t * s.outputs;
-    expect(run(one, 1, s.threads, schedule), "no memory", 0, 0);
+    expect(run(one, s.threads, schedule), "no memory", 0, 0);
     for (int64_t o = 0; o < s.outputs; ++o)
-      expect(out[t * s.outputs + o] == (t < p.valid ? alone[o] : 0.0f), "a product depends on its window", t, o);
+      expect(out[t * s.outputs + o] == (t < counted(p.counts, 0, s.window) ? alone[o] : 0.0f), "a product depends on its window", t, o);
     if (t || s.norm || s.gated) continue;
     for (int64_t o = 0; o < s.outputs; ++o) {  // by its definition
       double y = s.extras ? bias[o] + residual[o] : 0.0, size = 1.0;
@@ -83,7 +84,7 @@ void product(unsigned seed, const Setting& s) {
 void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool narrow, int threads) {
   std::mt19937 random(seed);
   Attention a{};
-  a.batch = 2, a.window = a.valid = window, a.heads = a.query_heads = 6, a.scale = 1.0f, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
+  a.batch = 2, a.window = window, a.heads = a.query_heads = 6, a.scale = 1.0f, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
   const auto query = normal(random, 2 * window * 6 * size), key = normal(random, 2 * 2 * a.slots * size);
   const auto fresh = normal(random, 2 * 2 * window * size);
   std::vector<uint16_t> halves(key.size());
@@ -103,7 +104,7 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
   std::vector<float> one_query, one_fresh;
   for (int64_t b = 0; b < 2; ++b) one_query.insert(one_query.end(), query.begin() + b * window * 6 * size, query.begin() + (b * window + 1) * 6 * size);
   for (int64_t h = 0; h < 4; ++h) one_fresh.insert(one_fresh.end(), fresh.begin() + h * window * size, fresh.begin() + (h * window + 1) * size);
-  a.window = a.valid = 1, a.query = one_query.data(), a.fresh_key = a.fresh_value = one_fresh.data(), a.out = again.data();
+  a.window = 1, a.query = one_query.data(), a.fresh_key = a.fresh_value = one_fresh.data(), a.out = again.data();
   a.lengths = first.data();
   run(a, threads, schedule);
   for (int64_t b = 0; b < 2; ++b)
@@ -114,7 +115,8 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
 void rotation(unsigned seed, int64_t size, int64_t window, bool normed) {
   std::mt19937 random(seed);
   Attention a{};
-  a.batch = 2, a.window = window, a.valid = window > 1 ? window - 1 : 1, a.heads = 4, a.kv_heads = 2, a.query_heads = 8;
+  const std::vector<int32_t> some = {0, static_cast<int32_t>(window > 1 ? window - 1 : 1)};
+  a.batch = 2, a.window = window, a.counts = some.data(), a.heads = 4, a.kv_heads = 2, a.query_heads = 8;
   a.slots = 3, a.size = size, a.scale = 0.5f, a.epsilon = 1e-5f;
   const auto projected = normal(random, 2 * window * 8 * size), cache = normal(random, 2 * 2 * 3 * size);
   const auto angles = normal(random, 2 * window * (size / 2)), norm = normal(random, size);
@@ -139,7 +141,7 @@ void rotation(unsigned seed, int64_t size, int64_t window, bool normed) {
       const int64_t at = (window + t) * (size / 2) + h;
       const double first = x[h] * factor * (normed ? norm[h] : 1.0f);
       const double second = x[h + size / 2] * factor * (normed ? norm[h + size / 2] : 1.0f);
-      const double counts = t < a.valid;
+      const double counts = t < a.valid(1);
       expect(std::fabs(y[h] - counts * (first * cosine[at] - second * sine[at])) < 1e-4, "a rotation is wrong", t, h);
       expect(std::fabs(y[h + size / 2] - counts * (second * cosine[at] + first * sine[at])) < 1e-4, "a rotation is wrong", t, h);
     }

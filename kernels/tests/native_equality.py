@@ -42,6 +42,11 @@ def products(format, **kind):
     check(f"{format} rows", product(x, residual, 7)[:7], whole[:7])
     batch = product(np.stack([x[::-1], x]), np.stack([residual[::-1], residual]))
     check(f"{format} batch", batch[1], whole)
+    some = np.array([3, 0, LONGEST], np.int32)
+    ragged = product(np.stack([x, x, x[::-1]]), np.stack([residual, residual, residual[::-1]]), some)
+    check(f"{format} rows of each", ragged[0, :3], whole[:3])
+    check(f"{format} rows of each, last", ragged[2], whole[::-1])
+    check(f"{format} rows of each, none", ragged[1], 0.0)
     many = product(np.tile(x, (8, 1)), np.tile(residual, (8, 1)))  # as a prompt
     check(f"{format} prompt", many, np.tile(whole, (8, 1)))
 
@@ -102,6 +107,16 @@ def rotary(heads, size, slots):
             jax.lax.slice_in_dim(part, 0, 7, axis=axis),
             jax.lax.slice_in_dim(all_, 0, 7, axis=axis),
         )
+
+    def three(x):
+        return np.concatenate([np.asarray(x)] * 3)
+
+    lengths, counts = np.zeros(3, np.int32), np.array([5, 0, LONGEST], np.int32)
+    ragged = attend(three(projected), three(cosine), three(sine), three(empty), three(empty), lengths, counts)
+    for row, count in enumerate(counts):
+        check(f"rotary rows of each, {count}", ragged.output[row, :count], whole.output[0, :count])
+        check(f"rotary rows of each, behind {count}", ragged.output[row, count:], 0.0)
+        check(f"rotary rows of each, keys {count}", ragged.key[row, :, :count], whole.key[0, :, :count])
     key, value = empty.copy(), empty.copy()
     for t in range(LONGEST):
         at = slice(t, t + 1)

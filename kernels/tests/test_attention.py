@@ -154,11 +154,13 @@ def test_rotary_attention_norms_and_rotates_first(implementation, name):
     query, key, value = turned_by_definition(inputs)
     caches = {each: inputs[each] for each in ("cache_key", "cache_value", "lengths")}
     expected, reach = attention64(query, **caches, window_key=key, window_value=value, scale=inputs.get("scale"))
-    counts = np.arange(query.shape[1]) < inputs.get("rows", query.shape[1])
+    batch, window = query.shape[:2]
+    rows = np.broadcast_to(inputs.get("rows", window), batch)
+    counts = (np.arange(window) < rows[:, None])[..., None]  # [B, T, 1]
     constant = {each: inputs.pop(each) for each in ("norms", "scale") if each in inputs}
     seen = jax.jit(partial(gk.rotary_attention, **constant, implementation=implementation))(**inputs)
     unit = 2.0**-22 if inputs["cache_key"].dtype == np.float32 else 2.0**-9  # of float32, of bfloat16
-    wrong = np.abs(seen.output.reshape(expected.shape) - expected * counts[:, None, None])
+    wrong = np.abs(seen.output.reshape(expected.shape) - expected * counts[..., None])
     assert np.all(wrong <= unit * reach)
     np.testing.assert_allclose(seen.key, key * counts[:, None], rtol=0, atol=1e-5)
     np.testing.assert_allclose(seen.value, value * counts[:, None], rtol=0, atol=0)

@@ -34,7 +34,7 @@ def product64(x, weights, norm=None, gated=False, bias=None, residual=None, rows
         out = out if added is None else out + added
         allowed = allowed if added is None else allowed + np.abs(added) * EPSILON + np.abs(out) * EPSILON
     if rows is not None:
-        out = np.where((np.arange(out.shape[-2]) < rows)[:, None], out, 0.0)
+        out = np.where((np.arange(out.shape[-2]) < np.asarray(rows)[..., None])[..., None], out, 0.0)
     return out, allowed
 
 
@@ -130,6 +130,7 @@ FAULTS = {
     "inputs": (lambda: gk.block_matmul(X[:, :60], WEIGHTS), "(2, 60), expected (..., 64)"),
     "gated inputs": (lambda: gk.block_matmul(X, WEIGHTS, gated=True), "(2, 64), expected (..., 128)"),
     "both": (lambda: gk.block_matmul(jnp.zeros(128), WEIGHTS, gated=True, norm=(X[0], 1.0)), "norm and gated are both"),
+    "rows of too many": (lambda: gk.block_matmul(X, WEIGHTS, rows=[1, 2, 3]), "rows has shape (3,)"),
     "no rows": (lambda: gk.block_matmul(X[0], WEIGHTS, rows=1), "rows is given and x has shape (64,)"),
     "residual": (lambda: gk.block_matmul(X, WEIGHTS, residual=X), "(2, 64), expected (2, 5)"),
     "norm": (lambda: gk.block_matmul(X, WEIGHTS, norm=(X, 1.0)), "(2, 64), expected (64,)"),

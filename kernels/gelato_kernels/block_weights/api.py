@@ -1,6 +1,7 @@
 """`block_matmul` and the weights that it reads: 4 or 8 bits, groups of 32 with a scale."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -136,7 +137,8 @@ def block_matmul(
     Args:
         x: [..., in] floating, or [..., 2 * in] if gated; used as float32. A row that holds nan or infinity becomes nan.
         weights: of `pack_blocks` or `quantize_blocks`.
-        rows: [] integer: of the second to last axis of x only so many count; others are skipped, their results zero.
+        rows: [] or [...] integer, one for each window: of the second to last axis of x, [..., rows, in], only so many
+            count; others are skipped, their results zero.
         norm: (scale [in], epsilon): x * rsqrt(mean(x^2) + epsilon) * scale is multiplied (arXiv 1910.07467, eq. 4).
         gated: silu(first half of x) * second half is multiplied (arXiv 2002.05202, equation 6); not with `norm`.
         bias: [out] floating, added.
@@ -159,9 +161,11 @@ def block_matmul(
     if gated and norm is not None:
         raise ValueError(f"{op}: norm and gated are both given, expected one")
     if rows is not None:
-        rows = expect(op, "rows", rows, "integer", (), "[]").astype(jnp.int32)
         if x.ndim < 2:
             raise ValueError(f"{op}: rows is given and x has shape {x.shape}, expected an axis of rows")
+        windows = x.shape[:-2] if np.ndim(rows) else ()
+        rows = expect(op, "rows", rows, "integer", windows, "[] or [...] of x").astype(jnp.int32)
+        rows = jnp.broadcast_to(rows, x.shape[:-2])
 
     def floats(name: str, given: ArrayLike | None, shape: tuple[int, ...], letters: str) -> Array | None:
         return None if given is None else expect(op, name, given, "floating", shape, letters).astype(jnp.float32)

@@ -77,6 +77,7 @@ CASES: dict[str, Callable[[], Inputs]] = {
     "normed": lambda: around(11, 33, 2, 3, 70, norm=True),
     "gated": lambda: around(12, 33, 2, 3, 70, gated=True, format="q8"),
     "added": lambda: around(13, 64, 5, 64),
+    "rows_of_each": lambda: around(14, 33, 4, 3, 70) | {"rows": np.array([2, 0, 9, 1], np.int32)},
     "bfloat16": _narrow,
     "outlier": _outlier,
     "zero_row": _zeros,

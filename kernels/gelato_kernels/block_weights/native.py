@@ -21,7 +21,7 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
         weights.packed,
         weights.scales,
         jnp.zeros(0, jnp.float16) if weights.minimums is None else weights.minimums,
-        jnp.zeros(0, jnp.int32) if around.rows is None else around.rows.reshape(1),
+        jnp.zeros(0, jnp.int32) if around.rows is None else around.rows.reshape(-1),
         *optional,
         inputs=np.int64(inputs),
         window=np.int64(x.shape[-2] if x.ndim > 1 else 1),

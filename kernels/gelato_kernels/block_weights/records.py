@@ -54,7 +54,7 @@ class Around:
     """What stands ahead of a product, and behind it.
 
     Attributes:
-        rows: int32 [] of a window that count, or None for all.
+        rows: int32 [...] of each window that count, or None for all.
         norm: float32 [in] scale of the RMS norm ahead, or None.
         bias: float32 [out] or None.
         residual: float32 [..., out] or None.

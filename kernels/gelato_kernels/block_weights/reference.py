@@ -44,7 +44,7 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
     if around.residual is not None:
         out = out + around.residual
     if around.rows is not None:
-        out = jnp.where((jnp.arange(out.shape[-2]) < around.rows)[:, None], out, 0.0)
+        out = jnp.where((jnp.arange(out.shape[-2]) < around.rows[..., None])[..., None], out, 0.0)
     return out
 
 

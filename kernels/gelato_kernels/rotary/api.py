@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -67,7 +68,7 @@ def rotary_attention(
         sine: the same.
         norms: (query scale [H], key scale [H], epsilon): each head goes through x * rsqrt(mean(x^2) + epsilon) * scale
             (arXiv 1910.07467, eq. 4) before it is rotated.
-        rows: [] integer: of the T tokens only so many count; others are skipped, their results zero.
+        rows: [] or [B] integer: of the T tokens only so many count; others are skipped, their results zero.
         scale: of the scores; None is H**-0.5.
         implementation: `native` (what a CPU gets where there is a C++ compiler, for caches in float32 or bfloat16; a
             token's result has the same bits in any window), `xla` (all else: XLA's code and, for the attention, what
@@ -97,7 +98,8 @@ def rotary_attention(
     cache_value = expect(op, "cache_value", cache_value, "floating", cache_key.shape, "[B, K, S, H] of cache_key")
     lengths = expect(op, "lengths", lengths, "integer", (batch,), "[B] of projected").astype(jnp.int32)
     if rows is not None:
-        rows = expect(op, "rows", rows, "integer", (), "[]").astype(jnp.int32)
+        rows = expect(op, "rows", rows, "integer", (batch,) if np.ndim(rows) else (), "[] or [B] of projected")
+        rows = jnp.broadcast_to(rows.astype(jnp.int32), (batch,))
 
     def floats(name: str, given: ArrayLike | None, shape: tuple[int, ...], letters: str) -> Array | None:
         return None if given is None else expect(op, name, given, "floating", shape, letters).astype(jnp.float32)

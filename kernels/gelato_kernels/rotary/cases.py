@@ -38,6 +38,7 @@ CASES: dict[str, Callable[[], Inputs]] = {
     "window": lambda: case(0, [40, 0, 17]),
     "normed": lambda: case(1, [39, 1, 0], normed=True),
     "rows": lambda: case(2, [40, 0, 17]) | {"rows": np.int32(3)},
+    "rows_of_each": lambda: case(7, [40, 0, 17, 3], normed=True) | {"rows": np.array([1, 9, 0, 4], np.int32)},
     "no_rows": lambda: case(2, [40, 0, 17]) | {"rows": np.int32(0)},
     "one_token": lambda: case(3, [23], window=1, heads=(3, 3)) | {"scale": 0.3},
     "odd_halves": lambda: case(4, [3, 21], heads=(14, 2), size=22, slots=21, normed=True),

@@ -28,7 +28,7 @@ def rotary_attention(
             turn.sine,
             none if turn.query_norm is None else turn.query_norm,
             none if turn.key_norm is None else turn.key_norm,
-            jnp.zeros(0, jnp.int32) if turn.rows is None else turn.rows.reshape(1),
+            jnp.zeros(0, jnp.int32) if turn.rows is None else turn.rows,
             scale=np.float32(turn.scale),
             epsilon=np.float32(turn.epsilon),
         )

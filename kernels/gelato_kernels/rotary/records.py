@@ -21,7 +21,7 @@ class Turn:
         sine: the same.
         query_norm: float32 [H] scale of the queries' RMS norm, or None.
         key_norm: float32 [H] of the keys', None where the other is.
-        rows: int32 [] tokens of the window that count, or None for all.
+        rows: int32 [B] tokens of each window that count, or None for all.
         epsilon: of the norms.
         scale: of scores.
     """

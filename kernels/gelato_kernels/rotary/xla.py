@@ -34,7 +34,7 @@ def from_parts(
     query, key = (rotate(x, turn.cosine, turn.sine) for x in (query, key))
 
     def valid(x: Array) -> Array:
-        return x if turn.rows is None else jnp.where((jnp.arange(window) < turn.rows)[:, None, None], x, 0.0)
+        return x if turn.rows is None else jnp.where((jnp.arange(window) < turn.rows[:, None])[..., None, None], x, 0.0)
 
     key, value = valid(key).transpose(0, 2, 1, 3), valid(value).transpose(0, 2, 1, 3)
     output = valid(attend(query, key, value))

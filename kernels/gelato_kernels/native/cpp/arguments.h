@@ -10,6 +10,11 @@ constexpr int kGroup = 32;  // Inputs that share a scale.
 constexpr int kPairs = kGroup / 2;
 constexpr int kLargestDigit = 16383;  // Of a rounded row: 15 bits with the sign.
 
+// How many rows of a window count: as many as stated, or all where nothing is.
+inline int64_t counted(const int32_t* counts, int64_t index, int64_t window) {
+  return !counts || counts[index] > window ? window : counts[index] < 0 ? 0 : counts[index];
+}
+
 // out = epilogue(prologue(x) times weights), of the rows that count.
 struct Product {
   const float* x;           // [batch * window, in], or [.., 2 * in] if gated
@@ -21,7 +26,8 @@ struct Product {
   const float* residual;    // [batch * window, outputs] or null
   float* out;               // [batch * window, outputs]
   int64_t in, outputs, groups, panels;
-  int64_t window, valid;    // Rows of a window, and how many of them count.
+  int64_t batch, window;
+  const int32_t* counts;    // [batch] first rows of each window that count; null: all.
   int64_t rows, tiles;      // All rows that count, and the tiles that they are multiplied in.
   float epsilon;
   bool gated;
@@ -30,8 +36,7 @@ struct Product {
   int32_t* digits;   // Of tile t, behind those of the rows ahead of it: [groups * 16 pairs, rows of the tile]
   float* sums;       // Likewise: [groups, rows of the tile], each the sum of a group's digits
   float* steps;      // [rows] what a digit of 1 stands for
-
-  int64_t position(int64_t row) const { return row / valid * window + row % valid; }
+  int32_t* position;  // [rows] where each stands in x and out
 };
 
 struct Tile {
@@ -53,7 +58,8 @@ struct Attention {
   const float* fresh_key;  // [batch, kv_heads, window, size]
   const float* fresh_value;
   float* out;  // [batch, window, heads, size]
-  int64_t batch, window, valid, heads, query_heads, kv_heads, slots, size;
+  int64_t batch, window, heads, query_heads, kv_heads, slots, size;
+  const int32_t* counts;  // As of a product.
   float scale;  // Of scores.
   bool narrow;
   // Of queries, and of keys where those are made here; null: nothing is done.
@@ -63,7 +69,7 @@ struct Attention {
   const float* key_norm;
   float epsilon;
   // A unit of work is a block of the queries of one row and key head; or, where blocks are few, a chunk of positions too.
-  int64_t queries;         // Of a row and key head that count, in the order of their tokens.
+  int64_t queries;         // Of a row and key head that count, in the order of their tokens; the most of any row.
   int64_t block, blocks;   // Queries of a unit, and how many such there are.
   int64_t chunks;          // Of positions, of the longest row.
   bool apart;              // Units are of one chunk each, and `join` adds them up.
@@ -71,6 +77,8 @@ struct Attention {
   float* turned;  // [batch, kv_heads, queries, padded] queries as they are attended with
   float* parts;   // [batch, kv_heads, chunks, queries, part] what the chunks gave, if apart
 
+  int64_t valid(int64_t row) const { return counted(counts, row, window); }
+  int64_t length(int64_t row) const { return lengths[row] < 0 ? 0 : lengths[row] < slots ? lengths[row] : slots; }
   int64_t padded() const { return (size + kLanes - 1) / kLanes * kLanes; }
   int64_t part() const { return padded() + 2 * kLanes; }
 };

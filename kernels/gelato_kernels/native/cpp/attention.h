@@ -98,7 +98,7 @@ void split(const Attention& a, float* fresh_key, float* fresh_value) {
       for (int64_t t = 0; t < a.window; ++t) {
         const int64_t token = b * a.window + t, at = ((b * a.kv_heads + head) * a.window + t) * a.size;
         const float* key = a.query + (token * a.query_heads + a.heads + head) * a.size;
-        if (t < a.valid) {
+        if (t < a.valid(b)) {
           turn_one(a, token, key, a.key_norm, 1.0f, fresh_key + at);
           std::memcpy(fresh_value + at, key + a.kv_heads * a.size, a.size * sizeof(float));
         } else {
@@ -145,11 +145,11 @@ inline void add_values(const float* weight, int64_t stride, const float* const* 
 // A row and key head.
 struct Head {
   const Attention& a;
-  int64_t index, row, groups, padded, length, end;  // Positions below `end` are attended to by some query.
+  int64_t index, row, groups, padded, queries, length, end;  // Positions below `end` are attended to by some query.
 
   Head(const Attention& attention, int64_t head)
       : a(attention), index(head), row(head / a.kv_heads), groups(a.heads / a.kv_heads), padded(a.padded()),
-        length(a.lengths[row] < 0 ? 0 : a.lengths[row] < a.slots ? a.lengths[row] : a.slots), end(length + a.valid) {}
+        queries(groups * a.valid(row)), length(a.length(row)), end(length + a.valid(row)) {}
 
   int64_t token(int64_t query) const { return row * a.window + query / groups; }
   int64_t query_head(int64_t query) const { return index % a.kv_heads * groups + query % groups; }
@@ -257,7 +257,7 @@ void turn(const Attention& a) {
   std::memset(a.turned, 0, a.batch * a.kv_heads * a.queries * a.padded() * sizeof(float));
   for (int64_t index = 0; index < a.batch * a.kv_heads; ++index) {
     const Head head(a, index);
-    for (int64_t query = 0; query < a.queries; ++query) {
+    for (int64_t query = 0; query < head.queries; ++query) {
       const int64_t token = head.token(query);
       const float* x = a.query + (token * a.query_heads + head.query_head(query)) * a.size;
       turn_one(a, token, x, a.query_norm, a.scale, a.turned + (index * a.queries + query) * head.padded);
@@ -272,11 +272,13 @@ void attend(const Attention& a, int64_t unit) {
   if (!room) __builtin_trap();  // no memory: there is no one to tell
   if (a.apart) {
     const Head head(a, unit / a.chunks);
-    return attend_chunk(head, 0, a.queries, unit % a.chunks, room, a.parts + unit * a.queries * stride);
+    return attend_chunk(head, 0, head.queries, unit % a.chunks, room, a.parts + unit * a.queries * stride);
   }
   const Head head(a, unit / a.blocks);
   const int64_t first_query = unit % a.blocks * a.block;
-  const int64_t last = first_query + a.block < a.queries ? first_query + a.block : a.queries, count = last - first_query;
+  const int64_t last = first_query + a.block < head.queries ? first_query + a.block : head.queries;
+  if (last <= first_query) return;  // a row with fewer tokens than another
+  const int64_t count = last - first_query;
   float *all = room + rooms, *next = all + a.block * stride;
   attend_chunk(head, first_query, last, 0, room, all);
   for (int64_t chunk = 1; chunk * kChunk < head.seen(last - 1); ++chunk) {
@@ -289,7 +291,7 @@ void attend(const Attention& a, int64_t unit) {
 void join(const Attention& a, int64_t index) {
   const Head head(a, index);
   const int64_t stride = a.part();
-  for (int64_t query = 0; query < a.queries; ++query) {
+  for (int64_t query = 0; query < head.queries; ++query) {
     float* parts = a.parts + (index * a.chunks * a.queries + query) * stride;
     for (int64_t chunk = 1; chunk < a.chunks; ++chunk)
       fold({parts, head.padded}, {parts + chunk * a.queries * stride, head.padded});

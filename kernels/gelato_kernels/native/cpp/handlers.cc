@@ -15,12 +15,6 @@ const T* data(const ffi::AnyBuffer& buffer) {  // Null where Python gave an empt
 template <class T>
 T* out(ffi::Result<ffi::AnyBuffer>& buffer) { return static_cast<T*>(buffer->untyped_data()); }
 
-// How many of a window's rows count.
-int64_t valid(const ffi::AnyBuffer& rows, int64_t window) {
-  const int32_t* count = data<int32_t>(rows);
-  return !count || *count > window ? window : *count < 0 ? 0 : *count;
-}
-
 ffi::Error done(bool had_memory) {
   return had_memory ? ffi::Error::Success() : ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory");
 }
@@ -45,9 +39,9 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
   p.window = window;
   p.gated = gated;
   p.epsilon = epsilon;
-  p.valid = valid(rows, window);
-  const int64_t batch = window && p.outputs ? static_cast<int64_t>(out->element_count()) / p.outputs / window : 0;
-  return done(run(p, batch, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
+  p.counts = data<int32_t>(rows);
+  p.batch = window && p.outputs ? static_cast<int64_t>(out->element_count()) / p.outputs / window : 0;
+  return done(run(p, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
 void set_cache(Attention& a, const ffi::AnyBuffer& key, const ffi::AnyBuffer& value, const ffi::AnyBuffer& lengths) {
@@ -70,7 +64,7 @@ ffi::Error window_attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::Any
   a.fresh_value = data<float>(fresh_value);
   a.out = static_cast<float*>(out->untyped_data());
   a.batch = query.dimensions()[0];
-  a.window = a.valid = query.dimensions()[1];
+  a.window = query.dimensions()[1];
   a.heads = a.query_heads = query.dimensions()[2];
   a.scale = 1.0f;
   return done(run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
@@ -87,7 +81,7 @@ ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi:
   a.out = static_cast<float*>(out->untyped_data());
   a.batch = projected.dimensions()[0];
   a.window = projected.dimensions()[1];
-  a.valid = valid(rows, a.window);
+  a.counts = data<int32_t>(rows);
   a.query_heads = projected.dimensions()[2] / a.size;
   a.heads = a.query_heads - 2 * a.kv_heads;
   a.scale = scale;

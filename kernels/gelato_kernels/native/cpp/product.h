@@ -53,7 +53,7 @@ void prepare(const Product& p, int64_t index) {
   for (int r = 0; r < tile.count; ++r) {
     const int64_t row = tile.first + r;
     float* y = p.prepared + row * padded;
-    prologue(p, p.x + p.position(row) * stride, y);
+    prologue(p, p.x + p.position[row] * stride, y);
     const float largest = largest_magnitude(y, padded);
     const bool finite = largest <= std::numeric_limits<float>::max(), none = !finite || largest < kSmallestRow;
     p.steps[row] = !finite ? std::numeric_limits<float>::quiet_NaN() : none ? 0.0f : largest / kLargestDigit;
@@ -139,7 +139,7 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
   }
   GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) {
     const int64_t output = (panel + p) * kLanes, left = a.outputs - output;
-    const int64_t at = a.position(tile.first + r) * a.outputs + output;
+    const int64_t at = a.position[tile.first + r] * a.outputs + output;
     Floats y = mul(total[p][r], set(a.steps[tile.first + r]));
     if (a.bias) y = add(y, load_some(a.bias + output, left));
     if (a.residual) y = add(y, load_some(a.residual + at, left));

@@ -32,19 +32,26 @@ void share(int64_t units, bool alone, int64_t threads, const Schedule& schedule,
 
 // False where there is no memory.
 template <class Schedule>
-bool run(Product p, int64_t batch, int64_t threads, const Schedule& schedule) {
+bool run(Product p, int64_t threads, const Schedule& schedule) {
   const Kernels& k = kernels();
-  p.rows = batch * p.valid;
+  p.rows = 0;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t valid = counted(p.counts, b, p.window);
+    std::memset(p.out + (b * p.window + valid) * p.outputs, 0, (p.window - valid) * p.outputs * sizeof(float));
+    p.rows += valid;
+  }
   p.tiles = (p.rows + k.most_rows - 1) / k.most_rows;
-  for (int64_t b = 0; b < batch; ++b)
-    std::memset(p.out + (b * p.window + p.valid) * p.outputs, 0, (p.window - p.valid) * p.outputs * sizeof(float));
   if (!p.rows || !p.outputs) return true;
   const int64_t padded = p.groups * kGroup;
-  p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 1), Use::kCall);
+  p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 2), Use::kCall);
   if (!p.prepared) return false;
   p.digits = reinterpret_cast<int32_t*>(p.prepared + p.rows * padded);
   p.sums = reinterpret_cast<float*>(p.digits + p.rows * p.groups * kPairs);
   p.steps = p.sums + p.rows * p.groups;
+  p.position = reinterpret_cast<int32_t*>(p.steps + p.rows);
+  for (int64_t b = 0, row = 0; b < p.batch; ++b)
+    for (int64_t t = 0, valid = counted(p.counts, b, p.window); t < valid; ++t)
+      p.position[row++] = static_cast<int32_t>(b * p.window + t);
   share(p.tiles, p.rows * padded < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
     for (int64_t tile = first; tile < last; ++tile) k.prepare(p, tile);
   });
@@ -61,13 +68,15 @@ template <class Schedule>
 bool run(Attention a, int64_t threads, const Schedule& schedule) {
   const Kernels& k = kernels();
   const int64_t all = a.batch * a.kv_heads, width = a.heads * a.size;
-  for (int64_t b = 0; b < a.batch; ++b)
-    std::memset(a.out + (b * a.window + a.valid) * width, 0, (a.window - a.valid) * width * sizeof(float));
-  a.queries = a.heads / a.kv_heads * a.valid;
+  int64_t longest = 0;  // Text of any row that counts.
+  a.queries = 0;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t valid = a.valid(b), queries = a.heads / a.kv_heads * valid, end = a.length(b) + valid;
+    std::memset(a.out + (b * a.window + valid) * width, 0, (a.window - valid) * width * sizeof(float));
+    if (queries > a.queries) a.queries = queries;
+    if (queries && end > longest) longest = end;
+  }
   if (!a.queries || !all) return true;
-  int64_t longest = 0;
-  for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
-  longest = (longest < a.slots ? longest : a.slots) + a.valid;
   // Many queries at once read a text once for all of them, but leave threads idle where there are few.
   a.block = a.queries < kMostQueries ? a.queries : kMostQueries;
   while (a.block > kFewQueries && all * ((a.queries + a.block - 1) / a.block) < 2 * threads) a.block /= 2;
