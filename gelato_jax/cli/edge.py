@@ -80,4 +80,7 @@ class Edge:
         ended.wait()
         print("gelato: no new calls; those under way are served", file=sys.stderr, flush=True)
         server.stop(_DRAIN_S).wait()
+        if sessions.rounds:
+            mean = sessions.rounds / sessions.batches
+            print(f"gelato: {sessions.rounds} rounds were answered, {mean:.1f} at once", file=sys.stderr)
         return 0

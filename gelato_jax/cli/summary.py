@@ -80,7 +80,8 @@ def _remote_line(traffic: dict[str, Any], address: str) -> str:
     """What was measured of the edge's calls."""
     rounds = max(traffic["rounds"], 1)
     line = (
-        f"edge {address}: an answer took {1e3 * traffic['waited_s'] / rounds:.1f} ms; "
+        f"edge {address}: an answer took {1e3 * traffic['waited_s'] / rounds:.1f} ms, "
+        f"{1e3 * traffic['edge_s'] / rounds:.1f} of them at the edge; "
         f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
     )
     troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_jax.decoding.records import DeviceState
-from gelato_jax.models import Cache, Decoder, write
+from gelato_jax.models import Cache, Decoder, Fresh, write
 
 CATCH_UP_WINDOW = 16
 """Tokens fed at a time to a draft's cache that lags by more than one."""
@@ -32,7 +32,7 @@ def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cac
         return jnp.maximum(jnp.where(drafting, state.length - step_window(decoder) - length, 0), 0)
 
     def feed(window: int):
-        def run(cache: Cache, length: Array) -> tuple[Cache, Array, Array]:
+        def run(cache: Cache, length: Array) -> tuple[Fresh, Array, Array]:
             tokens = tokens_from(state.tokens, length, window)
             angles = decoder.angles(length, window)
             last = decoder.config.num_layers - 1

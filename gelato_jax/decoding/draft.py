@@ -21,7 +21,7 @@ from gelato_jax.decoding.drawing import Drawn, draw
 from gelato_jax.decoding.lookup import look_up
 from gelato_jax.decoding.plan import most_drafts
 from gelato_jax.decoding.records import DeviceState, Draft, Drafted, Effort, Job, Lookup, RowState, Shapes, with_weights
-from gelato_jax.models import Cache, Decoder, write
+from gelato_jax.models import Cache, Decoder, Fresh, write
 from gelato_jax.payloads import Proposal, Uplink
 from gelato_jax.system import Channel
 from gelato_jax.types import RoundPlan, record
@@ -170,7 +170,7 @@ def _appended(made: Draft, drawn: Drawn, index: Array, sent: Array, fed: Array, 
     )
 
 
-def _descend(loop: _Loop, fed: Array, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Cache, Array, Array]:
+def _descend(loop: _Loop, fed: Array, decoder: Decoder, plan: RoundPlan, job: Job) -> tuple[Array, Fresh, Array, Array]:
     """Compute layers, segment by segment, while some drafting row wants to go deeper.
 
     Each row is fed the `fed [B]` tokens behind its cache, and drafts from the last of them.
@@ -196,10 +196,10 @@ def _descend(loop: _Loop, fed: Array, decoder: Decoder, plan: RoundPlan, job: Jo
     for index, (start, stop) in enumerate(zip(config.exits, config.exits[1:], strict=False)):
         moving = moving & _wants_deeper(index, normed, loop, plan, decoder, job)
 
-        def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
+        def compute(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Fresh]:
             return decoder.run(x, angles, cache, lengths, start, stop, moving[:, None], valid)
 
-        def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Cache]:
+        def skip(x: Array, moving: Array, start: int = start, stop: int = stop) -> tuple[Array, Fresh]:
             del moving
             return x, decoder.skip(x, angles, start, stop, valid)
 

@@ -10,7 +10,7 @@ from jax import Array
 
 import gelato_kernels
 from gelato_jax.config import ModelConfig
-from gelato_jax.models.cache import KeyValue
+from gelato_jax.models.cache import Joined, KeyValue
 from gelato_jax.models.layers import Angles, Linear, RMSNorm, rotate
 
 _MASKED = -1e30  # finite: -inf less a maximum of -inf would be nan
@@ -32,7 +32,7 @@ class Attention(nnx.Module):
         x: Array,
         norm: RMSNorm,
         angles: Angles,
-        cached: KeyValue | None,
+        cached: KeyValue | Joined | None,
         lengths: Array,
         valid: Array | None = None,
     ) -> tuple[Array, KeyValue]:
@@ -42,8 +42,8 @@ class Attention(nnx.Module):
             x: hidden states `[B, T, D]`.
             norm: of what is attended from; the states themselves are what the attention is added to.
             angles: of the window's positions.
-            cached: this layer's keys and values, `[B, K, S, H]` each; None: the window attends to itself alone, as
-                whole sequences do in training. Only this case has a gradient.
+            cached: this layer's keys and values, `[B, K, S, H]` each, or each row's own; None: the window attends to
+                itself alone, as whole sequences do in training. Only this case has a gradient.
             lengths: valid slots of each row, `[B]` int32.
             valid: `[B]` tokens of each window that count, or None for all.
 
@@ -58,9 +58,7 @@ class Attention(nnx.Module):
             norms = None
             if self.q_norm is not None and self.k_norm is not None:
                 norms = (self.q_norm.scale[...], self.k_norm.scale[...], self.q_norm.eps)
-            attended, key, value = gelato_kernels.rotary_attention(
-                projected, *cached, lengths, *angles, norms=norms, rows=valid
-            )
+            attended, key, value = _attend(projected, cached, lengths, angles, norms, valid)
         return self.out(attended, residual=x, valid=valid), (key, value)
 
     def keys_values(self, x: Array, norm: RMSNorm, angles: Angles, valid: Array | None = None) -> KeyValue:
@@ -77,6 +75,28 @@ class Attention(nnx.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, angles), rotate(key, angles)
         return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+
+def _attend(
+    projected: Array,
+    cached: KeyValue | Joined,
+    lengths: Array,
+    angles: Angles,
+    norms: tuple[Array, Array, float] | None,
+    valid: Array | None,
+) -> tuple[Array, Array, Array]:
+    """`rotary_attention` to a batch's cache, or row by row to each one's own."""
+    if not isinstance(cached, Joined):
+        return gelato_kernels.rotary_attention(projected, *cached, lengths, *angles, norms=norms, rows=valid)
+
+    def attend(row: int, own: KeyValue) -> tuple[Array, Array, Array]:
+        one = slice(row, row + 1)
+        turned, counted = (angle[one] for angle in angles), None if valid is None else valid[one]
+        return gelato_kernels.rotary_attention(projected[one], *own, lengths[one], *turned, norms=norms, rows=counted)
+
+    parts = zip(*(attend(row, own) for row, own in enumerate(cached.rows)), strict=True)
+    attended, key, value = (jnp.concatenate(part) for part in parts)
+    return attended, key, value
 
 
 def attend_to_itself(query: Array, key: Array, value: Array) -> Array:

@@ -4,6 +4,9 @@ A row's valid slots are those below its length, so rolling back rejected tokens 
 slots at or above it hold garbage that the next write covers.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -14,7 +17,18 @@ from gelato_jax.config import ModelConfig
 KeyValue = tuple[Array, Array]
 """Keys and values of one layer: `[B, K, S, H]` in a cache, `[B, K, T, H]` fresh from a window."""
 
-Cache = tuple[KeyValue, ...]
+
+class Joined(NamedTuple):
+    """One layer of several rows, each of which keeps arrays of its own."""
+
+    rows: tuple[KeyValue, ...]  # each [1, K, S, H]
+
+
+Cache = tuple[KeyValue | Joined, ...]
+"""A layer after another."""
+
+Fresh = tuple[KeyValue, ...]
+"""What a window gives a cache, a layer after another."""
 
 
 def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
@@ -26,7 +40,21 @@ def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
 
 
-def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
+def join_rows(caches: Sequence[Cache]) -> Cache:
+    """One batch of caches of one row each, without copying them; `split_rows` undoes it."""
+    return caches[0] if len(caches) == 1 else tuple(map(Joined, zip(*caches, strict=True)))
+
+
+def split_rows(cache: Cache, rows: int) -> tuple[Cache, ...]:
+    """The caches of a batch that `join_rows` made."""
+    return (
+        (cache,)
+        if rows == 1
+        else tuple(zip(*(layer.rows for layer in cache if isinstance(layer, Joined)), strict=True))
+    )
+
+
+def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
     """Write a window's keys and values after each row's `lengths [B]`, in place when donated.
 
     A cache holds the longest text and the widest window after it (`decoding.job.buffer_slots` sees to it): of several
@@ -40,9 +68,16 @@ def write(cache: Cache, fresh: Cache, lengths: Array, *, after: Array) -> Cache:
             XLA run it before that read, and pay with a copy of every cache in every step.
     """
     never = (after.max() == jnp.inf).astype(jnp.int32)
+    lengths = lengths + never
+
+    def into(old: KeyValue, new: KeyValue, rows: slice) -> KeyValue:
+        return _write(old[0], new[0][rows], lengths[rows]), _write(old[1], new[1][rows], lengths[rows])
+
     return tuple(
-        (_write(old_k, new_k, lengths + never), _write(old_v, new_v, lengths + never))
-        for (old_k, old_v), (new_k, new_v) in zip(cache, fresh, strict=True)
+        Joined(tuple(into(own, new, slice(row, row + 1)) for row, own in enumerate(old.rows)))
+        if isinstance(old, Joined)
+        else into(old, new, slice(None))
+        for old, new in zip(cache, fresh, strict=True)
     )
 
 

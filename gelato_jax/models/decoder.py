@@ -15,7 +15,7 @@ from jax import Array
 import gelato_kernels
 from gelato_jax.config import ModelConfig
 from gelato_jax.models.attention import Attention
-from gelato_jax.models.cache import Cache, KeyValue
+from gelato_jax.models.cache import Cache, Fresh, Joined, KeyValue
 from gelato_jax.models.layers import Angles, Embedding, GatedMLP, Head, RMSNorm, rope_frequencies
 from gelato_jax.types import record, static
 
@@ -30,7 +30,12 @@ class Layer(nnx.Module):
         self.mlp = GatedMLP(config, rngs=rngs)
 
     def __call__(
-        self, x: Array, angles: Angles, cached: KeyValue | None, lengths: Array, valid: Array | None = None
+        self,
+        x: Array,
+        angles: Angles,
+        cached: KeyValue | Joined | None,
+        lengths: Array,
+        valid: Array | None = None,
     ) -> tuple[Array, KeyValue]:
         """Map `x [B, T, D]` to `[B, T, D]` and the window's keys and values."""
         x, fresh = self.attention(x, self.input_norm, angles, cached, lengths, valid)
@@ -47,7 +52,7 @@ def _run_layer(
     params: nnx.State,
     x: Array,
     angles: Angles,
-    cached: KeyValue | None,
+    cached: KeyValue | Joined | None,
     lengths: Array,
     valid: Array | None,
 ) -> tuple[Array, KeyValue]:
@@ -99,7 +104,7 @@ class Decoder(nnx.Module):
         stop: int,
         moving: Array | None = None,
         valid: Array | None = None,
-    ) -> tuple[Array, Cache]:
+    ) -> tuple[Array, Fresh]:
         """Run layers `start` to `stop` over `x [B, T, D]`; also returns their fresh keys and values.
 
         Tokens outside `moving [B, T]` have left at an earlier exit: their state stays, and every
@@ -114,7 +119,7 @@ class Decoder(nnx.Module):
             fresh.append(keys_values)
         return x, tuple(fresh)
 
-    def skip(self, x: Array, angles: Angles, start: int, stop: int, valid: Array | None = None) -> Cache:
+    def skip(self, x: Array, angles: Angles, start: int, stop: int, valid: Array | None = None) -> Fresh:
         """Keys and values of skipped layers, projected from the exit's state (CALM, arXiv 2207.07061)."""
         return tuple(self.layers[index].keys_values(x, angles, valid) for index in range(start, stop))
 
@@ -150,7 +155,7 @@ class Decoder(nnx.Module):
 
     def forward(
         self, tokens: Array, cache: Cache | None, lengths: Array, valid: Array | None = None
-    ) -> tuple[Array, Cache]:
+    ) -> tuple[Array, Fresh]:
         """Run a window `[B, T]` through every layer: hidden states `[B, T, D]`, fresh keys and values.
 
         Of the T tokens `valid [B]` count; what the others give means nothing.

@@ -71,6 +71,7 @@ class Traffic:
 
     rounds: int = 0
     waited_s: float = 0.0  # from a message to its answer, summed over rounds
+    edge_s: float = 0.0  # of that at the edge, as it says: waiting for a turn, and the pass
     sent_bytes: int = 0  # messages of rounds, without gRPC's own
     received_bytes: int = 0
     retries: int = 0
@@ -189,9 +190,10 @@ class RemoteStream(Stream):
         verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
 
         began = time.perf_counter()
-        data = self._ask("Verify", verify).downlink
-        traffic = self.traffic
-        traffic.waited_s += time.perf_counter() - began
+        reply = self._ask("Verify", verify)
+        data, waited_s, traffic = reply.downlink, time.perf_counter() - began, self.traffic
+        traffic.waited_s += waited_s
+        traffic.edge_s += reply.edge_s if 0.0 <= reply.edge_s <= waited_s else 0.0
         traffic.rounds, traffic.sent_bytes = traffic.rounds + 1, traffic.sent_bytes + len(message)
         traffic.received_bytes += len(data)
 

@@ -52,6 +52,8 @@ class _Service(edge_pb2_grpc.EdgeServicer):
             positions=config.max_positions,
             sessions=len(self._sessions),
             most_sessions=self._sessions.most,
+            rounds=self._sessions.rounds,
+            batches=self._sessions.batches,
             version=importlib.metadata.version("gelato-jax"),
         )
 

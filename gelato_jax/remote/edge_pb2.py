@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgelato_jax/remote/edge.proto\x12\tgelato.v1\"\r\n\x0bInfoRequest\"\x88\x01\n\tInfoReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x01(\r\x12\x11\n\tpositions\x18\x04 \x01(\r\x12\x10\n\x08sessions\x18\x05 \x01(\r\x12\x15\n\rmost_sessions\x18\x06 \x01(\r\x12\x0f\n\x07version\x18\x07 \x01(\t\"\xe6\x01\n\x0bOpenRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12#\n\x07payload\x18\x03 \x01(\x0b\x32\x12.gelato.v1.Payload\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.gelato.v1.Sampling\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x15\n\rprompt_length\x18\x06 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\r\x12\x18\n\x10max_draft_length\x18\x08 \x01(\r\x12\r\n\x05round\x18\t \x01(\r\"I\n\x07Payload\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x01\x12\r\n\x05known\x18\x03 \x03(\r\x12\x0f\n\x07\x66urther\x18\x04 \x01(\x08\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\r\"/\n\tOpenReply\x12\x13\n\x0b\x66irst_token\x18\x01 \x01(\r\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\x08\"?\n\rVerifyRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06uplink\x18\x03 \x01(\x0c\"\x1f\n\x0bVerifyReply\x12\x10\n\x08\x64ownlink\x18\x01 \x01(\x0c\",\n\nRowRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\"\x17\n\x08RowReply\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\"\x0c\n\nCloseReply2\x9a\x02\n\x04\x45\x64ge\x12\x34\n\x04Info\x12\x16.gelato.v1.InfoRequest\x1a\x14.gelato.v1.InfoReply\x12\x34\n\x04Open\x12\x16.gelato.v1.OpenRequest\x1a\x14.gelato.v1.OpenReply\x12:\n\x06Verify\x12\x18.gelato.v1.VerifyRequest\x1a\x16.gelato.v1.VerifyReply\x12\x31\n\x03Row\x12\x15.gelato.v1.RowRequest\x1a\x13.gelato.v1.RowReply\x12\x37\n\x05\x43lose\x12\x17.gelato.v1.CloseRequest\x1a\x15.gelato.v1.CloseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgelato_jax/remote/edge.proto\x12\tgelato.v1\"\r\n\x0bInfoRequest\"\xa9\x01\n\tInfoReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x01(\r\x12\x11\n\tpositions\x18\x04 \x01(\r\x12\x10\n\x08sessions\x18\x05 \x01(\r\x12\x15\n\rmost_sessions\x18\x06 \x01(\r\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0e\n\x06rounds\x18\x08 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\t \x01(\x04\"\xe6\x01\n\x0bOpenRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12#\n\x07payload\x18\x03 \x01(\x0b\x32\x12.gelato.v1.Payload\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.gelato.v1.Sampling\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x15\n\rprompt_length\x18\x06 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\r\x12\x18\n\x10max_draft_length\x18\x08 \x01(\r\x12\r\n\x05round\x18\t \x01(\r\"I\n\x07Payload\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x01\x12\r\n\x05known\x18\x03 \x03(\r\x12\x0f\n\x07\x66urther\x18\x04 \x01(\x08\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\r\"/\n\tOpenReply\x12\x13\n\x0b\x66irst_token\x18\x01 \x01(\r\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\x08\"?\n\rVerifyRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06uplink\x18\x03 \x01(\x0c\"/\n\x0bVerifyReply\x12\x10\n\x08\x64ownlink\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65\x64ge_s\x18\x02 \x01(\x02\",\n\nRowRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\"\x17\n\x08RowReply\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\x0c\"\x0c\n\nCloseReply2\x9a\x02\n\x04\x45\x64ge\x12\x34\n\x04Info\x12\x16.gelato.v1.InfoRequest\x1a\x14.gelato.v1.InfoReply\x12\x34\n\x04Open\x12\x16.gelato.v1.OpenRequest\x1a\x14.gelato.v1.OpenReply\x12:\n\x06Verify\x12\x18.gelato.v1.VerifyRequest\x1a\x16.gelato.v1.VerifyReply\x12\x31\n\x03Row\x12\x15.gelato.v1.RowRequest\x1a\x13.gelato.v1.RowReply\x12\x37\n\x05\x43lose\x12\x17.gelato.v1.CloseRequest\x1a\x15.gelato.v1.CloseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFOREQUEST']._serialized_start=43
   _globals['_INFOREQUEST']._serialized_end=56
   _globals['_INFOREPLY']._serialized_start=59
-  _globals['_INFOREPLY']._serialized_end=195
-  _globals['_OPENREQUEST']._serialized_start=198
-  _globals['_OPENREQUEST']._serialized_end=428
-  _globals['_PAYLOAD']._serialized_start=430
-  _globals['_PAYLOAD']._serialized_end=503
-  _globals['_SAMPLING']._serialized_start=505
-  _globals['_SAMPLING']._serialized_end=580
-  _globals['_OPENREPLY']._serialized_start=582
-  _globals['_OPENREPLY']._serialized_end=629
-  _globals['_VERIFYREQUEST']._serialized_start=631
-  _globals['_VERIFYREQUEST']._serialized_end=694
-  _globals['_VERIFYREPLY']._serialized_start=696
-  _globals['_VERIFYREPLY']._serialized_end=727
-  _globals['_ROWREQUEST']._serialized_start=729
-  _globals['_ROWREQUEST']._serialized_end=773
-  _globals['_ROWREPLY']._serialized_start=775
-  _globals['_ROWREPLY']._serialized_end=798
-  _globals['_CLOSEREQUEST']._serialized_start=800
-  _globals['_CLOSEREQUEST']._serialized_end=831
-  _globals['_CLOSEREPLY']._serialized_start=833
-  _globals['_CLOSEREPLY']._serialized_end=845
-  _globals['_EDGE']._serialized_start=848
-  _globals['_EDGE']._serialized_end=1130
+  _globals['_INFOREPLY']._serialized_end=228
+  _globals['_OPENREQUEST']._serialized_start=231
+  _globals['_OPENREQUEST']._serialized_end=461
+  _globals['_PAYLOAD']._serialized_start=463
+  _globals['_PAYLOAD']._serialized_end=536
+  _globals['_SAMPLING']._serialized_start=538
+  _globals['_SAMPLING']._serialized_end=613
+  _globals['_OPENREPLY']._serialized_start=615
+  _globals['_OPENREPLY']._serialized_end=662
+  _globals['_VERIFYREQUEST']._serialized_start=664
+  _globals['_VERIFYREQUEST']._serialized_end=727
+  _globals['_VERIFYREPLY']._serialized_start=729
+  _globals['_VERIFYREPLY']._serialized_end=776
+  _globals['_ROWREQUEST']._serialized_start=778
+  _globals['_ROWREQUEST']._serialized_end=822
+  _globals['_ROWREPLY']._serialized_start=824
+  _globals['_ROWREPLY']._serialized_end=847
+  _globals['_CLOSEREQUEST']._serialized_start=849
+  _globals['_CLOSEREQUEST']._serialized_end=880
+  _globals['_CLOSEREPLY']._serialized_start=882
+  _globals['_CLOSEREPLY']._serialized_end=894
+  _globals['_EDGE']._serialized_start=897
+  _globals['_EDGE']._serialized_end=1179
 # @@protoc_insertion_point(module_scope)

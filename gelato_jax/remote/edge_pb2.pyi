@@ -11,7 +11,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("model", "vocabulary", "ids", "positions", "sessions", "most_sessions", "version")
+    __slots__ = ("model", "vocabulary", "ids", "positions", "sessions", "most_sessions", "version", "rounds", "batches")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,8 @@ class InfoReply(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     MOST_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
     model: str
     vocabulary: str
     ids: int
@@ -26,7 +28,9 @@ class InfoReply(_message.Message):
     sessions: int
     most_sessions: int
     version: str
-    def __init__(self, model: _Optional[str] = ..., vocabulary: _Optional[str] = ..., ids: _Optional[int] = ..., positions: _Optional[int] = ..., sessions: _Optional[int] = ..., most_sessions: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    rounds: int
+    batches: int
+    def __init__(self, model: _Optional[str] = ..., vocabulary: _Optional[str] = ..., ids: _Optional[int] = ..., positions: _Optional[int] = ..., sessions: _Optional[int] = ..., most_sessions: _Optional[int] = ..., version: _Optional[str] = ..., rounds: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("session", "vocabulary", "payload", "sampling", "tokens", "prompt_length", "max_new_tokens", "max_draft_length", "round")
@@ -93,10 +97,12 @@ class VerifyRequest(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., round: _Optional[int] = ..., uplink: _Optional[bytes] = ...) -> None: ...
 
 class VerifyReply(_message.Message):
-    __slots__ = ("downlink",)
+    __slots__ = ("downlink", "edge_s")
     DOWNLINK_FIELD_NUMBER: _ClassVar[int]
+    EDGE_S_FIELD_NUMBER: _ClassVar[int]
     downlink: bytes
-    def __init__(self, downlink: _Optional[bytes] = ...) -> None: ...
+    edge_s: float
+    def __init__(self, downlink: _Optional[bytes] = ..., edge_s: _Optional[float] = ...) -> None: ...
 
 class RowRequest(_message.Message):
     __slots__ = ("session", "round")

@@ -79,7 +79,7 @@ class EdgeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Score a round's drafts.
+        """Score a round's drafts, or stream as many tokens as a round without any asks for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

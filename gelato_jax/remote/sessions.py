@@ -1,14 +1,17 @@
 """The edge's sessions: text and cache of each request, and its last answer, so that a repeated call repeats the answer.
 
-No network in sight: calls are records of `edge.proto`, faults are `Refused`.
+Rounds of several sessions that wait are verified in one pass (`turns`): a window of each, beside its own cache. No
+network in sight: calls are records of `edge.proto`, faults are `Refused`.
 """
 
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +25,17 @@ from gelato_jax.decoding.programs import in_background
 from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
 from gelato_jax.decoding.verify import verify
 from gelato_jax.errors import GelatoError
-from gelato_jax.models import Model
-from gelato_jax.payloads import DraftIds, Payload, Uplink
+from gelato_jax.models import Cache, Model, join_rows, split_rows
+from gelato_jax.payloads import Downlink, DraftIds, Payload, Uplink
 from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote.turns import Turns
 from gelato_jax.remote.wire import SESSION_BYTES, read_payload, read_sampling
 
 IDLE_S = 600.0
 """After so many seconds without a call a session may be forgotten; its device then opens it again by itself."""
 _MOST_DRAFTS = 32
+_MOST_TOGETHER = 8
+"""Sessions in one pass. Every power of two up to it is a program of its own, made when it is first of use."""
 
 
 class Refused(Exception):
@@ -45,26 +51,63 @@ class Refused(Exception):
         self.kind = kind
 
 
-@dataclasses.dataclass
-class _Session:
-    """One request at the edge."""
+class _Terms(NamedTuple):
+    """What a request asks for."""
 
-    sampling: Sampling
+    sampling: Sampling  # leaves [1]
     payload: Payload
     ids: DraftIds
     shapes: Shapes
-    state: EdgeState
-    round: int  # that comes next; one of several passes moves it by as many
-    opened: pb.OpenReply
-    opening: tuple[int, bytes]  # of which call: its round, and its bytes
-    ready: Future[None]  # the program of its rounds
+    slots: int
+    row_keys: Array  # [1]
+
+    @property
+    def program(self) -> Hashable:
+        """Sessions that have it equal run one program."""
+        numbers, structure = jax.tree.flatten((self.payload, self.ids))
+        return structure, tuple(jnp.shape(number) for number in numbers), self.shapes, self.slots
+
+    @property
+    def alike(self) -> Hashable:
+        """Sessions that have it equal share the numbers of their scheme as well: they can be verified together."""
+        numbers = jax.tree.leaves((self.payload, self.ids))
+        return self.program, tuple(np.asarray(number).tobytes() for number in numbers)
+
+
+@dataclasses.dataclass(eq=False)
+class _Session:
+    """One request at the edge."""
+
+    terms: _Terms
+    opening: bytes  # the call that opened it
+    used: float
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held by a call that moves it
+    opened: pb.OpenReply | None = None  # None: its text has not been read yet
+    state: EdgeState | None = None
+    round: int = 1  # that comes next; one of several passes moves it by as many
     answered: int = -1  # the round before
-    answer: bytes = b""  # to it
-    used: float = 0.0
+    answer: pb.VerifyReply | None = None  # to it
+
+    def __post_init__(self) -> None:
+        self.alike = self.terms.alike
+
+
+class _Opening(NamedTuple):
+    """A text that is to be read."""
+
+    session: _Session
+    call: pb.OpenRequest
+
+
+class _Asked(NamedTuple):
+    """A round that is to be answered."""
+
+    session: _Session
+    uplink: Uplink
 
 
 class Sessions:
-    """All sessions of one target. Calls may come from any thread; one at a time computes.
+    """All sessions of one target. Calls may come from any thread; one at a time computes, for several that wait.
 
     Args:
         target: the model.
@@ -72,6 +115,10 @@ class Sessions:
         eos_ids: ids behind which a stream of tokens need not go on.
         most: sessions at once; each holds a cache.
         clock: seconds.
+
+    Attributes:
+        rounds: answered so far.
+        batches: passes over windows of several sessions that answered them.
     """
 
     def __init__(
@@ -85,10 +132,12 @@ class Sessions:
     ) -> None:
         """Without any session."""
         self.target, self.vocabulary, self.most = target, vocabulary, most
+        self.rounds = self.batches = 0
         self._eos_ids = jnp.asarray(eos_ids, jnp.int32)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
-        self._programs: dict[Any, Future[None]] = {}
+        self._programs: dict[Hashable, Future[None]] = {}
+        self._turns = Turns(self._compute, self._room)
 
     def __len__(self) -> int:
         """Sessions that are held."""
@@ -106,16 +155,17 @@ class Sessions:
                 f"the device's tokenizer is {call.vocabulary[:12]}, this edge's {self.vocabulary[:12]}: "
                 "take a draft of the same family",
             )
-        session, row_keys = self._describe(call)
-        opening = (call.round, call.SerializeToString(deterministic=True))
+        terms, opening = self._describe(call), call.SerializeToString(deterministic=True)
         with self._lock:
-            known = self._sessions.get(call.session)
-            if known is not None and known.opening == opening and known.round == max(call.round, 1):
-                return known.opened  # the reply was lost
-            self._make_room(call.session)
-            made = self._read(call, session, row_keys)
-            self._sessions[call.session] = dataclasses.replace(made, opening=opening, used=self._clock())
-            return made.opened
+            session = self._sessions.get(call.session)
+            if session is None or session.opening != opening:
+                self._make_room(call.session)
+                session = self._sessions[call.session] = _Session(terms, opening, self._clock())
+        with session.lock, self._dropped_if_it_fails(call.session, session):
+            if session.opened is None:  # else the reply was lost
+                self._turns.take(object(), _Opening(session, call))
+            assert session.opened is not None
+            return session.opened
 
     def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
         """Answer a round.
@@ -123,32 +173,18 @@ class Sessions:
         Raises:
             Refused: see there.
         """
-        with self._lock:
-            session = self._find(call.session)
-            if call.round == session.answered:
-                return pb.VerifyReply(downlink=session.answer)  # the reply was lost
+        came = self._clock()
+        with self._held(call.session) as session:
+            if call.round == session.answered and session.answer is not None:
+                return session.answer  # the reply was lost
             if call.round != session.round:
                 raise Refused("invalid", f"round {call.round} does not follow; the next is {session.round}")
-            uplink = self._decode(call.uplink, session)
-            session.ready.result()
-            del self._sessions[call.session]  # its state is given away; should this fail, the device opens it again
-            session.state, downlink = _verify(
-                session.state,
-                uplink,
-                target=self.target,
-                sampling=session.sampling,
-                payload=session.payload,
-                ids=session.ids,
-                eos_ids=self._eos_ids,
-                shapes=session.shapes,
-            )
-            downlink = jax.device_get(downlink)
-            length = int(uplink.length[0])
-            session.answer = session.payload.encode_downlink(downlink, 0, length, session.ids)
-            session.answered = call.round
-            session.round += int(downlink.num_streamed[0]) + 1
-            self._sessions[call.session] = session
-            return pb.VerifyReply(downlink=session.answer)
+            uplink = self._decode(call.uplink, session.terms)
+            with self._dropped_if_it_fails(call.session, session):
+                self._turns.take(session.alike, _Asked(session, uplink))
+            assert session.answer is not None
+            session.answer.edge_s = self._clock() - came
+            return session.answer
 
     def row(self, call: pb.RowRequest) -> pb.RowReply:
         """The target's row after the last round's accepted drafts.
@@ -156,11 +192,11 @@ class Sessions:
         Raises:
             Refused: see there.
         """
-        with self._lock:
-            session = self._find(call.session)
-            if not session.payload.keeps_row or call.round != session.answered:
+        with self._held(call.session) as session:
+            payload, state = session.terms.payload, session.state
+            if not payload.keeps_row or call.round != session.answered or state is None:
                 raise Refused("invalid", f"there is no row of round {call.round}")
-            return pb.RowReply(row=session.payload.encode_row(np.asarray(session.state.row)[0]))  # type: ignore[attr-defined]
+            return pb.RowReply(row=payload.encode_row(np.asarray(state.row)[0]))  # type: ignore[attr-defined]
 
     def close(self, call: pb.CloseRequest) -> pb.CloseReply:
         """Forget a session, known or not."""
@@ -168,12 +204,33 @@ class Sessions:
             self._sessions.pop(call.session, None)
         return pb.CloseReply()
 
+    @contextlib.contextmanager
+    def _held(self, name: bytes) -> Iterator[_Session]:
+        """A session, for one call at a time: a repeat waits for the answer, and has the same."""
+        session = self._find(name)
+        with session.lock:
+            if self._find(name) is not session:  # lost, or opened again, while this call waited
+                raise Refused("away", "the session has been opened again")
+            yield session
+
     def _find(self, name: bytes) -> _Session:
-        session = self._sessions.get(name)
-        if session is None:
-            raise Refused("unknown", "there is no such session")
-        session.used = self._clock()
-        return session
+        with self._lock:
+            session = self._sessions.get(name)
+            if session is None:
+                raise Refused("unknown", "there is no such session")
+            session.used = self._clock()
+            return session
+
+    @contextlib.contextmanager
+    def _dropped_if_it_fails(self, name: bytes, session: _Session) -> Iterator[None]:
+        """A session whose state was given away in vain is forgotten; its device opens it again."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                if self._sessions.get(name) is session:
+                    del self._sessions[name]
+            raise
 
     def _make_room(self, name: bytes) -> None:
         """Forget the session that is opened again, and those that nobody uses; refuse where that is not enough."""
@@ -184,7 +241,7 @@ class Sessions:
         if len(self._sessions) >= self.most:
             raise Refused("full", f"this edge serves {self.most} sessions already; try again later")
 
-    def _describe(self, call: pb.OpenRequest) -> tuple[tuple[Sampling, Payload, DraftIds, Shapes], Array]:
+    def _describe(self, call: pb.OpenRequest) -> _Terms:
         """What a call asks for, checked."""
         config = self.target.config
         tokens = np.asarray(call.tokens, np.int64)
@@ -212,65 +269,21 @@ class Sessions:
         except GelatoError as error:
             raise Refused("invalid", str(error)) from None
         shapes = Shapes(max_draft_length=call.max_draft_length)
-        row_keys = keys.row_keys(jnp.asarray([[call.sampling.seed, 0]], jnp.uint32))
-        return (sampling, payload, ids, shapes), row_keys
-
-    def _read(
-        self, call: pb.OpenRequest, described: tuple[Sampling, Payload, DraftIds, Shapes], row_keys: Array
-    ) -> _Session:
-        """Read a call's tokens."""
-        sampling, payload, ids, shapes = described
-        slots = buffer_slots(call.prompt_length + call.max_new_tokens, shapes)
-        tokens = np.zeros((1, slots), np.int32)
-        tokens[0, : len(call.tokens)] = call.tokens
-        length = jnp.asarray([len(call.tokens)], jnp.int32)
-        if call.round == 0:
-            state, first, fault = _open(self.target, sampling, payload, tokens, length, row_keys, shapes=shapes)
-            reply = pb.OpenReply(first_token=int(first[0]), fault=bool(fault[0]))
-        else:
-            rounds = jnp.asarray([call.round], jnp.int32)
-            state = _reopen(self.target, payload, tokens, length, row_keys, rounds, shapes=shapes)
-            reply = pb.OpenReply()
-        return _Session(
-            sampling=sampling,
+        return _Terms(
+            sampling=jax.tree.map(lambda number: number[None], sampling),
             payload=payload,
             ids=ids,
             shapes=shapes,
-            state=state,
-            round=max(call.round, 1),
-            opened=reply,
-            opening=(0, b""),
-            ready=self._prepare(state, sampling, payload, ids, shapes),
+            slots=buffer_slots(call.prompt_length + call.max_new_tokens, shapes),
+            row_keys=keys.row_keys(jnp.asarray([[call.sampling.seed, 0]], jnp.uint32)),
         )
 
-    def _prepare(
-        self, state: EdgeState, sampling: Sampling, payload: Payload, ids: DraftIds, shapes: Shapes
-    ) -> Future[None]:
-        """Make the program of a round while the device drafts its first."""
-        blank = payload.decode_uplink(b"\0", shapes.max_draft_length, ids)
-        parts = {
-            "target": self.target,
-            "sampling": sampling,
-            "payload": payload,
-            "ids": ids,
-            "eos_ids": self._eos_ids,
-        }
-        (state, blank), parts = jax.eval_shape(lambda *known: known, (state, blank), parts)
-        key = (
-            jax.tree.structure(parts),
-            tuple(leaf.shape for leaf in jax.tree.leaves((state, blank, parts["ids"]))),
-            shapes,
-        )
-        if key not in self._programs:
-            self._programs[key] = in_background(lambda: _verify.lower(state, blank, **parts, shapes=shapes).compile())
-        return self._programs[key]
-
-    def _decode(self, data: bytes, session: _Session) -> Uplink:
-        """A round's message, checked against the session."""
+    def _decode(self, data: bytes, terms: _Terms) -> Uplink:
+        """A round's message, checked against its session's terms."""
         try:
-            uplink = session.payload.decode_uplink(data, session.shapes.max_draft_length, session.ids)
+            uplink = terms.payload.decode_uplink(data, terms.shapes.max_draft_length, terms.ids)
         except ValueError as error:
-            raise Refused("invalid", f"the uplink is no {session.payload.scheme} message: {error}") from None
+            raise Refused("invalid", f"the uplink is no {terms.payload.scheme} message: {error}") from None
         named = np.concatenate(
             [np.asarray(part).ravel() for part in (uplink.tokens, uplink.pending, uplink.repeated) if part is not None]
         )
@@ -278,7 +291,114 @@ class Sessions:
             raise Refused("invalid", f"the uplink names id {named.max()}, which the target does not have")
         return uplink
 
+    def _room(self, works: Sequence[_Opening | _Asked]) -> int:
+        """How many of alike rounds go into a pass: as many as there is a program for; one is made for more."""
+        count, session = 1, works[0].session
+        while 2 * count <= min(len(works), _MOST_TOGETHER) and self._program(session, 2 * count).done():
+            count *= 2
+        return count
+
+    def _compute(self, works: Sequence[_Opening | _Asked]) -> None:
+        if isinstance(works[0], _Opening):
+            self._read(*works[0])
+        else:
+            self._answer(works)  # type: ignore[arg-type]
+
+    def _read(self, session: _Session, call: pb.OpenRequest) -> None:
+        """Read a call's tokens."""
+        terms = session.terms
+        tokens = np.zeros((1, terms.slots), np.int32)
+        tokens[0, : len(call.tokens)] = call.tokens
+        length = jnp.asarray([len(call.tokens)], jnp.int32)
+        if call.round == 0:
+            read = partial(_open, self.target, terms.sampling, terms.payload)
+            session.state, first, fault = read(tokens, length, terms.row_keys, shapes=terms.shapes)
+            session.opened = pb.OpenReply(first_token=int(first[0]), fault=bool(fault[0]))
+        else:
+            rounds = jnp.asarray([call.round], jnp.int32)
+            read = partial(_reopen, self.target, terms.payload)
+            session.state = read(tokens, length, terms.row_keys, rounds, shapes=terms.shapes)
+            session.opened, session.round = pb.OpenReply(), call.round
+        self._program(session, 1)  # while the device drafts its first round
+
+    def _answer(self, works: Sequence[_Asked]) -> None:
+        """One pass for rounds of several sessions."""
+        sessions, uplinks = zip(*works, strict=True)
+        payload, ids = sessions[0].terms.payload, sessions[0].terms.ids
+        self._program(sessions[0], len(sessions)).result()
+        states, downlink = _verify(
+            tuple(session.state for session in sessions),
+            uplinks,
+            tuple(session.terms.sampling for session in sessions),
+            **self._shared(sessions[0].terms),
+        )
+        downlink = jax.device_get(downlink)
+        for row, (session, uplink, state) in enumerate(zip(sessions, uplinks, states, strict=True)):
+            session.state = state
+            data = payload.encode_downlink(downlink, row, int(uplink.length[0]), ids)
+            session.answer = pb.VerifyReply(downlink=data)
+            session.answered = session.round
+            session.round += int(downlink.num_streamed[row]) + 1
+        self.rounds, self.batches = self.rounds + len(sessions), self.batches + 1
+
+    def _shared(self, terms: _Terms) -> dict[str, Any]:
+        """What the rows of a batch have in common."""
+        return {
+            "target": self.target,
+            "payload": terms.payload,
+            "ids": terms.ids,
+            "eos_ids": self._eos_ids,
+            "shapes": terms.shapes,
+        }
+
+    def _program(self, session: _Session, rows: int) -> Future[None]:
+        """Whether the program of a pass for so many sessions like this one is made; it is begun where it is not."""
+        terms = session.terms
+        key = (terms.program, rows)
+        if key not in self._programs:
+            blank = terms.payload.decode_uplink(b"\0", terms.shapes.max_draft_length, terms.ids)
+            parts = jax.eval_shape(lambda *known: known, session.state, blank, terms.sampling)
+            rows_of = [(part,) * rows for part in parts]
+            self._programs[key] = in_background(lambda: _verify.lower(*rows_of, **self._shared(terms)).compile())
+        return self._programs[key]
+
+
+@partial(jax.jit, static_argnames="shapes", donate_argnames="states")
+def _verify(
+    states: tuple[EdgeState, ...],
+    uplinks: tuple[Uplink, ...],
+    samplings: tuple[Sampling, ...],
+    *,
+    target: Model,
+    payload: Payload,
+    ids: DraftIds,
+    eos_ids: Array,
+    shapes: Shapes,
+) -> tuple[tuple[EdgeState, ...], Downlink]:
+    """`verify` of a row of each session: every cache stays where it is. Leaves `[1]`, of the answers `[sessions]`."""
+    rows = len(states)
+    caches = [state.cache for state in states]
+    together, uplink, sampling = (
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        for parts in ([dataclasses.replace(state, cache=()) for state in states], uplinks, samplings)
+    )
+    state, downlink = verify(
+        dataclasses.replace(together, cache=join_rows(caches)),
+        uplink,
+        target=target,
+        sampling=sampling,
+        payload=payload,
+        ids=ids,
+        eos_ids=eos_ids,
+        shapes=shapes,
+    )
+    apart = dataclasses.replace(state, cache=())
+
+    def of(row: int, cache: Cache) -> EdgeState:
+        return dataclasses.replace(jax.tree.map(lambda leaf: leaf[row : row + 1], apart), cache=cache)
+
+    return tuple(of(row, cache) for row, cache in enumerate(split_rows(state.cache, rows))), downlink
+
 
 _open = jax.jit(open_edge, static_argnames="shapes")
 _reopen = jax.jit(reopen_edge, static_argnames="shapes")
-_verify = jax.jit(verify, static_argnames="shapes", donate_argnames="state")
