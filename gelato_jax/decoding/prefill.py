@@ -28,6 +28,7 @@ from gelato_jax.decoding.sampling import shape_logits
 from gelato_jax.decoding.update import fresh_session, open_row, read_prompt
 from gelato_jax.models import Cache, Decoder, Model, allocate, write
 from gelato_jax.payloads import Payload
+from gelato_jax.types import record
 
 
 def prefill(
@@ -56,7 +57,8 @@ def prefill(
     row_keys = keys.row_keys(seeds)
     rows, reads = open_rows(job, prompt_length, limit, row_keys, shapes, session)
     target, sampling, payload = job.target, job.sampling, job.policy.payload
-    edge, first, fault = open_edge(target, sampling, payload, tokens, prompt_length, row_keys, shapes)
+    cache, last = read_tokens(target, tokens, prompt_length, shapes)
+    edge, first, fault = open_edge(target, sampling, payload, cache, last, prompt_length, row_keys)
     device = open_device(job, tokens, prompt_length, limit, row_keys, reads, first, fault, shapes)
     return DecodeState(device=device, edge=edge, row=rows)
 
@@ -82,44 +84,31 @@ def open_edge(
     target: Model,
     sampling: Sampling,
     payload: Payload,
-    tokens: Array,
+    cache: Cache,
+    last: Array,
     prompt_length: Array,
     row_keys: Array,
-    shapes: Shapes,
 ) -> tuple[EdgeState, Array, Array]:
-    """The edge after the prompts, each row's first token `[B]`, and whether its logits were no numbers `[B]`.
+    """The edge after prompts that were read: its state, the first tokens `[B]`, and where logits were no numbers `[B]`.
 
-    Arguments as `prefill`; `row_keys [B]` as `keys.row_keys` gives them.
+    Args:
+        target: the model.
+        sampling: the distribution asked for.
+        payload: the scheme.
+        cache: of the prompts, from `read_tokens`.
+        last: `[B, D]`, likewise.
+        prompt_length: `[B]` int32.
+        row_keys: `[B]` as `keys.row_keys` gives them.
     """
-    cache, last = read_tokens(target, tokens, prompt_length, shapes)
     zeros = jnp.zeros_like(prompt_length)
     first, fault = draw_target(target, sampling, payload, last, row_keys, zeros, prompt_length)
     return edge_state(target, payload, first, prompt_length + 1, cache, row_keys, zeros + 1), first, fault
 
 
-def reopen_edge(
-    target: Model, payload: Payload, tokens: Array, length: Array, row_keys: Array, rounds: Array, shapes: Shapes
-) -> EdgeState:
-    """The edge behind committed text, as it was before the row's round `rounds [B]`: for one that lost its state.
-
-    Args:
-        target: the model.
-        payload: the scheme.
-        tokens: `[B, S]` int32 text, padded.
-        length: `[B]` int32 committed tokens, at least 2.
-        row_keys: `[B]` as `keys.row_keys` gives them.
-        rounds: `[B]` int32 the next round's number.
-        shapes: static sizes.
-    """
-    cache, _ = read_tokens(target, tokens, length - 1, shapes)
-    last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)[:, 0]
-    return edge_state(target, payload, last, length, cache, row_keys, rounds)
-
-
 def edge_state(
     target: Model, payload: Payload, last: Array, length: Array, cache: Cache, row_keys: Array, rounds: Array
 ) -> EdgeState:
-    """An edge's state; arguments as its fields."""
+    """An edge's state; arguments as its fields: of a text, `length [B]`, all but the `last [B]` is cached."""
     row = jnp.zeros((last.shape[0], target.config.valid_outputs), jnp.float32) if payload.keeps_row else None
     return EdgeState(last=last, length=length, cache=cache, key=row_keys, round=rounds, row=row)
 
@@ -151,32 +140,66 @@ def open_device(
     )
 
 
-def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shapes) -> tuple[Cache, Array]:
-    """Run the prompts through a model in chunks of one size, as many as the longest needs.
+@record
+class Reading:
+    """Texts on their way into a cache, in chunks. A shorter row's slots beyond its text hold garbage."""
 
-    A shorter row's slots beyond its prompt hold garbage above its length.
+    start: Array  # [] int32 tokens read so far
+    cache: Cache
+    last: Array  # [B, D] float32 hidden state of each text's last token, once that has been read
 
-    Returns:
-        The cache, of as many slots as `tokens`, and the hidden state of each prompt's last token `[B, D]`.
+
+def begin_reading(model: Model, rows: int, slots: int) -> Reading:
+    """Nothing read yet, of `rows` texts in buffers of `slots`."""
+    decoder = model.bind()
+    return Reading(
+        start=jnp.zeros((), jnp.int32),
+        cache=allocate(decoder.config, rows, slots, decoder.cache_dtype),
+        last=jnp.zeros((rows, decoder.config.hidden_size), jnp.float32),
+    )
+
+
+def read_on(
+    model: Model, tokens: Array, length: Array, reading: Reading, until: Array | int, shapes: Shapes
+) -> Reading:
+    """Run texts through a model in chunks of one size, up to their `until []` first tokens, rounded up to a chunk.
+
+    Args:
+        model: of which only hidden states and caches are asked.
+        tokens: `[B, S]` int32 texts, padded.
+        length: `[B]` int32 of each to be read.
+        reading: what was read before; `until` went up to a multiple of the chunk then.
+        until: see above; no text needs more than `length.max()`.
+        shapes: whose `prefill_chunk` is the size.
     """
     decoder, chunk = model.bind(), shapes.prefill_chunk
     rows = tokens.shape[0]
 
-    def read(carry: tuple[Array, Cache, Array]) -> tuple[Array, Cache, Array]:
-        start, cache, last = carry
+    def read(reading: Reading) -> Reading:
+        start = reading.start
         lengths = jnp.full((rows,), start, jnp.int32)
         window = lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1)
-        x, fresh = decoder.forward(window, cache, lengths, prompt_length - start)
-        inside = prompt_length - 1 - start
+        x, fresh = decoder.forward(window, reading.cache, lengths, length - start)
+        inside = length - 1 - start
         here = jnp.take_along_axis(x, inside[:, None, None], axis=1, mode="clip")[:, 0]
-        last = jnp.where(((inside >= 0) & (inside < chunk))[:, None], here, last)
-        return start + chunk, write(cache, fresh, lengths, after=x), last
+        return Reading(
+            start=start + chunk,
+            cache=write(reading.cache, fresh, lengths, after=x),
+            last=jnp.where(((inside >= 0) & (inside < chunk))[:, None], here, reading.last),
+        )
 
-    last = jnp.zeros((rows, decoder.config.hidden_size), jnp.float32)
-    empty = allocate(decoder.config, rows, tokens.shape[1], decoder.cache_dtype)
-    start = (jnp.zeros((), jnp.int32), empty, last)
-    _, cache, last = lax.while_loop(lambda carry: carry[0] < prompt_length.max(), read, start)
-    return cache, last
+    return lax.while_loop(lambda reading: reading.start < until, read, reading)
+
+
+def read_tokens(model: Model, tokens: Array, prompt_length: Array, shapes: Shapes) -> tuple[Cache, Array]:
+    """Read prompts from their first tokens to their last, as many chunks as the longest needs.
+
+    Returns:
+        The cache, of as many slots as `tokens`, and the hidden state of each prompt's last token `[B, D]`.
+    """
+    nothing = begin_reading(model, *tokens.shape)
+    reading = read_on(model, tokens, prompt_length, nothing, prompt_length.max(), shapes)
+    return reading.cache, reading.last
 
 
 def draw_target(

@@ -8,34 +8,27 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from gelato_jax import keys
 from gelato_jax.decoding.job import buffer_slots
-from gelato_jax.decoding.prefill import open_edge, reopen_edge
-from gelato_jax.decoding.programs import in_background
-from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
-from gelato_jax.decoding.verify import verify
+from gelato_jax.decoding.records import Shapes
 from gelato_jax.errors import GelatoError
-from gelato_jax.models import Cache, Model, join_rows, split_rows
-from gelato_jax.payloads import Downlink, DraftIds, Payload, Uplink
+from gelato_jax.models import Model
+from gelato_jax.payloads import Uplink
 from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote.compute import Computer, Row, Terms
 from gelato_jax.remote.turns import Turns
 from gelato_jax.remote.wire import SESSION_BYTES, read_payload, read_sampling
 
 IDLE_S = 600.0
 """After so many seconds without a call a session may be forgotten; its device then opens it again by itself."""
 _MOST_DRAFTS = 32
-_MOST_TOGETHER = 8
-"""Sessions in one pass. Every power of two up to it is a program of its own, made when it is first of use."""
 
 
 class Refused(Exception):
@@ -51,45 +44,18 @@ class Refused(Exception):
         self.kind = kind
 
 
-class _Terms(NamedTuple):
-    """What a request asks for."""
-
-    sampling: Sampling  # leaves [1]
-    payload: Payload
-    ids: DraftIds
-    shapes: Shapes
-    slots: int
-    row_keys: Array  # [1]
-
-    @property
-    def program(self) -> Hashable:
-        """Sessions that have it equal run one program."""
-        numbers, structure = jax.tree.flatten((self.payload, self.ids))
-        return structure, tuple(jnp.shape(number) for number in numbers), self.shapes, self.slots
-
-    @property
-    def alike(self) -> Hashable:
-        """Sessions that have it equal share the numbers of their scheme as well: they can be verified together."""
-        numbers = jax.tree.leaves((self.payload, self.ids))
-        return self.program, tuple(np.asarray(number).tobytes() for number in numbers)
-
-
 @dataclasses.dataclass(eq=False)
 class _Session:
     """One request at the edge."""
 
-    terms: _Terms
+    row: Row  # its text at the target
     opening: bytes  # the call that opened it
     used: float
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held by a call that moves it
     opened: pb.OpenReply | None = None  # None: its text has not been read yet
-    state: EdgeState | None = None
     round: int = 1  # that comes next; one of several passes moves it by as many
     answered: int = -1  # the round before
     answer: pb.VerifyReply | None = None  # to it
-
-    def __post_init__(self) -> None:
-        self.alike = self.terms.alike
 
 
 class _Opening(NamedTuple):
@@ -133,10 +99,9 @@ class Sessions:
         """Without any session."""
         self.target, self.vocabulary, self.most = target, vocabulary, most
         self.rounds = self.batches = 0
-        self._eos_ids = jnp.asarray(eos_ids, jnp.int32)
+        self._computer = Computer(target, eos_ids)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
-        self._programs: dict[Hashable, Future[None]] = {}
         self._turns = Turns(self._compute, self._room)
 
     def __len__(self) -> int:
@@ -160,11 +125,10 @@ class Sessions:
             session = self._sessions.get(call.session)
             if session is None or session.opening != opening:
                 self._make_room(call.session)
-                session = self._sessions[call.session] = _Session(terms, opening, self._clock())
+                session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock())
         with session.lock, self._dropped_if_it_fails(call.session, session):
-            if session.opened is None:  # else the reply was lost
+            while session.opened is None:  # else the reply was lost
                 self._turns.take(object(), _Opening(session, call))
-            assert session.opened is not None
             return session.opened
 
     def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
@@ -179,9 +143,9 @@ class Sessions:
                 return session.answer  # the reply was lost
             if call.round != session.round:
                 raise Refused("invalid", f"round {call.round} does not follow; the next is {session.round}")
-            uplink = self._decode(call.uplink, session.terms)
+            uplink = self._decode(call.uplink, session.row.terms)
             with self._dropped_if_it_fails(call.session, session):
-                self._turns.take(session.alike, _Asked(session, uplink))
+                self._turns.take(session.row.alike, _Asked(session, uplink))
             assert session.answer is not None
             session.answer.edge_s = self._clock() - came
             return session.answer
@@ -193,7 +157,7 @@ class Sessions:
             Refused: see there.
         """
         with self._held(call.session) as session:
-            payload, state = session.terms.payload, session.state
+            payload, state = session.row.terms.payload, session.row.state
             if not payload.keeps_row or call.round != session.answered or state is None:
                 raise Refused("invalid", f"there is no row of round {call.round}")
             return pb.RowReply(row=payload.encode_row(np.asarray(state.row)[0]))  # type: ignore[attr-defined]
@@ -241,7 +205,7 @@ class Sessions:
         if len(self._sessions) >= self.most:
             raise Refused("full", f"this edge serves {self.most} sessions already; try again later")
 
-    def _describe(self, call: pb.OpenRequest) -> _Terms:
+    def _describe(self, call: pb.OpenRequest) -> Terms:
         """What a call asks for, checked."""
         config = self.target.config
         tokens = np.asarray(call.tokens, np.int64)
@@ -269,7 +233,7 @@ class Sessions:
         except GelatoError as error:
             raise Refused("invalid", str(error)) from None
         shapes = Shapes(max_draft_length=call.max_draft_length)
-        return _Terms(
+        return Terms(
             sampling=jax.tree.map(lambda number: number[None], sampling),
             payload=payload,
             ids=ids,
@@ -278,7 +242,7 @@ class Sessions:
             row_keys=keys.row_keys(jnp.asarray([[call.sampling.seed, 0]], jnp.uint32)),
         )
 
-    def _decode(self, data: bytes, terms: _Terms) -> Uplink:
+    def _decode(self, data: bytes, terms: Terms) -> Uplink:
         """A round's message, checked against its session's terms."""
         try:
             uplink = terms.payload.decode_uplink(data, terms.shapes.max_draft_length, terms.ids)
@@ -292,11 +256,7 @@ class Sessions:
         return uplink
 
     def _room(self, works: Sequence[_Opening | _Asked]) -> int:
-        """How many of alike rounds go into a pass: as many as there is a program for; one is made for more."""
-        count, session = 1, works[0].session
-        while 2 * count <= min(len(works), _MOST_TOGETHER) and self._program(session, 2 * count).done():
-            count *= 2
-        return count
+        return self._computer.room(works[0].session.row, len(works)) if isinstance(works[0], _Asked) else 1
 
     def _compute(self, works: Sequence[_Opening | _Asked]) -> None:
         if isinstance(works[0], _Opening):
@@ -305,100 +265,19 @@ class Sessions:
             self._answer(works)  # type: ignore[arg-type]
 
     def _read(self, session: _Session, call: pb.OpenRequest) -> None:
-        """Read a call's tokens."""
-        terms = session.terms
-        tokens = np.zeros((1, terms.slots), np.int32)
-        tokens[0, : len(call.tokens)] = call.tokens
-        length = jnp.asarray([len(call.tokens)], jnp.int32)
-        if call.round == 0:
-            read = partial(_open, self.target, terms.sampling, terms.payload)
-            session.state, first, fault = read(tokens, length, terms.row_keys, shapes=terms.shapes)
-            session.opened = pb.OpenReply(first_token=int(first[0]), fault=bool(fault[0]))
-        else:
-            rounds = jnp.asarray([call.round], jnp.int32)
-            read = partial(_reopen, self.target, terms.payload)
-            session.state = read(tokens, length, terms.row_keys, rounds, shapes=terms.shapes)
-            session.opened, session.round = pb.OpenReply(), call.round
-        self._program(session, 1)  # while the device drafts its first round
+        """Read a piece of a call's tokens; with the last one, the session is open."""
+        said = self._computer.read(session.row, np.asarray(call.tokens, np.int32), call.round)
+        if said is not None:
+            session.opened = pb.OpenReply(first_token=said[0], fault=said[1])
+            session.round = max(call.round, 1)
 
     def _answer(self, works: Sequence[_Asked]) -> None:
         """One pass for rounds of several sessions."""
         sessions, uplinks = zip(*works, strict=True)
-        payload, ids = sessions[0].terms.payload, sessions[0].terms.ids
-        self._program(sessions[0], len(sessions)).result()
-        states, downlink = _verify(
-            tuple(session.state for session in sessions),
-            uplinks,
-            tuple(session.terms.sampling for session in sessions),
-            **self._shared(sessions[0].terms),
-        )
-        downlink = jax.device_get(downlink)
-        for row, (session, uplink, state) in enumerate(zip(sessions, uplinks, states, strict=True)):
-            session.state = state
-            data = payload.encode_downlink(downlink, row, int(uplink.length[0]), ids)
-            session.answer = pb.VerifyReply(downlink=data)
-            session.answered = session.round
+        downlink = self._computer.answer([session.row for session in sessions], uplinks)
+        for row, (session, uplink) in enumerate(works):
+            terms = session.row.terms
+            data = terms.payload.encode_downlink(downlink, row, int(uplink.length[0]), terms.ids)
+            session.answer, session.answered = pb.VerifyReply(downlink=data), session.round
             session.round += int(downlink.num_streamed[row]) + 1
-        self.rounds, self.batches = self.rounds + len(sessions), self.batches + 1
-
-    def _shared(self, terms: _Terms) -> dict[str, Any]:
-        """What the rows of a batch have in common."""
-        return {
-            "target": self.target,
-            "payload": terms.payload,
-            "ids": terms.ids,
-            "eos_ids": self._eos_ids,
-            "shapes": terms.shapes,
-        }
-
-    def _program(self, session: _Session, rows: int) -> Future[None]:
-        """Whether the program of a pass for so many sessions like this one is made; it is begun where it is not."""
-        terms = session.terms
-        key = (terms.program, rows)
-        if key not in self._programs:
-            blank = terms.payload.decode_uplink(b"\0", terms.shapes.max_draft_length, terms.ids)
-            parts = jax.eval_shape(lambda *known: known, session.state, blank, terms.sampling)
-            rows_of = [(part,) * rows for part in parts]
-            self._programs[key] = in_background(lambda: _verify.lower(*rows_of, **self._shared(terms)).compile())
-        return self._programs[key]
-
-
-@partial(jax.jit, static_argnames="shapes", donate_argnames="states")
-def _verify(
-    states: tuple[EdgeState, ...],
-    uplinks: tuple[Uplink, ...],
-    samplings: tuple[Sampling, ...],
-    *,
-    target: Model,
-    payload: Payload,
-    ids: DraftIds,
-    eos_ids: Array,
-    shapes: Shapes,
-) -> tuple[tuple[EdgeState, ...], Downlink]:
-    """`verify` of a row of each session: every cache stays where it is. Leaves `[1]`, of the answers `[sessions]`."""
-    rows = len(states)
-    caches = [state.cache for state in states]
-    together, uplink, sampling = (
-        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        for parts in ([dataclasses.replace(state, cache=()) for state in states], uplinks, samplings)
-    )
-    state, downlink = verify(
-        dataclasses.replace(together, cache=join_rows(caches)),
-        uplink,
-        target=target,
-        sampling=sampling,
-        payload=payload,
-        ids=ids,
-        eos_ids=eos_ids,
-        shapes=shapes,
-    )
-    apart = dataclasses.replace(state, cache=())
-
-    def of(row: int, cache: Cache) -> EdgeState:
-        return dataclasses.replace(jax.tree.map(lambda leaf: leaf[row : row + 1], apart), cache=cache)
-
-    return tuple(of(row, cache) for row, cache in enumerate(split_rows(state.cache, rows))), downlink
-
-
-_open = jax.jit(open_edge, static_argnames="shapes")
-_reopen = jax.jit(reopen_edge, static_argnames="shapes")
+        self.rounds, self.batches = self.rounds + len(works), self.batches + 1

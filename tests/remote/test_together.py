@@ -12,6 +12,7 @@ from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
 from gelato_jax.models import quantize
 from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote.compute import PIECE
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Refused, Sessions
@@ -74,6 +75,8 @@ def test_devices_at_once_get_the_texts_that_they_get_alone(payload, pair, sessio
                 np.testing.assert_array_equal(together.totals.accepted, alone.totals.accepted)
             if sessions.batches < sessions.rounds:
                 break
+            for program in sessions._computer._programs.values():
+                program.result()
     finally:
         server.stop(0)
     assert sessions.batches < sessions.rounds
@@ -99,12 +102,13 @@ class Gate:
     """Keeps the first batch of a `Sessions` until the next callers have come."""
 
     def __init__(self, sessions):
-        self.sessions, self.open, self.batches = sessions, threading.Event(), []
+        self.sessions, self.open, self.batches, self.kinds = sessions, threading.Event(), [], []
         self.run = sessions._turns._run
         sessions._turns._run = self._hold
 
     def _hold(self, works):
         self.batches.append(len(works))
+        self.kinds.append(type(works[0]).__name__)
         assert self.open.wait(60)
         self.run(works)
 
@@ -134,7 +138,7 @@ class Gate:
 def make_programs(sessions, counts=(2, 4)):
     for session in sessions._sessions.values():
         for count in counts:
-            sessions._program(session, count).result()
+            sessions._computer.program(session.row, count).result()
 
 
 def test_rounds_that_wait_are_one_pass(pair, sessions):
@@ -145,7 +149,8 @@ def test_rounds_that_wait_are_one_pass(pair, sessions):
     assert gate.batches == [1, 4]
     assert (sessions.rounds, sessions.batches) == (5, 2)
     alone = Sessions(pair.target, pair.tokenizer.fingerprint)
-    assert answers == [alone.verify(opened(alone, pair, name)) for name in range(5)]
+    expected = [alone.verify(opened(alone, pair, name)) for name in range(5)]
+    assert [answer.downlink for answer in answers] == [answer.downlink for answer in expected]
 
 
 def test_schemes_with_other_numbers_do_not_meet(pair, sessions):
@@ -157,6 +162,43 @@ def test_schemes_with_other_numbers_do_not_meet(pair, sessions):
     gate = Gate(sessions)
     gate.answers(calls)
     assert gate.batches == [1, 2, 2]
+
+
+def test_a_long_text_is_read_in_pieces_and_others_have_their_turns_between(pair, sessions):
+    other = opened(sessions, pair, 1)
+    gate = Gate(sessions)
+    text = np.random.default_rng(0).integers(0, 60, 3 * PIECE - 5).tolist()
+    reading = threading.Thread(
+        target=opened, args=(sessions, pair, 2), kwargs={"tokens": text, "prompt_length": len(text)}
+    )
+    reading.start()
+    while not gate.batches:
+        time.sleep(0.001)
+    answering = threading.Thread(target=sessions.verify, args=(other,))
+    answering.start()
+    while not len(sessions._turns):
+        time.sleep(0.001)
+    gate.open.set()
+    for thread in (reading, answering):
+        thread.join(60)
+    assert gate.kinds == ["_Opening", "_Asked", "_Opening", "_Opening"]
+
+
+def test_a_long_prompt_has_the_text_that_it_has_alone(pair, sessions):
+    prompt = np.random.default_rng(1).integers(0, 60, 2 * PIECE + 9).tolist()
+    server, port = serve(sessions, "127.0.0.1:0")
+    client = EdgeClient(f"127.0.0.1:{port}")
+    given = {"settings": settings(3, 1.0), **choices(payloads.candidates(2))}
+    try:
+        watched = stream(without_weights(pair), prompt, client, **given)
+        for number, _ in enumerate(watched):
+            if number == 2:  # it is told the text so far and reads it, in pieces too
+                sessions._sessions.clear()
+        assert client.traffic.reopened == 1
+    finally:
+        client.close()
+        server.stop(0)
+    assert watched.generation().tokens == gelato.generate(pair, [prompt], **given).tokens
 
 
 def test_a_repeat_waits_for_the_answer_and_moves_nothing(pair, sessions):
