@@ -23,6 +23,9 @@ from gelato_jax.payloads.messages import Downlink, DraftIds, Proposal, Resolutio
 from gelato_jax.payloads.scalar import Scalar, draw_residual
 from gelato_jax.types import record, static
 
+_MOST = 1024
+"""Pairs: an edge makes room for as many as a device asks for."""
+
 
 @record
 class Candidates(Scalar):
@@ -132,11 +135,11 @@ def candidates(count: int) -> Candidates:
     """As `scalar`, but a rejection brings `count` draws of p first; exact, about a kilobit.
 
     Args:
-        count: pairs (y, p(y)) sent after a rejection, a whole number >= 1; it shapes the program.
+        count: pairs (y, p(y)) sent after a rejection, a whole number from 1 to 1024; it shapes the program.
 
     Raises:
         GelatoError: `count` is no such number.
     """
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
-        raise GelatoError(f"payload candidates is {count!r}, must be a whole number of at least 1")
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or not 1 <= count <= _MOST:
+        raise GelatoError(f"payload candidates is {count!r}, must be a whole number from 1 to {_MOST}")
     return Candidates(count=int(count))

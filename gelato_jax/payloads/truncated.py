@@ -41,6 +41,8 @@ class _Truncated(Full):
         named, values = reader.take(count, width), reader.floats(count)
         row, repeated = np.full(ids.sizes.draft, -np.inf, np.float32), 0
         columns = np.asarray(ids.columns(jnp.asarray(named)))
+        if columns.max() >= ids.sizes.draft:
+            raise ValueError(f"a message names an id of which q has no column, {named[columns.argmax()]}")
         if ids.further and (columns == ids.sizes.draft - 1).any():
             repeated = int(named[columns == ids.sizes.draft - 1][0])
         row[columns] = values

@@ -1,6 +1,7 @@
 """What both ends agree on when a session opens: the payload scheme, how the target is sampled, and limits."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,8 @@ def read_payload(message: pb.Payload, vocab_size: int) -> tuple[Payload, DraftId
         raise GelatoError(
             f"payload scheme {message.scheme!r} is unknown; this edge knows {', '.join(payloads.SCHEMES)}"
         )
+    if not math.isfinite(message.number):
+        raise GelatoError(f"the number of payload scheme {message.scheme} is {message.number}, must be finite")
     make = getattr(payloads, message.scheme)
     number = int(message.number) if message.scheme in _WHOLE else message.number
     payload = make(number) if message.scheme in (*_WHOLE, "top_p") else make()

@@ -37,7 +37,7 @@ def test_an_edge_that_serves_a_repeated_round_again_is_found_out(pair):
     class Forgetful(Sessions):
         def verify(self, call):
             session = self._find(call.session)
-            session.answer, session.round = b"", call.round  # it has no last answer
+            session.answer, session.round = None, call.round  # it has no last answer
             return super().verify(call)
 
     sessions = Forgetful(pair.target, pair.tokenizer.fingerprint)
