@@ -68,6 +68,7 @@ def decode(
         screen.text(text.feed(stream.first[0].tolist()))
         interrupted = _rounds(stream, text, screen, watch)
         screen.text(text.finish())
+    stream.close()
     # What the last round drafted after a stop string is no part of the answer.
     generation = dataclasses.replace(stream.generation(), tokens=[text.ids])
     return Answer(

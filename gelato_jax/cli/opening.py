@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings, Pair
-    from gelato_jax.remote.device import EdgeClient
+    from gelato_jax.remote.device import Client, EdgeClient
     from gelato_jax.serving.engine import OpenStream
 
 
@@ -16,6 +16,8 @@ def open_pair(
     choices: dict[str, Any],
     client: "EdgeClient | None",
     progress: "Progress",
+    *,
+    at_once: int = 1,
 ) -> "tuple[Pair, OpenStream]":
     """Load a pair; measure this machine where the options ask for its times.
 
@@ -25,6 +27,7 @@ def open_pair(
         choices: as `choices.build` makes them.
         client: of an edge that verifies, or None.
         progress: told of the stages.
+        at_once: streams that may be decoded beside each other; without an edge, several share the target's passes.
 
     Returns:
         The pair as this machine needs it, and what opens a stream of one prompt under the choices, or others given.
@@ -45,9 +48,18 @@ def open_pair(
         cache = gelato_checkpoints.cache_directory() / "local-times"
         choices = {**choices, "system": measure_local_system(pair, settings.shapes, cache, progress.stage)}
     progress.stage("compile", 0, 0)
-    if client is None:
+    if client is None and at_once == 1:
         return pair, lambda prompt, **given: gelato_jax.stream(pair, [prompt], **{**choices, **given})
     from gelato_jax.remote import device
 
+    connection = _inside(pair, at_once) if client is None else client
     pair = device.without_weights(pair)
-    return pair, partial(device.stream, pair, client=client, **choices)
+    return pair, partial(device.stream, pair, client=connection, **choices)
+
+
+def _inside(pair: "Pair", at_once: int) -> "Client":
+    """An edge in this process."""
+    from gelato_jax.remote.inside import InsideClient
+    from gelato_jax.remote.sessions import Sessions
+
+    return InsideClient(Sessions(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids, most=at_once))

@@ -223,6 +223,9 @@ class Stream:
             device = dataclasses.replace(self.state.device, done=jnp.asarray(self.done))
             self.state = dataclasses.replace(self.state, device=device)
 
+    def close(self) -> None:
+        """No further round will be asked for; iterating to the end closes by itself."""
+
     def generation(self) -> Generation:
         """What has been decoded so far."""
         row = self.state.row

@@ -98,7 +98,7 @@ def open_edge(
         cache: of the prompts, from `read_tokens`.
         last: `[B, D]`, likewise.
         prompt_length: `[B]` int32.
-        row_keys: `[B]` as `keys.row_keys` gives them.
+        row_keys: `[B, 2]` as `keys.row_keys` gives them.
     """
     zeros = jnp.zeros_like(prompt_length)
     first, fault = draw_target(target, sampling, payload, last, row_keys, zeros, prompt_length)

@@ -245,7 +245,7 @@ class DeviceState:
     pending: Array  # [B] int32 the last token where the device drew it itself, else -1
     cache: Cache  # the draft's
     cache_length: Array  # [B] int32 its valid slots
-    key: Array  # [B] random key of the row
+    key: Array  # [B, 2] random key of the row, see `keys`
 
 
 @record
@@ -295,7 +295,7 @@ class EdgeState:
     last: Array  # [B] int32 last token that the edge knows of; meaningless where the device drew one since
     length: Array  # [B] int32 committed tokens; the cache holds one less
     cache: Cache  # the target's
-    key: Array  # [B] random key of the row, as the device has it
+    key: Array  # [B, 2] random key of the row, as the device has it
     round: Array  # [B] int32 the row's counter of passes, as the device has it
     row: Array | None  # [B, V] the target's row at the last rejection, where a device may ask for it
 

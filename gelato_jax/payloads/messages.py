@@ -148,7 +148,7 @@ class Resolution:
 class RoundNoise:
     """The random numbers of one round, by row. Both ends derive them from the session's key."""
 
-    key: Array  # [B] random key of the row
+    key: Array  # [B, 2] random key of the row, see `keys`
     round: Array  # [B] int32 the row's own round
     position: Array  # [B] int32 absolute position of the round's first token
     greedy: Array  # [] bool one token of every row has all the probability: noise could change nothing

@@ -35,7 +35,7 @@ class Terms(NamedTuple):
     ids: DraftIds
     shapes: Shapes
     slots: int
-    row_keys: Array  # [1]
+    row_keys: Array  # [1, 2]
 
     @property
     def program(self) -> Hashable:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import jax
@@ -76,6 +76,21 @@ class Traffic:
     received_bytes: int = 0
     retries: int = 0
     reopened: int = 0
+
+
+class Client(Protocol):
+    """What a stream asks of its connection."""
+
+    address: str
+    traffic: Traffic
+
+    def call(self, method: str, request: Any) -> Any:
+        """Make a call; GelatoError where it is refused, KeyError where its session is unknown."""
+        ...
+
+    def forget(self, session: bytes) -> None:
+        """Say that a session is over."""
+        ...
 
 
 class EdgeClient:
@@ -157,12 +172,14 @@ class EdgeClient:
 class RemoteStream(Stream):
     """A `Stream` of one prompt whose rounds are verified by an edge."""
 
-    client: EdgeClient
+    client: Client
     """Where the target is."""
     opening: pb.OpenRequest
     """How the session began."""
     number: int = 1
     """Of the round that comes next, as the row counts passes."""
+    closed: bool = False
+    """Whether the edge has been told that the session is over."""
     no_row: Array = dataclasses.field(init=False)
     """In place of a target's row that nobody asked for."""
 
@@ -180,6 +197,12 @@ class RemoteStream(Stream):
         try:
             yield from super().__iter__()
         finally:
+            self.close()
+
+    def close(self) -> None:
+        """Tell the edge, once, that the session is over."""
+        if not self.closed:
+            self.closed = True
             self.client.forget(self.opening.session)
 
     def _round(self) -> Array:
@@ -256,7 +279,7 @@ class RemoteStream(Stream):
 def stream(
     pair: Pair,
     prompt: str | list[int],
-    client: EdgeClient,
+    client: Client,
     *,
     settings: DecodeSettings | None = None,
     raw: bool = False,

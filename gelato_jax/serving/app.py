@@ -51,16 +51,17 @@ class Busy(Exception):
 
 
 class Turns:
-    """Requests one after the other, in the order they came.
+    """Requests in the order they came, some at once.
 
     Args:
+        at_once: that have their turn.
         most: that may wait.
         metrics: told how many do.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self._most, self._metrics, self._waiting = most, metrics, 0
-        self._lock = asyncio.Lock()
+    def __init__(self, at_once: int, most: int, metrics: Metrics) -> None:
+        self._most, self._metrics, self._waiting, self._running = most, metrics, 0, 0
+        self._places = asyncio.Semaphore(at_once)
 
     def check(self) -> None:
         """Refuse one more where too many wait.
@@ -68,7 +69,7 @@ class Turns:
         Raises:
             Busy: see there.
         """
-        if self._waiting >= self._most and self._lock.locked():
+        if self._waiting >= self._most and self._places.locked():
             raise Busy
 
     @contextlib.asynccontextmanager
@@ -76,15 +77,19 @@ class Turns:
         """Wait for one's turn, and have it."""
         self._wait(1)
         try:
-            await self._lock.acquire()
+            await self._places.acquire()
         finally:
             self._wait(-1)
-        self._metrics.running(1)
+        self._run(1)
         try:
             yield
         finally:
-            self._metrics.running(0)
-            self._lock.release()
+            self._run(-1)
+            self._places.release()
+
+    def _run(self, change: int) -> None:
+        self._running += change
+        self._metrics.running(self._running)
 
     def _wait(self, change: int) -> None:
         self._waiting += change
@@ -94,9 +99,9 @@ class Turns:
 class _Server:
     """What the handlers share."""
 
-    def __init__(self, engine: Engine, model: str, most_waiting: int) -> None:
+    def __init__(self, engine: Engine, model: str, at_once: int, most_waiting: int) -> None:
         self.engine, self.model, self.metrics = engine, model, Metrics()
-        self.turns = Turns(most_waiting, self.metrics)
+        self.turns = Turns(at_once, most_waiting, self.metrics)
 
     async def complete(self, request: Request, kind: Kind) -> Response:
         """Answer a body, whole or as events."""
@@ -178,7 +183,13 @@ class _Server:
 
 
 def make_app(
-    engine: Engine, *, model: str, api_key: str | None = None, hosts: Sequence[str] = ("*",), most_waiting: int = 32
+    engine: Engine,
+    *,
+    model: str,
+    api_key: str | None = None,
+    hosts: Sequence[str] = ("*",),
+    at_once: int = 1,
+    most_waiting: int = 32,
 ) -> Starlette:
     """The application.
 
@@ -187,9 +198,10 @@ def make_app(
         model: the name that clients ask for.
         api_key: that they must bring, or None.
         hosts: names by which the server may be called; a page elsewhere that points a name of its own here is refused.
+        at_once: requests that are decoded beside each other.
         most_waiting: requests that may wait; more are turned away with 503.
     """
-    server = _Server(engine, model, most_waiting)
+    server = _Server(engine, model, at_once, most_waiting)
     return Starlette(
         routes=[
             Route("/", _page),

@@ -1,4 +1,4 @@
-"""One request after the other through a pair, round by round, with one energy queue for all of them."""
+"""Requests through a pair, round by round: one after the other, with one energy queue, or several at once."""
 
 import dataclasses
 import time
@@ -72,7 +72,10 @@ class Finished:
 
 
 class Engine:
-    """Decodes requests in turn; not for several threads at once.
+    """Decodes requests. Each begins with the queue and the estimates that one before it left.
+
+    Several threads may decode at once where `stream` lets them. A request then takes up what one before it left and
+    nobody else took up: there are as many queues as requests were under way, and a cap would be kept by each.
 
     Args:
         pair: draft, target, tokenizer.
@@ -83,13 +86,13 @@ class Engine:
     def __init__(self, pair: Pair, settings: DecodeSettings, stream: OpenStream) -> None:
         """With an energy queue that is empty."""
         self._pair, self._settings, self._stream = pair, settings, stream
-        self._session: Session | None = None
+        self._left: list[Session] = []
 
     def warm(self) -> None:
         """Compile what most requests need."""
         for _ in self.decode(self.prepare(Ask(kind="text", prompt="a", max_new_tokens=2, temperature=0.0))):
             pass
-        self._session = None
+        self._left.clear()
 
     def prepare(self, ask: Ask) -> "Prepared":
         """The ids and settings of a request.
@@ -136,7 +139,7 @@ class Engine:
         """
         began = time.perf_counter()
         # Without drafts the rules keep another state.
-        chosen = {"session": self._session} if request.speculative else {"controller": control.static(0)}
+        chosen = {"session": self._take_up()} if request.speculative else {"controller": control.static(0)}
         stream = self._stream(request.ids, settings=request.settings, **chosen)
         text = TextStream(self._pair.tokenizer, request.stops)
         first_token_s = time.perf_counter() - began
@@ -157,9 +160,10 @@ class Engine:
                     break
             yield Piece(decided=text.finish())
         finally:
+            stream.close()
             generation = stream.generation()
             if request.speculative:
-                self._session = generation.session
+                self._left.append(generation.session)
         wall_s = time.perf_counter() - began - first_token_s
         modelled = report(dataclasses.replace(generation, tokens=[text.ids]))
         yield Finished(
@@ -178,6 +182,12 @@ class Engine:
                 "modelled": modelled,
             },
         )
+
+    def _take_up(self) -> Session | None:
+        try:
+            return self._left.pop()
+        except IndexError:
+            return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

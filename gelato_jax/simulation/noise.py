@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.random import define_prng_impl
 
+from gelato_jax.keys import typed
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
@@ -19,9 +21,12 @@ def unrolled(keys: Array) -> Array:
     """The same keys: what is folded into and drawn from them is the same, bits of 32.
 
     Args:
-        keys: typed keys of JAX's default kind.
+        keys: of JAX's default kind: `[..., 2]` bits, as `keys.row_keys` has them, or typed.
+
+    Returns:
+        Typed keys.
     """
-    return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_UNROLLED)
+    return jax.random.wrap_key_data(jax.random.key_data(typed(keys)), impl=_UNROLLED)
 
 
 def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:

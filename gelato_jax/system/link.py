@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gelato_jax.keys import typed
 from gelato_jax.types import number, record
 
 TRANSMIT_DBM = 23.0  # 3GPP TR 36.814, power class 3 terminal
@@ -34,7 +35,7 @@ class Channel:
 class LinkState:
     """Where a link's clock stands, as a block and the time spent in it: exact after any run length."""
 
-    key: Array  # random key of this link
+    key: Array  # random key of this link, see `keys`
     block: Array  # [] int32 coherence block
     phase_s: Array  # [] seconds since the block began, < coherence_s
 
@@ -109,7 +110,7 @@ class Link:
 
         Up- and downlink share the gain (reciprocity, assumed).
         """
-        drawn = jax.random.exponential(jax.random.fold_in(state.key, state.block), dtype=jnp.float32)
+        drawn = jax.random.exponential(jax.random.fold_in(typed(state.key), state.block), dtype=jnp.float32)
         return self.channel(1.0 + self.fading * (jnp.maximum(drawn, DEEPEST_FADE) - 1.0))
 
     def channel(self, gain: Array | float = 1.0) -> Channel:

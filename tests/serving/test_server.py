@@ -14,6 +14,7 @@ import gelato_jax as gelato
 from gelato_jax import control, payloads
 from gelato_jax.remote import device, edge
 from gelato_jax.remote.device import EdgeClient
+from gelato_jax.remote.inside import InsideClient
 from gelato_jax.remote.sessions import Sessions
 from gelato_jax.serving.app import MOST_BYTES, Server, make_app
 from gelato_jax.serving.engine import Engine
@@ -220,6 +221,50 @@ def test_who_leaves_makes_room(served, pair):
     while served.metric("request_left_total") < before + 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert served.metric("request_left_total") == before + 2
+
+
+@pytest.fixture
+def beside(pair):
+    """A server that decodes four requests beside each other, and the sessions behind it."""
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids, most=4)
+    client = InsideClient(sessions)
+    options = {"controller": control.static(2), "payload": payloads.seeded()}
+    served = Served(pair, partial(device.stream, device.without_weights(pair), client=client, **options), at_once=4)
+    yield served, sessions
+    served.close()
+
+
+def test_requests_beside_each_other_have_the_texts_that_they_have_alone(pair, beside):
+    served, sessions = beside
+    bodies = [{"messages": said(f"{n} 1 4"), "seed": n, "temperature": n % 3 / 2} for n in range(9)]
+    found = [None] * len(bodies)
+
+    def ask(number):
+        found[number] = served.post(bodies[number]).json()["choices"][0]["message"]["content"]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(bodies))]
+    most = 0
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        most = max(most, len(sessions))
+    for body, text in zip(bodies, found, strict=True):
+        chosen = dataclasses.replace(SETTINGS, seed=body["seed"], temperature=body["temperature"])
+        ids = pair.tokenizer.chat_prompt(body["messages"])
+        alone = gelato.generate(pair, [ids], settings=chosen, controller=control.static(2), payload=payloads.seeded())
+        assert text == alone.texts[0]
+    assert 2 <= most <= 4
+    assert len(sessions) == 0
+    assert served.metric("num_requests_running") == 0
+
+
+def test_a_text_that_stops_at_its_first_token_leaves_no_session(beside):
+    served, sessions = beside
+    first = served.post({"messages": said(), "max_tokens": 1, "temperature": 0}).json()
+    stop = first["choices"][0]["message"]["content"].strip()
+    answer = served.post({"messages": said(), "stop": stop, "temperature": 0}).json()
+    assert answer["choices"][0]["message"]["content"].strip() == ""
+    assert len(sessions) == 0
 
 
 def test_too_many_at_once_are_turned_away(pair):
