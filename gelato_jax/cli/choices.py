@@ -91,4 +91,5 @@ def world_name(values: dict[str, Any]) -> str:
     """What the modelled figures are about."""
     if values["system"] == "local":
         return "this machine's own times, without link or energy"
-    return f"{values['device']} over {values['link']} to {values['edge']}"
+    measured = "; the delay and the edge's times are this clock's" if values.get("remote_clock") else ""
+    return f"{values['device']} over {values['link']} to {values['edge']}{measured}"

@@ -51,7 +51,10 @@ def open_pair(
     if client is None and at_once == 1:
         return pair, lambda prompt, **given: gelato_jax.stream(pair, [prompt], **{**choices, **given})
     from gelato_jax.remote import device
+    from gelato_jax.remote.clock import Clock
 
+    if values["remote_clock"]:
+        choices = {**choices, "clock": Clock()}
     connection = _inside(pair, at_once) if client is None else client
     pair = device.without_weights(pair)
     return pair, partial(device.stream, pair, client=connection, **choices)

@@ -281,6 +281,9 @@ class RemoteOptions:
     """File that holds the token which the edge asks for."""
     remote_authority: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
     """Certificates, PEM, that the edge's is checked against: turns TLS on."""
+    remote_clock: bool = False
+    """Plan, and count seconds, by the delay and the edge's times as this machine's clock has them, in place of --link's
+    delay and --edge. Rates and joules stay the presets'. What is drafted then differs from run to run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ def connect(values: dict[str, Any]) -> "EdgeClient | None":
         GelatoError: an option that goes with it stands alone, or a file cannot be read.
     """
     if values["remote"] is None:
-        for name in ("remote_token_file", "remote_authority"):
-            if values[name] is not None:
+        for name in ("remote_token_file", "remote_authority", "remote_clock"):
+            if values[name]:
                 raise GelatoError(
                     f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
                 )

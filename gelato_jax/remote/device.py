@@ -34,7 +34,9 @@ from gelato_jax.models import Model
 from gelato_jax.payloads import Downlink, Uplink
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote import edge_pb2_grpc
+from gelato_jax.remote.clock import Clock
 from gelato_jax.remote.wire import MESSAGE_BYTES, SESSION_BYTES, describe_payload, describe_sampling
+from gelato_jax.system import System
 from gelato_jax.types import Observation
 
 CALL_S = 120.0
@@ -76,6 +78,8 @@ class Traffic:
     received_bytes: int = 0
     retries: int = 0
     reopened: int = 0
+    delay_s: float | None = None  # what the clock makes of the rounds: the network's delay
+    edge_factor: float | None = None  # and the edge's seconds, of the preset's
 
 
 class Client(Protocol):
@@ -178,13 +182,19 @@ class RemoteStream(Stream):
     """How the session began."""
     number: int = 1
     """Of the round that comes next, as the row counts passes."""
+    clock: Clock | None = None
+    """Whose delay and passes of the edge count in place of the presets'."""
     closed: bool = False
     """Whether the edge has been told that the session is over."""
     no_row: Array = dataclasses.field(init=False)
     """In place of a target's row that nobody asked for."""
+    preset: System = dataclasses.field(init=False)
+    """The system that was asked for, whatever the clock says."""
 
     def __post_init__(self) -> None:
         """Make what every round is given."""
+        self.preset = self.job.system
+        self._believe()
         self.no_row = jnp.zeros((1, self.job.draft_ids.vocab_size), jnp.float32)
 
     @property
@@ -216,18 +226,30 @@ class RemoteStream(Stream):
         reply = self._ask("Verify", verify)
         data, waited_s, traffic = reply.downlink, time.perf_counter() - began, self.traffic
         traffic.waited_s += waited_s
-        traffic.edge_s += reply.edge_s if 0.0 <= reply.edge_s <= waited_s else 0.0
+        edge_s = reply.edge_s if 0.0 <= reply.edge_s <= waited_s else 0.0
+        traffic.edge_s += edge_s
         traffic.rounds, traffic.sent_bytes = traffic.rounds + 1, traffic.sent_bytes + len(message)
         traffic.received_bytes += len(data)
 
         downlink = self._read(data, int(uplink.length[0]))
         passes = int(downlink.num_streamed[0]) + 1
+        if self.clock is not None and self.number > 1:  # the edge may have compiled for the first
+            bits = 8 * len(message), 8 * len(data)
+            drafted, network_s = int(uplink.length[0]), waited_s - edge_s
+            self.clock.see(self.preset, drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
+            self._believe()
         commit = partial(_commit, self.state, begun, downlink, job=self.job, shapes=self.shapes)
         after, packed, asked = commit(self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
         return packed
+
+    def _believe(self) -> None:
+        """Plan, and count, by what the clock says."""
+        if self.clock is not None:
+            self.job = dataclasses.replace(self.job, system=self.clock.adjust(self.preset))
+            self.traffic.delay_s, self.traffic.edge_factor = self.clock.delay_s, self.clock.edge_factor
 
     def _read(self, data: bytes, length: int) -> Downlink:
         """An answer to `length` drafts.
@@ -284,6 +306,7 @@ def stream(
     settings: DecodeSettings | None = None,
     raw: bool = False,
     session: Session | None = None,
+    clock: Clock | None = None,
     **choices: Any,
 ) -> RemoteStream:
     """As `gelato_jax.stream`, of one prompt, with the target behind `client`. Of the pair's target the shape is used.
@@ -295,6 +318,9 @@ def stream(
         settings: see there.
         raw: see there.
         session: see there.
+        clock: plan and count by the delay and the passes that it measures, in place of those of the system's link and
+            edge. What is drafted then follows the network: sampled text has the same distribution, but is not the same
+            at the same seed, unless the payload is `seeded`.
         **choices: see there.
 
     Raises:
@@ -334,6 +360,7 @@ def stream(
         preparation=_prepare(state, job, settings.shapes),
         client=client,
         opening=opening,
+        clock=clock,
     )
 
 

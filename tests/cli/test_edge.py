@@ -14,6 +14,7 @@ import pytest
         (("edge", "--token-file", "absent"), "absent"),
         (("generate", "hi", "--remote-token-file", "file"), "no effect without --remote"),
         (("generate", "hi", "--remote-authority", "file"), "no effect without --remote"),
+        (("generate", "hi", "--remote-clock"), "--remote-clock has no effect without --remote"),
         (("generate", "hi", "--remote", "localhost:1", "--system", "local"), "--system local times this machine"),
         (("generate", "hi", "--remote", "localhost:1", "--remote-authority", "absent.pem"), "absent.pem"),
     ],

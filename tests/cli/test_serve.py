@@ -16,6 +16,8 @@ import pytest
         (("--device", "orin-nano-15w"), "--device has no effect with --system local"),
         (("--remote", "localhost:1", "--system", "local"), "--system local times this machine"),
         (("--remote-token-file", "file"), "no effect without --remote"),
+        (("--at-once", "4", "--power-budget-w", "2"), "--power-budget-w is kept by one queue"),
+        (("--at-once", "0"), "--at-once is 0"),
         (("--controller", "gelato"), "needs a budget"),
         (("--payload-bits", "4"), "--payload-bits has no effect with --payload candidates"),
     ],
