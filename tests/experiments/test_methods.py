@@ -10,9 +10,11 @@ import pytest
 
 from gelato_experiments.inputs import SHIPPED, read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
-from gelato_experiments.methods.compare import mean_and_half
+from gelato_experiments.methods.compare import lead, mean_and_half
 from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.studies.frontier.claims import claims as claims_of
+from gelato_experiments.studies.frontier.mixture import best_mixture
+from gelato_experiments.studies.frontier.oracles import class_edges
 from gelato_experiments.studies.frontier.played import lookup
 from gelato_experiments.studies.frontier.settings import Settings
 from gelato_experiments.studies.frontier.study import run
@@ -175,8 +177,51 @@ def test_frontier_on_a_small_world(texts, tmp_path):
     assert {claim.holds for claim in claims} <= {True, False, None}
     # A world where a method that keeps the cap is better must say so.
     better = [
-        dict(row, tokens_per_s=99.0) if row["method"] == "static" and row["kind"] == "method" else row for row in rows
+        dict(row, tokens_per_s_shares=json.dumps([99.0] * 8)) if row["method"] == "static" else row for row in rows
     ]
     (beaten,) = [claim for claim in claims_of(settings, better) if claim.claim.startswith("no method")]
     assert beaten.holds is False
     assert "static" in beaten.measured
+    for cap in (0.6, 3.0):
+        assert rate("mixture", "static_mix", cap) >= rate("method", "static", cap)
+        (mixed,) = [row for row in rows if row["kind"] == "mixture" and row["cap_w"] == cap]
+        assert mixed["power_w"] <= cap * 1.0001
+    (shared,) = [claim for claim in claims if "time sharing" in claim.claim]
+    best = [dict(row, tokens_per_s_shares=json.dumps([99.0] * 8)) if row["kind"] == "mixture" else row for row in rows]
+    (beaten,) = [claim for claim in claims_of(settings, best) if "time sharing" in claim.claim]
+    assert beaten.holds is False
+    assert "cap 0.6 W" in beaten.measured
+    assert "cap 0.6 W" not in shared.measured or not shared.holds
+
+
+def test_two_lengths_share_the_time_where_one_alone_breaks_the_cap():
+    rate, power = np.array([10.0, 14.0, 15.0]), np.array([0.5, 1.5, 2.5])
+    np.testing.assert_allclose(best_mixture(rate, power, 1.0), [0.5, 0.5, 0.0])
+    np.testing.assert_allclose(best_mixture(rate, power, 2.0), [0.0, 0.5, 0.5])
+    np.testing.assert_allclose(best_mixture(rate, power, 9.0), [0.0, 0.0, 1.0])
+    np.testing.assert_allclose(best_mixture(rate, power, 0.4), [1.0, 0.0, 0.0])  # no share keeps it
+    np.testing.assert_allclose(best_mixture(np.array([10.0, 9.0]), power[:2], 1.0), [1.0, 0.0])
+
+
+def test_a_lead_is_that_of_the_same_shares():
+    """Two methods whose shares vary much, and alike: their difference is known well."""
+    rates = np.array([10.0, 12, 8, 14, 9, 11, 7, 13])
+    theirs, ours = ({"tokens_per_s_shares": json.dumps((factor * rates).tolist())} for factor in (1.02, 1.0))
+    mean, half = lead(theirs, ours)
+    assert mean == pytest.approx(0.02)
+    assert half < 1e-9
+    assert mean_and_half(rates)[1] > 1
+
+
+def test_classes_of_entropy_are_those_of_texts_and_not_of_padding(texts):
+    rollouts = texts.rollouts
+    short = np.minimum(rollouts.positions, 20)
+    inside = np.arange(rollouts.entropy.shape[1]) < short[:, None]
+    drawn = np.random.default_rng(0).gamma(2.0, size=rollouts.entropy.shape)
+    entropy = np.where(inside[:, :, None, None], drawn, 0.0)
+    padded = dataclasses.replace(
+        texts, rollouts=dataclasses.replace(rollouts, positions=short, entropy=entropy.astype(np.float32))
+    )
+    edges = class_edges(padded, 4)
+    own = np.digitize(entropy[inside][:, -1, 0], edges)
+    np.testing.assert_allclose(np.bincount(own) / own.size, 0.25, atol=0.05)

@@ -32,6 +32,9 @@ def draw(settings: Settings, rows: list[Row]) -> "Figure":
             _line(axis, rows, "method", name, link, color="0.75", linewidth=0.8)
         for name, (label, color) in _SHOWN.items():
             _line(axis, rows, "method", name, link, label=label, color=color, marker="o", markersize=3)
+        _line(
+            axis, rows, "mixture", "static_mix", link, label="two lengths, mixed", color=figures.GREEN, linestyle="--"
+        )
         _line(axis, rows, "oracle", "round-level", link, label="oracle (i), no prompts", color="0.3", linestyle="--")
         _line(axis, rows, "free", "ratio", link, label="ratio, no prompts", color=figures.ORANGE, linestyle=":")
         axis.set_xscale("log")

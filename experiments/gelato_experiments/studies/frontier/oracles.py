@@ -50,8 +50,7 @@ def oracle_rows(
         settings: of the study.
     """
     rows, size, first, terms_of = [], judging.max_draft_length, {}, {}
-    edges = np.unique(np.quantile(judging.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes)))
-    model = fit_model(judging, edges)
+    model = fit_model(judging, class_edges(judging, settings.entropy_classes))
     for cap, setting in chosen.items():
         terms = scenario.setup(judging, METHODS["ratio"], cap, json.loads(setting))
         met = _met(judging, terms, settings)
@@ -153,10 +152,19 @@ def equal_power_rate(row: Row, price: float) -> float:
     return rate + price * (row["cap_w"] - power) if price > 0 else rate
 
 
+def class_edges(recording: Recording, classes: int) -> np.ndarray:
+    """Entropies, nats, that part a recording's first drafts into classes of equal size, at its deepest exit."""
+    return np.unique(np.quantile(recording.rollouts.entropy[_inside(recording)][:, -1, 0], _inner(classes)))
+
+
+def _inside(recording: Recording) -> np.ndarray:
+    """`[R, N]` positions that texts have: a shorter text's others are padding."""
+    return np.arange(recording.rollouts.entropy.shape[1]) < recording.rollouts.positions[:, None]
+
+
 def fit_model(recording: Recording, edges: np.ndarray) -> EntropyModel:
     """The Markov model of a recording's deepest exit, its classes' acceptance made to descend strictly."""
-    positions = recording.rollouts.positions
-    inside = np.arange(recording.rollouts.entropy.shape[1]) < positions[:, None]
+    inside = _inside(recording)
     model = fit(recording.rollouts.entropy[inside][:, -1], recording.rollouts.chance[inside][:, -1], edges)
     # Classes of like acceptance keep their order: by a thousandth each.
     falling = np.minimum.accumulate(np.clip(model.acceptance, 0.02, 0.999))
@@ -168,8 +176,7 @@ def model_rows(
     link: str, tuning: Recording, scenario: Scenario, caps: tuple[float, ...], settings: Settings
 ) -> list[Row]:
     """`ratio` with and without priced exits where oracle (ii) is exact: a recording drawn from the fitted model."""
-    edges = np.unique(np.quantile(tuning.rollouts.entropy[:, :, -1, 0], _inner(settings.entropy_classes)))
-    model = fit_model(tuning, edges)
+    model = fit_model(tuning, class_edges(tuning, settings.entropy_classes))
     drawn = synthetic_recording(model, max_draft_length=tuning.max_draft_length, seed=settings.seed)
     halves = synthetic_recording(model, max_draft_length=tuning.max_draft_length, seed=settings.seed + 1)
     rows = []

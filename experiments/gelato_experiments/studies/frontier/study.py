@@ -5,6 +5,7 @@ import math
 
 from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, compare
+from gelato_experiments.studies.frontier.mixture import mixture_rows
 from gelato_experiments.studies.frontier.oracles import model_rows, oracle_rows
 from gelato_experiments.studies.frontier.settings import Settings
 from gelato_experiments.study import Progress, Row
@@ -16,8 +17,9 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     """Judge every method and oracle under every link and cap.
 
     Returns:
-        Rows of `kind` method and device, prompts counted; infeasible; free: ours where catching up costs nothing and
-        texts have no prompts, as for the oracles; oracle; model. See `_method_rows`, `oracle_rows` and `model_rows`.
+        Rows of `kind` method, mixture and device, prompts counted; infeasible; free: ours where catching up costs
+        nothing and texts have no prompts, as for the oracles; oracle; model. See `_method_rows`, `mixture_rows`,
+        `oracle_rows` and `model_rows`.
     """
     tuning, judging = read_recording(settings.recording).halves()
     rows: list[Row] = []
@@ -36,6 +38,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             rows += _method_rows(name, link, tuning, judging, scenario, feasible, settings)
             done += 1
         rows.append(_device_only(link, world, judging))
+        rows += mixture_rows(link, judging, scenario, feasible, settings)
         progress("asking oracles", done, total)
         free = dataclasses.replace(scenario, system=_catching_up_free(world))
         halves = tuning.without_prompts(), judging.without_prompts()
