@@ -18,7 +18,16 @@ from gelato_jax.decoding.baseline import Text
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
-from gelato_jax.decoding.programs import advance, decode, decode_autoregressive, in_background, start, text_of, unpack
+from gelato_jax.decoding.programs import (
+    advance,
+    decode,
+    decode_autoregressive,
+    in_background,
+    once,
+    start,
+    text_of,
+    unpack,
+)
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.text import Reason, TextStream, finish_reason, stop_strings
 from gelato_jax.decoding.totals import Totals
@@ -274,7 +283,11 @@ def stream(
 
 def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes) -> Future[None]:
     """Compile both programs, the round's in a thread."""
-    reading = start.lower(job, **batch, session=session, shapes=shapes)
-    future = in_background(lambda: advance.lower(reading.out_info, job, shapes=shapes).compile())
-    reading.compile()
-    return future
+
+    def begin() -> Future[None]:
+        reading = start.lower(job, **batch, session=session, shapes=shapes)
+        future = in_background(lambda: advance.lower(reading.out_info, job, shapes=shapes).compile())
+        reading.compile()
+        return future
+
+    return once(begin, ("stream", shapes), (job, batch, session))

@@ -26,7 +26,7 @@ from gelato_jax.decoding import DecodeSettings, Pair, Stream, encode_prompts, ma
 from gelato_jax.decoding.ends import Device
 from gelato_jax.decoding.generation import open_session, refuse_faults
 from gelato_jax.decoding.prefill import open_device, open_rows
-from gelato_jax.decoding.programs import in_background, pack, text_of
+from gelato_jax.decoding.programs import in_background, once, pack, text_of
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.round import Begun, begin_round, end_round
 from gelato_jax.errors import GelatoError
@@ -401,7 +401,7 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
         downlink = job.policy.payload.blank_downlink(shapes.max_draft_length, ids)
         _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
 
-    return in_background(make)
+    return once(lambda: in_background(make), ("device", shapes), (state, job))
 
 
 @partial(jax.jit, static_argnames="shapes")
