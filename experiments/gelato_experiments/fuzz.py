@@ -7,6 +7,7 @@ An edge may refuse such a call, or answer it; anything else is a fault, as is an
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import random
 import sys
@@ -83,14 +84,11 @@ def _device(sessions: Any) -> Iterator[EdgeClient]:
 def decode(pair: gelato.Pair, prompt: Sequence[int], client: EdgeClient, payload: Payload, seed: int) -> list[int]:
     """A text of three drafts a round over the wire."""
     settings = dataclasses.replace(SETTINGS, seed=seed)
-    watched = stream(without_weights(pair), list(prompt), client, settings=settings, **_choices(payload))
+    choices = {"controller": control.static(3), "payload": payload}
+    watched = stream(without_weights(pair), list(prompt), client, settings=settings, **choices)
     for _ in watched:
         pass
     return watched.generation().tokens[0]
-
-
-def _choices(payload: Payload) -> dict[str, Any]:
-    return {"controller": control.static(3), "payload": payload}
 
 
 class Damage:
@@ -110,7 +108,8 @@ class Damage:
         """A method of `Sessions`, and a call."""
         method = self._random.choices(("open", "verify", "row", "close"), (2, 8, 1, 0.2))[0]
         if method == "open":
-            call = self._copy("open")
+            call = pb.OpenRequest()
+            call.CopyFrom(self._random.choice(self._calls["open"]))
             call.session = self._random.choice(self._names)
             if self._random.random() < 0.7:
                 self._bend_opening(call)
@@ -122,12 +121,6 @@ class Damage:
             if method == "verify":
                 call.uplink = self._bent(self._random.choice(self._calls["verify"]).uplink)
         return method, call if self._random.random() < 0.9 else self._scrambled(call)
-
-    def _copy(self, method: str) -> Any:
-        sound = self._random.choice(self._calls[method])
-        copy = type(sound)()
-        copy.CopyFrom(sound)
-        return copy
 
     def _bend_opening(self, call: pb.OpenRequest) -> None:
         """Change a field; lengths stay small, for each size and scheme is a program to be made."""
@@ -187,7 +180,8 @@ class Outcome:
         refused: of them, by kind.
         texts: of the device beside them, compared.
         different: of those, that were not as alone.
-        faults: calls that ended in anything but a reply or a refusal: the error, and the call.
+        faults: calls that ended in anything but a reply or a refusal, and any error of the device: the error, and what
+            met it.
     """
 
     calls: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -229,12 +223,17 @@ def run(
 
     def live_on() -> None:
         with _device(sessions) as client:
-            while not over.is_set():
-                for payload in schemes:
-                    number = outcome.texts % _HARVEST
-                    text = decode(pair, prompt, client, payload, number)
-                    outcome.texts += 1
-                    outcome.different += text != expected[payload.scheme, number]
+            for number, payload in enumerate(itertools.cycle(schemes)):
+                if over.is_set():
+                    return
+                seed = number // len(schemes) % _HARVEST
+                try:
+                    text = decode(pair, prompt, client, payload, seed)
+                except Exception as error:
+                    outcome.faults.append(f"the device under {payload.scheme}: {type(error).__name__}: {error}")
+                    continue
+                outcome.texts += 1
+                outcome.different += text != expected[payload.scheme, seed]
 
     device = threading.Thread(target=live_on)
     device.start()

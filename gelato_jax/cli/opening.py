@@ -54,7 +54,7 @@ def open_pair(
     from gelato_jax.remote.clock import Clock
 
     if values["remote_clock"]:
-        choices = {**choices, "clock": Clock()}
+        choices = {**choices, "clock": Clock(choices["system"])}
     connection = _inside(pair, at_once) if client is None else client
     pair = device.without_weights(pair)
     return pair, partial(device.stream, pair, client=connection, **choices)

@@ -24,6 +24,7 @@ from gelato_jax.decoding.programs import (
     decode_autoregressive,
     in_background,
     once,
+    outline,
     start,
     text_of,
     unpack,
@@ -146,10 +147,10 @@ def open_session(session: Session | None, job: Job, rows: int) -> Session:
     """
     if session is None:
         return fresh_sessions(job.setup, rows=rows)
-    outline = jax.eval_shape(fresh_sessions, job.setup, rows=rows)
-    if jax.tree.structure(outline) != jax.tree.structure(session):
+    fresh = jax.eval_shape(fresh_sessions, job.setup, rows=rows)
+    if jax.tree.structure(fresh) != jax.tree.structure(session):
         raise GelatoError("the session is of another controller or length exit: start with a fresh one, session=None")
-    shapes = [(np.shape(old), new.shape) for old, new in zip(*map(jax.tree.leaves, (session, outline)), strict=True)]
+    shapes = [(np.shape(old), new.shape) for old, new in zip(*map(jax.tree.leaves, (session, fresh)), strict=True)]
     if wrong := [old for old, new in shapes if old != new]:
         found = wrong[0][0] if wrong[0] else 0
         raise GelatoError(f"the session is of {found} rows and there are {rows} prompts: start with a fresh one")
@@ -290,4 +291,4 @@ def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes
         reading.compile()
         return future
 
-    return once(begin, ("stream", shapes), (job, batch, session))
+    return once(("stream", shapes, outline((job, batch, session))), begin)

@@ -43,16 +43,19 @@ def in_background(make: Callable[[], object]) -> Future[None]:
 _BEGUN: dict[Hashable, Future[None]] = {}
 
 
-def once(begin: Callable[[], Future[None]], what: Hashable, known: Any) -> Future[None]:
+def outline(known: Any) -> Hashable:
+    """What a program is made for: a tree's structure, and the shapes and dtypes of its arrays."""
+    leaves, structure = jax.tree.flatten(known)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def once(key: Hashable, begin: Callable[[], Future[None]]) -> Future[None]:
     """Programs that the first of like requests begins to make: lowering what JAX has kept takes 12 ms of each other.
 
     Args:
+        key: what they are, and what they are made for (`outline`).
         begin: begins, and says when they are made.
-        what: the programs.
-        known: a tree of what they are made for, arrays by their shapes and dtypes.
     """
-    leaves, structure = jax.tree.flatten(known)
-    key = (what, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     if key not in _BEGUN:
         _BEGUN[key] = begin()
     return _BEGUN[key]

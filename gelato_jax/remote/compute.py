@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from gelato_jax.decoding.prefill import Reading, begin_reading, edge_state, open_edge, read_on
-from gelato_jax.decoding.programs import in_background
+from gelato_jax.decoding.programs import in_background, once, outline
 from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
 from gelato_jax.decoding.verify import verify
 from gelato_jax.models import Cache, Model, join_rows, split_rows
@@ -40,8 +40,7 @@ class Terms(NamedTuple):
     @property
     def program(self) -> Hashable:
         """Texts that have it equal run one program."""
-        numbers, structure = jax.tree.flatten((self.payload, self.ids))
-        return structure, tuple(jnp.shape(number) for number in numbers), self.shapes, self.slots
+        return outline((self.payload, self.ids)), self.shapes, self.slots
 
     @property
     def alike(self) -> Hashable:
@@ -75,7 +74,7 @@ class Computer:
         """Without any program."""
         self.target = target
         self._eos_ids = jnp.asarray(eos_ids, jnp.int32)
-        self._programs: dict[Hashable, Future[None]] = {}
+        self._outline = outline((target, self._eos_ids))
 
     def read(self, row: Row, text: np.ndarray, round: int) -> tuple[int, bool] | None:
         """Read the next piece of a text, `text` int32; with the last one, `row.state` is there.
@@ -135,13 +134,14 @@ class Computer:
     def program(self, row: Row, rows: int) -> Future[None]:
         """Whether the program of a pass over so many texts like this one is made; it is begun where it is not."""
         terms = row.terms
-        key = (terms.program, rows)
-        if key not in self._programs:
+
+        def begin() -> Future[None]:
             blank = terms.payload.decode_uplink(b"\0", terms.shapes.max_draft_length, terms.ids)
-            outlines = jax.eval_shape(lambda *known: known, row.state, blank, terms.sampling)
-            lower = partial(_verify.lower, *((outline,) * rows for outline in outlines), **self._shared(terms))
-            self._programs[key] = in_background(lambda: lower().compile())
-        return self._programs[key]
+            parts = jax.eval_shape(lambda *known: known, row.state, blank, terms.sampling)
+            lower = partial(_verify.lower, *((part,) * rows for part in parts), **self._shared(terms))
+            return in_background(lambda: lower().compile())
+
+        return once(("edge", rows, self._outline, terms.program), begin)
 
     def _shared(self, terms: Terms) -> dict:
         """What the rows of a pass have in common."""

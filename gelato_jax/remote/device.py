@@ -26,7 +26,7 @@ from gelato_jax.decoding import DecodeSettings, Pair, Stream, encode_prompts, ma
 from gelato_jax.decoding.ends import Device
 from gelato_jax.decoding.generation import open_session, refuse_faults
 from gelato_jax.decoding.prefill import open_device, open_rows
-from gelato_jax.decoding.programs import in_background, once, pack, text_of
+from gelato_jax.decoding.programs import in_background, once, outline, pack, text_of
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.round import Begun, begin_round, end_round
 from gelato_jax.errors import GelatoError
@@ -36,7 +36,6 @@ from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote import edge_pb2_grpc
 from gelato_jax.remote.clock import Clock
 from gelato_jax.remote.wire import MESSAGE_BYTES, SESSION_BYTES, describe_payload, describe_sampling
-from gelato_jax.system import System
 from gelato_jax.types import Observation
 
 CALL_S = 120.0
@@ -183,18 +182,14 @@ class RemoteStream(Stream):
     number: int = 1
     """Of the round that comes next, as the row counts passes."""
     clock: Clock | None = None
-    """Whose delay and passes of the edge count in place of the presets'."""
+    """Whose system is planned and counted by."""
     closed: bool = False
     """Whether the edge has been told that the session is over."""
     no_row: Array = dataclasses.field(init=False)
     """In place of a target's row that nobody asked for."""
-    preset: System = dataclasses.field(init=False)
-    """The system that was asked for, whatever the clock says."""
 
     def __post_init__(self) -> None:
         """Make what every round is given."""
-        self.preset = self.job.system
-        self._believe()
         self.no_row = jnp.zeros((1, self.job.draft_ids.vocab_size), jnp.float32)
 
     @property
@@ -236,20 +231,15 @@ class RemoteStream(Stream):
         if self.clock is not None and self.number > 1:  # the edge may have compiled for the first
             bits = 8 * len(message), 8 * len(data)
             drafted, network_s = int(uplink.length[0]), waited_s - edge_s
-            self.clock.see(self.preset, drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
-            self._believe()
+            self.clock.see(drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
+            self.job = dataclasses.replace(self.job, system=self.clock.system)
+            traffic.delay_s, traffic.edge_factor = self.clock.delay_s, self.clock.edge_factor
         commit = partial(_commit, self.state, begun, downlink, job=self.job, shapes=self.shapes)
         after, packed, asked = commit(self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
         return packed
-
-    def _believe(self) -> None:
-        """Plan, and count, by what the clock says."""
-        if self.clock is not None:
-            self.job = dataclasses.replace(self.job, system=self.clock.adjust(self.preset))
-            self.traffic.delay_s, self.traffic.edge_factor = self.clock.delay_s, self.clock.edge_factor
 
     def _read(self, data: bytes, length: int) -> Downlink:
         """An answer to `length` drafts.
@@ -318,9 +308,9 @@ def stream(
         settings: see there.
         raw: see there.
         session: see there.
-        clock: plan and count by the delay and the passes that it measures, in place of those of the system's link and
-            edge. What is drafted then follows the network: sampled text has the same distribution, but is not the same
-            at the same seed, unless the payload is `seeded`.
+        clock: whose system, with the delay and the edge's times that it measures, is taken in place of `system`. What
+            is drafted then follows the network: sampled text has the same distribution, but is not the same at the
+            same seed, unless the payload is `seeded`.
         **choices: see there.
 
     Raises:
@@ -328,6 +318,7 @@ def stream(
     """
     settings = settings or DecodeSettings()
     pair = without_weights(pair)
+    choices = choices if clock is None else {**choices, "system": clock.system}
     job = make_job(pair, settings=settings, **choices)
     batch = encode_prompts(pair, [prompt], settings, raw=raw)  # type: ignore[list-item]
     session = open_session(session, job, 1)
@@ -401,7 +392,7 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
         downlink = job.policy.payload.blank_downlink(shapes.max_draft_length, ids)
         _commit.lower(state, begun, downlink, fetched, job=job, shapes=shapes).compile()
 
-    return once(lambda: in_background(make), ("device", shapes), (state, job))
+    return once(("device", shapes, outline((state, job))), lambda: in_background(make))
 
 
 @partial(jax.jit, static_argnames="shapes")

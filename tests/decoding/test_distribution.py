@@ -33,6 +33,16 @@ from gelato_jax.decoding.programs import decode
 from gelato_jax.types import RepeatOdds, RepeatOddsSet, RoundPlan
 from gelato_kernels.attention import xla
 
+NARROW = (
+    payloads.top_p(0.8),
+    payloads.top_k(3),
+    payloads.quantized(3),
+    payloads.scalar(),
+    payloads.candidates(2),
+    payloads.seeded(),
+)
+"""Every scheme but that which sends all of q."""
+
 
 @pytest.fixture(autouse=True, scope="module")
 def tiny_buffers(small_buffers):
@@ -95,18 +105,7 @@ def adaptive() -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        payloads.top_p(0.8),
-        payloads.top_k(3),
-        payloads.quantized(3),
-        payloads.scalar(),
-        payloads.candidates(2),
-        payloads.seeded(),
-    ],
-    ids=lambda payload: payload.scheme,
-)
+@pytest.mark.parametrize("payload", NARROW, ids=lambda payload: payload.scheme)
 def test_every_payload_keeps_the_distribution(payload, pair, logits):
     """Sampled, the distribution; and with the same program at temperature 0, the target's greedy text."""
     rules = {**adaptive(), "payload": payload}
@@ -190,19 +189,7 @@ def test_repeats_keep_the_distribution(payload, ids, pair, logits, cut_vocabular
     assert z_score(seen, joint_law(logits, SETTINGS)) < LIMIT_Z
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        payloads.full(),
-        payloads.top_p(0.8),
-        payloads.top_k(3),
-        payloads.quantized(5),
-        payloads.scalar(),
-        payloads.candidates(2),
-        payloads.seeded(),
-    ],
-    ids=lambda payload: payload.scheme,
-)
+@pytest.mark.parametrize("payload", [payloads.full(), *NARROW], ids=lambda payload: payload.scheme)
 def test_a_lookup_keeps_the_distribution(payload, pair, logits):
     """A draft that is certain of what stood there before."""
     looked_up = dataclasses.replace(pair, draft=lookup())

@@ -4,7 +4,7 @@ import pytest
 
 from gelato_experiments import fuzz
 from gelato_jax import payloads
-from gelato_jax.remote.sessions import Sessions
+from gelato_jax.remote.sessions import Refused, Sessions
 from gelato_jax.testing import tiny_pair
 
 SCHEMES = (payloads.top_k(5), payloads.candidates(2))
@@ -32,3 +32,19 @@ def test_an_edge_that_breaks_is_found_out(pair):
 
     outcome = fuzz.run(pair, inputs=300, schemes=SCHEMES, sessions=Fragile(pair.target, pair.tokenizer.fingerprint))
     assert any("ends before its field" in fault for fault in outcome.faults)
+
+
+def test_an_edge_that_lets_a_bad_call_move_others_is_found_out(pair):
+    class Shaken(Sessions):
+        def verify(self, call):
+            try:
+                return super().verify(call)
+            except Refused as refused:
+                if refused.kind == "invalid":
+                    for session in list(self._sessions.values()):
+                        session.round += 1
+                raise
+
+    sessions = Shaken(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids)
+    outcome = fuzz.run(pair, inputs=1500, schemes=SCHEMES, sessions=sessions)
+    assert outcome.different or any(fault.startswith("the device under") for fault in outcome.faults)

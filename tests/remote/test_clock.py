@@ -21,20 +21,20 @@ PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 def seen(clock, *, network_s=0.2, edge_s=0.03, drafted=0, passes=1, bits=(0, 0)):
-    clock.see(PRESET, drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
+    clock.see(drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
 
 
 def test_nothing_changes_before_anything_was_seen():
-    assert Clock().adjust(PRESET) is PRESET
+    assert Clock(PRESET).system is PRESET
 
 
 def test_medians_of_delay_and_of_the_edges_passes_take_the_presets_place():
-    clock, step_s = Clock(), float(PRESET.edge.verify_s(np.int32(1)))
+    clock, step_s = Clock(PRESET), float(PRESET.edge.verify_s(np.int32(1)))
     for network_s, factor in ((0.1, 2.0), (0.12, 3.0), (9.0, 40.0), (0.11, 2.5), (0.13, 2.2)):
         seen(clock, network_s=network_s, edge_s=factor * step_s)
     assert clock.delay_s == pytest.approx(0.12)
     assert clock.edge_factor == pytest.approx(2.5)
-    believed = clock.adjust(PRESET)
+    believed = clock.system
     assert float(believed.link.rtt_s) == pytest.approx(0.12)
     np.testing.assert_allclose(believed.edge.window_s, 2.5 * PRESET.edge.window_s, rtol=1e-6)
     np.testing.assert_allclose(believed.edge.token_s, 2.5 * PRESET.edge.token_s, rtol=1e-6)
@@ -45,7 +45,7 @@ def test_medians_of_delay_and_of_the_edges_passes_take_the_presets_place():
 def test_bits_windows_and_streamed_passes_are_not_counted_as_delay_or_load():
     mean = PRESET.link.channel()
     for drafted, passes in ((0, 1), (4, 1), (0, 5)):
-        clock = Clock()
+        clock = Clock(PRESET)
         edge_s = passes * float(PRESET.edge.verify_s(np.int32(drafted + 1)))
         sending_s = 8e5 / float(mean.uplink_bps) + 4e5 / float(mean.downlink_bps)
         bits = (800_000, 400_000)
@@ -55,7 +55,7 @@ def test_bits_windows_and_streamed_passes_are_not_counted_as_delay_or_load():
 
 
 def test_an_old_delay_is_forgotten():
-    clock = Clock()
+    clock = Clock(PRESET)
     for network_s in (0.02,) * 20 + (0.3,) * 5:
         seen(clock, network_s=network_s)
     assert clock.delay_s == pytest.approx(0.3)
@@ -82,9 +82,9 @@ def edge(pair, monkeypatch):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_device_by_the_clock_has_the_same_text_and_no_new_program(temperature, pair, edge):
     settings = gelato.DecodeSettings(max_draft_length=3, max_new_tokens=40, temperature=temperature, seed=2)
-    given = {"controller": control.ratio(), "payload": payloads.seeded(), "system": PRESET, "settings": settings}
-    whole = gelato.generate(pair, [PROMPT], **given)
-    clock = Clock()
+    given = {"controller": control.ratio(), "payload": payloads.seeded(), "settings": settings}
+    whole = gelato.generate(pair, [PROMPT], system=PRESET, **given)
+    clock = Clock(PRESET)
     watched = stream(without_weights(pair), PROMPT, edge, clock=clock, **given)
     programs = []
     for _ in watched:

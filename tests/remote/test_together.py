@@ -10,6 +10,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
+from gelato_jax.decoding import programs
 from gelato_jax.models import quantize
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.compute import PIECE
@@ -75,7 +76,7 @@ def test_devices_at_once_get_the_texts_that_they_get_alone(payload, pair, sessio
                 np.testing.assert_array_equal(together.totals.accepted, alone.totals.accepted)
             if sessions.batches < sessions.rounds:
                 break
-            for program in sessions._computer._programs.values():
+            for program in list(programs._BEGUN.values()):
                 program.result()
     finally:
         server.stop(0)

@@ -152,12 +152,13 @@ def measure(
         device.start()
     time.sleep(seconds / 2)
     before = [(device.tokens, len(device.waits)) for device in devices]
-    rounds, batches, began = sessions.rounds, sessions.batches, time.perf_counter()
+    client = EdgeClient(address)
+    first, began = client.info(), time.perf_counter()
     time.sleep(seconds)
-    elapsed = time.perf_counter() - began
+    elapsed, last = time.perf_counter() - began, client.info()
+    client.close()
     rates = [(device.tokens - tokens) / elapsed for device, (tokens, _) in zip(devices, before, strict=True)]
-    waits = [wait for device, (_, first) in zip(devices, before, strict=True) for wait in device.waits[first:]]
-    together = (sessions.rounds - rounds) / max(sessions.batches - batches, 1)
+    waits = [wait for device, (_, seen) in zip(devices, before, strict=True) for wait in device.waits[seen:]]
     for device in devices:
         device.stop()
     for device in devices:
@@ -170,7 +171,7 @@ def measure(
         "tokens_per_s": sum(rates),
         "slowest_over_fastest": min(rates) / max(rates),
         "round_ms": 1e3 * statistics.median(waits),
-        "rounds_at_once": together,
+        "rounds_at_once": (last.rounds - first.rounds) / max(last.batches - first.batches, 1),
     }
 
 
