@@ -27,6 +27,7 @@ from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Refused, Sessions
+from gelato_jax.remote.wire import SESSION_BYTES
 
 SCHEMES: tuple[Payload, ...] = (
     payloads.full(),
@@ -120,7 +121,11 @@ class Damage:
                 call.round = self._random.choice((1, 1, 1, 2, 3, 4, 5, *_NUMBERS))
             if method == "verify":
                 call.uplink = self._bent(self._random.choice(self._calls["verify"]).uplink)
-        return method, call if self._random.random() < 0.9 else self._scrambled(call)
+        if self._random.random() < 0.1:
+            call = self._scrambled(call)
+            if method == "open" and len(call.session) == SESSION_BYTES:
+                call.session = self._random.choice(self._names)  # else sessions that nobody uses would fill the edge
+        return method, call
 
     def _bend_opening(self, call: pb.OpenRequest) -> None:
         """Change a field; lengths stay small, for each size and scheme is a program to be made."""
