@@ -324,7 +324,7 @@ class RoundPlan:
     # Set for you. Levels are of the row, as a share of what the calibration says.
     acceptance_level: Array | float = 1.0  # [] acceptance, given the drafts' entropies
     rejection_level: Array | float = 1.0  # [] rejections, given the drafts' positions in their rounds
-    stream_length: Array | int = 1  # [] int32 tokens that the round asks for where it drafts none
+    stream_length: Array = _unless_given(1)  # [] int32 tokens asked for where none is drafted, or still to come
 
 
 @record

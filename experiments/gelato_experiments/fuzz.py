@@ -38,9 +38,10 @@ SCHEMES: tuple[Payload, ...] = (
     payloads.candidates(2),
     payloads.seeded(),
 )
-SETTINGS = gelato.DecodeSettings(max_draft_length=3, stream_length=3, max_new_tokens=32, temperature=1.0)
+SETTINGS = gelato.DecodeSettings(max_draft_length=3, stream_length=7, max_new_tokens=32, temperature=1.0)
 _ODD = (b"", b"\0", b"\xff", b"\0" * 40, b"\xff" * 4000, bytes(range(256)))
 _NUMBERS = (0, 1, 2, 3, 33, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
+_CALLS = {"verify": pb.VerifyRequest, "stream": pb.VerifyRequest, "row": pb.RowRequest, "close": pb.CloseRequest}
 _HARVEST = 2
 """Sound decodes of each scheme, of which calls are kept."""
 
@@ -70,6 +71,11 @@ class Watched:
         self.calls["verify"].append(call)
         return self.sessions.verify(call)
 
+    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+        """As the sessions', kept."""
+        self.calls["verify"].append(call)
+        return self.sessions.stream(call)
+
 
 @contextlib.contextmanager
 def _device(sessions: Any) -> Iterator[EdgeClient]:
@@ -83,9 +89,9 @@ def _device(sessions: Any) -> Iterator[EdgeClient]:
 
 
 def decode(pair: gelato.Pair, prompt: Sequence[int], client: EdgeClient, payload: Payload, seed: int) -> list[int]:
-    """A text of three drafts a round over the wire."""
+    """A text over the wire: of three drafts a round, or streamed, by its seed."""
     settings = dataclasses.replace(SETTINGS, seed=seed)
-    choices = {"controller": control.static(3), "payload": payload}
+    choices = {"controller": control.static(3 * (seed % 2)), "payload": payload}
     watched = stream(without_weights(pair), list(prompt), client, settings=settings, **choices)
     for _ in watched:
         pass
@@ -107,7 +113,7 @@ class Damage:
 
     def next(self) -> tuple[str, Any]:
         """A method of `Sessions`, and a call."""
-        method = self._random.choices(("open", "verify", "row", "close"), (2, 8, 1, 0.2))[0]
+        method = self._random.choices(("open", "verify", "stream", "row", "close"), (2, 6, 2, 1, 0.2))[0]
         if method == "open":
             call = pb.OpenRequest()
             call.CopyFrom(self._random.choice(self._calls["open"]))
@@ -115,11 +121,11 @@ class Damage:
             if self._random.random() < 0.7:
                 self._bend_opening(call)
         else:
-            call = {"verify": pb.VerifyRequest, "row": pb.RowRequest, "close": pb.CloseRequest}[method]()
+            call = _CALLS[method]()
             call.session = self._random.choice([*self._names, b"", b"short"])
             if method != "close":
                 call.round = self._random.choice((1, 1, 1, 2, 3, 4, 5, *_NUMBERS))
-            if method == "verify":
+            if method in ("verify", "stream"):
                 call.uplink = self._bent(self._random.choice(self._calls["verify"]).uplink)
         if self._random.random() < 0.1:
             call = self._scrambled(call)
@@ -247,7 +253,9 @@ def run(
             method, call = damage.next()
             outcome.calls[method] += 1
             try:
-                getattr(sessions, method)(call)
+                reply = getattr(sessions, method)(call)
+                if method == "stream":
+                    collections.deque(reply, maxlen=0)
             except Refused as refused:
                 outcome.refused[refused.kind] += 1
             except Exception as error:

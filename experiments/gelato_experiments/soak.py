@@ -11,7 +11,7 @@ import dataclasses
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,8 @@ from gelato_jax.remote.sessions import Refused, Sessions
 FAULTS = ("lost call", "lost answer", "doubled call", "stale call", "forgotten session")
 PAYLOADS = (payloads.candidates(32), payloads.scalar(), payloads.seeded())
 _TEMPERATURES = (0.0, 1.0)
+_DRAFTS = (3, 0)
+"""Of a round; with none the target streams."""
 
 
 class Disturbed:
@@ -62,6 +64,12 @@ class Disturbed:
         reply = self._disturb(self._sessions.verify, call)
         self._answered.append(call)
         return reply
+
+    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+        """As the sessions', disturbed at every answer."""
+        for reply in self._disturb(self._sessions.stream, call):
+            yield self._disturb(lambda _, reply=reply: reply, call)
+        self._answered.append(call)
 
     def row(self, call: pb.RowRequest) -> pb.RowReply:
         """As the sessions', disturbed."""
@@ -140,7 +148,7 @@ def run(
         sessions: those served; fresh ones if not given.
         watch: told after each text.
     """
-    settings = settings or gelato.DecodeSettings(max_new_tokens=48)
+    settings = settings or gelato.DecodeSettings(max_new_tokens=48, stream_length=12)
     if sessions is None:
         sessions = Sessions(pair.target, pair.tokenizer.fingerprint)
     disturbed = Disturbed(sessions, chance)
@@ -152,11 +160,10 @@ def run(
         while disturbed.faults.total() < faults:
             number = outcome.texts
             disturbed.random = random.Random(f"{seed} {number}")
-            here = dataclasses.replace(
-                settings, temperature=_TEMPERATURES[number // len(schemes) % 2], seed=(seed + number) % 2**32
-            )
+            scheme, kind = number % len(schemes), number // len(schemes)
+            here = dataclasses.replace(settings, temperature=_TEMPERATURES[kind % 2], seed=(seed + number) % 2**32)
             prompt = prompts[number % len(prompts)]
-            choices = {"controller": control.static(3), "payload": schemes[number % len(schemes)]}
+            choices = {"controller": control.static(_DRAFTS[kind // 2 % 2]), "payload": schemes[scheme]}
             (wanted,) = gelato.generate(pair, [prompt], settings=here, **choices).tokens
             watched = stream(pair, prompt, client, settings=here, **choices)
             for _ in watched:

@@ -173,10 +173,10 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import lossless
     from gelato_experiments.prompts import read_prompts
     from gelato_jax.cli.progress import Progress
-    from gelato_jax.decoding import LONGEST_STREAM, DecodeSettings
+    from gelato_jax.decoding import LOCAL_STREAM, DecodeSettings
 
     prompts = read_prompts(options.prompts, checked_limit(options.limit, _LIMIT))
-    settings = DecodeSettings(max_new_tokens=_new_tokens(options), stream_length=LONGEST_STREAM)
+    settings = DecodeSettings(max_new_tokens=_new_tokens(options), stream_length=LOCAL_STREAM)
     pair, verdicts = _pair(options), []
     with Progress() as progress:
         progress.stage("decode", 0, len(prompts))

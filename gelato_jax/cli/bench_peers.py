@@ -37,11 +37,11 @@ def measure(options: "Bench", load: Callable[[], "Pair"]) -> tuple[list[str], di
     from gelato_experiments.benchmarks.peers.engine import Request, processor, use_threads, versions
     from gelato_experiments.prompts import read_prompts
     from gelato_jax.cli.progress import Progress
-    from gelato_jax.decoding import LONGEST_STREAM, DecodeSettings
+    from gelato_jax.decoding import LOCAL_STREAM, DecodeSettings
     from gelato_jax.decoding.local import measure_local_system
 
     new_tokens = NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
-    settings = DecodeSettings(max_new_tokens=new_tokens, stream_length=LONGEST_STREAM)
+    settings = DecodeSettings(max_new_tokens=new_tokens, stream_length=LOCAL_STREAM)
     threads = use_threads(options.threads)
     prompts = read_prompts(options.prompts, limit)
     _refuse_accelerators()

@@ -49,7 +49,7 @@ def build(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     controller, modelled = _controller(values), None
     if values["system"] == "modelled":
         modelled = system.preset(values["device"], values["link"], values["edge"])
-        rounds = {"vocab_size": _NOMINAL_VOCABULARY, "stream_length": settings.streamed}
+        rounds = {"vocab_size": _NOMINAL_VOCABULARY, "stream_length": settings.stream_length}
         control.check_power_budget(controller.power_budget_w, modelled, payload, **rounds)
         control.check_energy_budget(controller, modelled, payload, **rounds)
     return settings, {

@@ -187,11 +187,11 @@ class ControlOptions:
     """Most tokens drafted in a round, 0..32. A new value compiles once; 0 decodes by the target alone."""
     stream_length: Annotated[
         int | None,
-        arg(metavar="N", help_behavior_hint="(default: 1; with --system local G + 1)"),
-        Range(1, 33),
-        OnlyWith("system", {"modelled": 1, "local": 33}),
+        arg(metavar="N", help_behavior_hint="(default: 1; with --system local 5)"),
+        Range(1, 63),
+        OnlyWith("system", {"modelled": 1, "local": 5}),
     ] = None
-    """Tokens that a round without drafts asks of the target, 1..G + 1: with 1 each is a round trip, as in the paper;
+    """Tokens that a message without drafts asks of the target, 1..63: with 1 each is a round trip, as in the paper;
     with more the edge goes on by itself, as a server does that streams."""
     length_exit: LengthExitName = "priced"
     """Ends a round's drafting early by entropy or confidence; priced weighs a token's worth against its cost."""

@@ -78,10 +78,10 @@ def summary(report: dict[str, Any], settings: dict[str, Any]) -> str:
 
 def _remote_line(traffic: dict[str, Any], address: str) -> str:
     """What was measured of the edge's calls."""
-    rounds = max(traffic["rounds"], 1)
+    rounds, messages = max(traffic["rounds"], 1), max(traffic["messages"], 1)
     line = (
-        f"edge {address}: an answer took {1e3 * traffic['waited_s'] / rounds:.1f} ms, "
-        f"{1e3 * traffic['edge_s'] / rounds:.1f} of them at the edge; "
+        f"edge {address}: the answers to a message took {1e3 * traffic['waited_s'] / messages:.1f} ms, "
+        f"{1e3 * traffic['edge_s'] / messages:.1f} of them at the edge; "
         f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
     )
     troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"

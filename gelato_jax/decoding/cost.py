@@ -32,9 +32,11 @@ def observe(
     """
     payload, sizes = setup.policy.payload, setup.vocabularies
     asked = committed.asked.astype(jnp.float32)
+    sends = row.coming == 0  # else the edge goes on by itself
     uplink_bits = payload.uplink_bits(
         sizes, drafted=effort.length, support=effort.support, pending=row.pending, asked=asked
     )
+    uplink_bits = jnp.where(sends, uplink_bits, 0.0)
     downlink_bits = payload.downlink_bits(sizes, rejected=committed.rejected, asked=asked)
     downlink_bits = downlink_bits + payload.stream_bits(sizes, committed.passes - 1.0)
     cost = setup.system.round_cost(
@@ -45,7 +47,7 @@ def observe(
         downlink_bits=downlink_bits,
         window=effort.length + 1,
         passes=committed.passes.astype(jnp.float32),
-        round_trips=1.0 + asked,
+        round_trips=sends + asked,
     )
     kept = lambda value: masked(active, value)  # noqa: E731
     return Observation(

@@ -63,11 +63,10 @@ def draft(
         support=made.support,
         exits=_exit_counts(made, job),
         caught_up=made.caught_up,
+        wanted=plan.stream_length,
         length_exit=length_exit,
     )
-    # Where drafts were wanted and nothing was found, the next token may bring some: no stream.
-    wanted = jnp.where(plan.draft_budget > 0, 1, plan.stream_length)
-    uplink = job.policy.payload.uplink(made.proposal, ~state.done, wanted, state.pending)
+    uplink = job.policy.payload.uplink(made.proposal, ~state.done, plan.stream_length, state.pending)
     return Drafted(effort=effort, own=made), uplink
 
 

@@ -15,8 +15,10 @@ from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Job, Policy, Sampling, Shapes
 from gelato_jax.errors import GelatoError
 
-LONGEST_STREAM = 33
-"""A `stream_length` that is as long as any round's program is wide."""
+LONGEST_STREAM = 63
+"""Tokens that one message can ask for."""
+LOCAL_STREAM = 5
+"""A `stream_length` where device and edge are one machine: nothing is saved by more, and decisions come sooner."""
 SMALLEST_BUFFER = 512
 """Token slots of the smallest buffer: most prompts with their answers. Attention follows the text and pays for no more;
 a request pays for the memory of its caches once, and each further size is a program of its own."""
@@ -30,8 +32,9 @@ class DecodeSettings:
 
     Attributes:
         max_draft_length: G, most tokens drafted in a round.
-        stream_length: tokens that a round without drafts asks the target for, 1..G + 1 (more count as G + 1). With 1
-            each costs a round, as in the paper; with more the target goes on by itself, as a server does that streams.
+        stream_length: tokens that a message without drafts asks the target for, 1..63. With 1 each costs a round trip,
+            as in the paper; with more the target goes on by itself, as a server does that streams: they come in
+            rounds of up to G + 1 that nobody has to ask for.
         max_new_tokens: tokens generated at most, for each prompt.
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens of the target's distribution; 0 keeps all.
@@ -58,6 +61,8 @@ class DecodeSettings:
         for name in ("stream_length", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise GelatoError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.stream_length > LONGEST_STREAM:
+            raise GelatoError(f"stream_length is {self.stream_length}, must be at most {LONGEST_STREAM}")
         seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else (self.seed,)
         for seed in seeds:
             if not _is_whole(seed) or not 0 <= seed < 2**32:
@@ -71,11 +76,6 @@ class DecodeSettings:
     def sampling(self) -> Sampling:
         """How logits become a distribution."""
         return Sampling.create(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-
-    @property
-    def streamed(self) -> int:
-        """Tokens of a round without drafts: `stream_length`, as far as a round's program is wide."""
-        return min(self.stream_length, self.max_draft_length + 1)
 
     @property
     def shapes(self) -> Shapes:
@@ -123,13 +123,13 @@ def make_job(
         depth_exit=control.depth_exits.fixed() if depth_exit is None else depth_exit,
         draft_sampling=control.draft_sampling.fixed() if draft_sampling is None else draft_sampling,
         payload=payloads.candidates(32) if payload is None else payload,
-        stream_length=jnp.asarray(settings.streamed, jnp.int32),
+        stream_length=jnp.asarray(settings.stream_length, jnp.int32),
     )
     system = world.preset() if system is None else system
     policy.depth_exit.check(len(pair.draft.depths))
     rounds = {
         "vocab_size": pair.target.config.valid_outputs,
-        "stream_length": settings.streamed,
+        "stream_length": settings.stream_length,
     }
     control.check_power_budget(policy.controller.power_budget_w, system, policy.payload, **rounds)
     control.check_energy_budget(policy.controller, system, policy.payload, **rounds)

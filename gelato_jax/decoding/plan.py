@@ -3,6 +3,8 @@
 Scalars of one row, with no model in sight: a decode maps it over its rows, a simulation over its devices.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,7 +16,7 @@ from gelato_jax.types import RoundPlan
 def plan(
     row: RowState, channel: Channel, outlook: Array | None = None, *, setup: Setup, max_draft_length: int
 ) -> RoundPlan:
-    """The row's expected costs and its controller's decision.
+    """The row's expected costs and its controller's decision. While a stream goes on there is nothing to decide.
 
     Args:
         row: before the round.
@@ -36,9 +38,17 @@ def plan(
         lag=row.lag,
         unread=row.unread,
         remaining=row.remaining,
-        stream_length=jnp.clip(row.remaining, 1, jnp.minimum(setup.policy.stream_length, max_draft_length + 1)),
+        stream_length=jnp.clip(row.remaining, 1, setup.policy.stream_length),
     )
-    return controller.plan(session.controller, cost_table, outlook)
+    decided = controller.plan(session.controller, cost_table, outlook)
+    # Where drafts were wanted and none is found, the next token may bring some: no stream.
+    asked = jnp.where(decided.draft_budget > 0, 1, decided.stream_length)
+    goes_on = row.coming > 0
+    return dataclasses.replace(
+        decided,
+        draft_budget=jnp.where(goes_on, 0, decided.draft_budget),
+        stream_length=jnp.where(goes_on, row.coming, asked),
+    )
 
 
 def most_drafts(plan: RoundPlan, left: Array, *, policy: Policy, max_draft_length: int) -> Array:

@@ -147,7 +147,7 @@ class Policy:
     depth_exit: DepthExit
     draft_sampling: DraftSampling
     payload: Payload
-    stream_length: Array | int = 1  # [] int32 tokens that a round without drafts asks for, G + 1 at most
+    stream_length: Array | int = 1  # [] int32 tokens that a message without drafts asks for
 
 
 @record
@@ -225,6 +225,7 @@ class RowState:
     lag: Array  # [] int32 committed tokens that the draft has not seen, but for the last
     unread: Array  # [] bool the prompt is among them: nothing of this request has been drafted
     remaining: Array  # [] int32 tokens that the request may still bring
+    coming: Array  # [] int32 of them that the edge was asked for already: a stream that goes on by itself
     link: LinkState
     session: Session
     totals: Totals
@@ -321,6 +322,7 @@ class Effort:
     support: Array  # [] support sizes of q summed over them
     exits: Array  # [X] int32 of them by exit
     caught_up: Array  # [] int32 committed tokens fed to the draft's cache first
+    wanted: Array  # [] int32 tokens that the round asks for where it drafts none
     length_exit: Any  # the length exit's state after them
 
 

@@ -20,7 +20,7 @@ def update(
     Args:
         row: before the round.
         seen: what was observed.
-        effort: whose length exit's state is kept.
+        effort: whose length exit's state is kept, and what it asked for.
         committed: what the edge has not seen of it.
         setup: rules and world.
     """
@@ -33,6 +33,7 @@ def update(
         lag=_lag(row, seen) if setup.reads else row.lag,
         unread=row.unread & (seen.drafted == 0),
         remaining=row.remaining - seen.tokens,
+        coming=jnp.where(effort.length > 0, 0, jnp.maximum(effort.wanted - seen.passes, 0)),
         link=setup.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
@@ -66,6 +67,7 @@ def open_row(session: Session, link_key: Array, *, setup: Setup) -> RowState:
         lag=jnp.zeros((), jnp.int32),
         unread=jnp.zeros((), jnp.bool_),
         remaining=jnp.zeros((), jnp.int32),
+        coming=jnp.zeros((), jnp.int32),
         link=setup.system.link.init(link_key),
         session=session,
         totals=Totals.zero(setup.work.shape[0]),
@@ -97,7 +99,8 @@ def read_prompt(
     """
     channel = setup.system.link.observe(row.link)
     unread = jnp.full((), setup.reads)
-    row = dataclasses.replace(row, lag=prompt_tokens * setup.reads, unread=unread, remaining=new_tokens - 1)
+    fresh = {"coming": jnp.zeros((), jnp.int32), "remaining": new_tokens - 1}
+    row = dataclasses.replace(row, lag=prompt_tokens * setup.reads, unread=unread, **fresh)
     planned = drafts_at_once(row, channel, setup=believed or setup, max_draft_length=max_draft_length) & setup.reads
     seen = observe_prompt(channel, prompt_tokens, planned, setup=setup)
     session = dataclasses.replace(row.session, controller=setup.policy.controller.charge(row.session.controller, seen))

@@ -41,11 +41,12 @@ def verify(
     ids: DraftIds,
     eos_ids: Array,
     shapes: Shapes,
+    most_passes: Array | int | None = None,
 ) -> tuple[EdgeState, Downlink]:
     """Answer a round: a pass over the drafts; where there are none, a pass for each token that the row asks for.
 
     A stream of n tokens is n rounds without drafts whose messages nobody had to send: the same passes under the same
-    noise, so the same text. It ends behind an end of sequence.
+    noise, so the same text. It ends behind an end of sequence; or after `most_passes`, to be gone on with.
 
     Args:
         state: before the round.
@@ -56,10 +57,13 @@ def verify(
         ids: what q's columns stand for.
         eos_ids: `[E]` int32 ids behind which a stream need not go on.
         shapes: static sizes.
+        most_passes: [] int32 in 1..G + 1, which it is if not given.
 
     Returns:
         The state with the windows in its cache, and the answer.
     """
+    widest = uplink.tokens.shape[1] + 1
+    most = jnp.minimum(uplink.wanted, widest if most_passes is None else most_passes)
     score = partial(_score, target=target, sampling=sampling, payload=payload, ids=ids, shapes=shapes)
 
     def run(passes: _Passes) -> _Passes:
@@ -82,13 +86,12 @@ def verify(
         return _Passes(
             state=after,
             downlink=_where(passes.active, new, old),
-            active=passes.active & ~ended & (passes.number + 1 < uplink.wanted),
+            active=passes.active & ~ended & (passes.number + 1 < most),
             number=passes.number + 1,
         )
 
-    rows, most = uplink.tokens.shape
-    one = payload.blank_downlink(most, ids)
-    blank = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), one)
+    one = payload.blank_downlink(widest - 1, ids)
+    blank = jax.tree.map(lambda leaf: jnp.zeros((uplink.active.shape[0], *leaf.shape[1:]), leaf.dtype), one)
     start = _Passes(state=state, downlink=blank, active=uplink.active, number=jnp.zeros((), jnp.int32))
     passes = lax.while_loop(lambda passes: passes.active.any(), run, start)
     return passes.state, passes.downlink

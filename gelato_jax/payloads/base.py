@@ -180,8 +180,8 @@ class Payload(Protocol):
         wanted = 1
         if flags & _STREAM:
             length, wanted = 0, length
-            if not 2 <= wanted <= max_draft_length + 1:
-                raise ValueError(f"a message asks for {wanted} tokens, the session allows 2 to {max_draft_length + 1}")
+            if wanted < 2:
+                raise ValueError(f"a message asks for a stream of {wanted} tokens, which are 2 at least")
         if length > max_draft_length:
             raise ValueError(f"a message holds {length} drafts, the session allows {max_draft_length}")
         pending = reader.one(width) if flags & _PENDING else -1

@@ -119,7 +119,10 @@ class Computer:
         return rows
 
     def answer(self, rows: Sequence[Row], uplinks: Sequence[Uplink]) -> Downlink:
-        """Verify a round of each text, all alike: the answers, leaves `[rows, ...]` NumPy. The states move on."""
+        """Verify a round of each text, all alike: the answers, leaves `[rows, ...]` NumPy. The states move on.
+
+        Of a stream, up to G + 1 tokens; or one, where another text's drafts would wait for them.
+        """
         self.program(rows[0], len(rows)).result()
         states = tuple(row.state for row in rows)
         for row in rows:
@@ -192,6 +195,7 @@ def _verify(
         for parts in ([dataclasses.replace(state, cache=()) for state in states], uplinks, samplings)
     )
     together = dataclasses.replace(small, cache=join_rows([state.cache for state in states]))
+    drafts_wait = (uplink.length > 0).any()
     together, downlink = verify(
         together,
         uplink,
@@ -201,6 +205,7 @@ def _verify(
         ids=ids,
         eos_ids=eos_ids,
         shapes=shapes,
+        most_passes=jnp.where(drafts_wait, 1, shapes.max_draft_length + 1),
     )
     small = dataclasses.replace(together, cache=())
 

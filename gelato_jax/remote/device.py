@@ -71,6 +71,7 @@ class Traffic:
     """What was measured of an edge's calls, beside the modelled figures of an observation."""
 
     rounds: int = 0
+    messages: int = 0  # that rounds were sent for by: a stream goes on by itself
     waited_s: float = 0.0  # from a message to its answer, summed over rounds
     edge_s: float = 0.0  # of that at the edge, as it says: waiting for a turn, and the pass
     sent_bytes: int = 0  # messages of rounds, without gRPC's own
@@ -79,6 +80,12 @@ class Traffic:
     reopened: int = 0
     delay_s: float | None = None  # what the clock makes of the rounds: the network's delay
     edge_factor: float | None = None  # and the edge's seconds, of the preset's
+
+    def add(self, *, waited_s: float, edge_s: float, sent: int, received: int) -> None:
+        """Count a round."""
+        self.rounds, self.messages = self.rounds + 1, self.messages + (sent > 0)
+        self.waited_s, self.edge_s = self.waited_s + waited_s, self.edge_s + edge_s
+        self.sent_bytes, self.received_bytes = self.sent_bytes + sent, self.received_bytes + received
 
 
 class Client(Protocol):
@@ -89,6 +96,10 @@ class Client(Protocol):
 
     def call(self, method: str, request: Any) -> Any:
         """Make a call; GelatoError where it is refused, KeyError where its session is unknown."""
+        ...
+
+    def stream(self, request: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+        """Answers of a stream, as they come; GelatoError where it is refused. They may end early."""
         ...
 
     def forget(self, session: bytes) -> None:
@@ -155,6 +166,21 @@ class EdgeClient:
                 self.traffic.retries += 1
                 time.sleep(0.2)
 
+    def stream(self, request: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+        """Answers of a stream, as they come. They end early where connection or session are lost: `call` goes on then.
+
+        Raises:
+            GelatoError: the edge refuses it.
+        """
+        answers = self._stub.Stream(request, timeout=CALL_S, metadata=self._metadata)
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            if error.code() not in (*_LOST, grpc.StatusCode.NOT_FOUND):  # type: ignore[attr-defined]
+                raise GelatoError(f"edge {self.address}: {error.details()}") from None  # type: ignore[attr-defined]
+        finally:
+            answers.cancel()
+
     def forget(self, session: bytes) -> None:
         """Tell the edge that a session is over, once: an edge that does not hear it finds out in time."""
         with contextlib.suppress(grpc.RpcError):
@@ -183,6 +209,8 @@ class RemoteStream(Stream):
     """Of the round that comes next, as the row counts passes."""
     clock: Clock | None = None
     """Whose system is planned and counted by."""
+    answers: Iterator[pb.VerifyReply] | None = None
+    """Of a stream that goes on by itself."""
     closed: bool = False
     """Whether the edge has been told that the session is over."""
     no_row: Array = dataclasses.field(init=False)
@@ -207,7 +235,7 @@ class RemoteStream(Stream):
     def close(self) -> None:
         """Tell the edge, once, that the session is over."""
         if not self.closed:
-            self.closed = True
+            self.closed, self.answers = True, None
             self.client.forget(self.opening.session)
 
     def _round(self) -> Array:
@@ -218,19 +246,19 @@ class RemoteStream(Stream):
         verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
 
         began = time.perf_counter()
-        reply = self._ask("Verify", verify)
+        drafted, left = int(uplink.length[0]), int(uplink.wanted[0])
+        reply, sent = self._answer(verify, streams=drafted == 0 and left > 1)
         data, waited_s, traffic = reply.downlink, time.perf_counter() - began, self.traffic
-        traffic.waited_s += waited_s
-        edge_s = reply.edge_s if 0.0 <= reply.edge_s <= waited_s else 0.0
-        traffic.edge_s += edge_s
-        traffic.rounds, traffic.sent_bytes = traffic.rounds + 1, traffic.sent_bytes + len(message)
-        traffic.received_bytes += len(data)
+        edge_s = min(reply.edge_s, waited_s) if reply.edge_s >= 0.0 else 0.0  # whatever an edge says
+        traffic.add(waited_s=waited_s, edge_s=edge_s, sent=len(message) if sent else 0, received=len(data))
 
-        downlink = self._read(data, int(uplink.length[0]))
+        downlink = self._read(data, drafted)
         passes = int(downlink.num_streamed[0]) + 1
-        if self.clock is not None and self.number > 1:  # the edge may have compiled for the first
+        if passes >= left:
+            self.answers = None
+        if self.clock is not None and self.number > 1 and sent:  # the edge may have compiled for the first
             bits = 8 * len(message), 8 * len(data)
-            drafted, network_s = int(uplink.length[0]), waited_s - edge_s
+            network_s = waited_s - edge_s
             self.clock.see(drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
             self.job = dataclasses.replace(self.job, system=self.clock.system)
             traffic.delay_s, traffic.edge_factor = self.clock.delay_s, self.clock.edge_factor
@@ -240,6 +268,19 @@ class RemoteStream(Stream):
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
         return packed
+
+    def _answer(self, verify: pb.VerifyRequest, *, streams: bool) -> tuple[pb.VerifyReply, bool]:
+        """The answer to a round, and whether it was sent for; of a stream that goes on by itself, the next."""
+        sent = self.answers is None
+        if sent and streams:
+            self.answers = self.client.stream(verify)
+        if self.answers is not None:
+            reply = next(self.answers, None)
+            if reply is not None:
+                return reply, sent
+            self.answers = None
+            self.traffic.retries += 1
+        return self._ask("Verify", verify), True
 
     def _read(self, data: bytes, length: int) -> Downlink:
         """An answer to `length` drafts.

@@ -2,7 +2,7 @@
 
 import hmac
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,13 @@ class _Service(edge_pb2_grpc.EdgeServicer):
     def Verify(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> pb.VerifyReply:
         """See `edge.proto`."""
         return _served(self._sessions.verify, request, context)
+
+    def Stream(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> Iterator[pb.VerifyReply]:
+        """See `edge.proto`."""
+        try:
+            yield from self._sessions.stream(request)
+        except Refused as refused:
+            context.abort(_CODES[refused.kind], str(refused))
 
     def Row(self, request: pb.RowRequest, context: grpc.ServicerContext) -> pb.RowReply:
         """See `edge.proto`."""

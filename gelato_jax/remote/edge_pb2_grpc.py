@@ -49,6 +49,11 @@ class EdgeStub(object):
                 request_serializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.FromString,
                 _registered_method=True)
+        self.Stream = channel.unary_stream(
+                '/gelato.v1.Edge/Stream',
+                request_serializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.FromString,
+                _registered_method=True)
         self.Row = channel.unary_unary(
                 '/gelato.v1.Edge/Row',
                 request_serializer=gelato__jax_dot_remote_dot_edge__pb2.RowRequest.SerializeToString,
@@ -79,7 +84,14 @@ class EdgeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Score a round's drafts, or stream as many tokens as a round without any asks for.
+        """Score a round's drafts; of a round without any, say the first of the tokens that it asks for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stream(self, request, context):
+        """As Verify, again and again, until all of the tokens that a round asks for are there, or the text is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +126,11 @@ def add_EdgeServicer_to_server(servicer, server):
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
+                    request_deserializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.FromString,
+                    response_serializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.SerializeToString,
+            ),
+            'Stream': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stream,
                     request_deserializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.FromString,
                     response_serializer=gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.SerializeToString,
             ),
@@ -207,6 +224,33 @@ class Edge(object):
             request,
             target,
             '/gelato.v1.Edge/Verify',
+            gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.SerializeToString,
+            gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gelato.v1.Edge/Stream',
             gelato__jax_dot_remote_dot_edge__pb2.VerifyRequest.SerializeToString,
             gelato__jax_dot_remote_dot_edge__pb2.VerifyReply.FromString,
             options,

@@ -1,5 +1,6 @@
 """A device's connection to an edge in its own process: several requests at once share the target's passes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from gelato_jax.errors import GelatoError
@@ -35,6 +36,14 @@ class InsideClient:
             if refused.kind == "unknown":
                 raise KeyError(str(refused)) from None
             raise GelatoError(str(refused)) from None
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """As `EdgeClient.stream`."""
+        try:
+            yield from self._sessions.stream(request)
+        except Refused as refused:
+            if refused.kind != "unknown":
+                raise GelatoError(str(refused)) from None
 
     def forget(self, session: bytes) -> None:
         """A session is over."""

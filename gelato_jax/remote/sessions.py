@@ -20,7 +20,7 @@ from gelato_jax.decoding.job import buffer_slots
 from gelato_jax.decoding.records import Shapes
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
-from gelato_jax.payloads import Uplink
+from gelato_jax.payloads import Downlink, Uplink
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.compute import Computer, Row, Terms
 from gelato_jax.remote.turns import Turns
@@ -55,7 +55,15 @@ class _Session:
     opened: pb.OpenReply | None = None  # None: its text has not been read yet
     round: int = 1  # that comes next; one of several passes moves it by as many
     answered: int = -1  # the round before
-    answer: pb.VerifyReply | None = None  # to it
+    answers: "dict[int, _Answer]" = dataclasses.field(default_factory=dict)  # by round, those that may be asked for
+
+
+class _Answer(NamedTuple):
+    """What was said to a round."""
+
+    reply: pb.VerifyReply
+    passes: int
+    left: int  # tokens that it asked for and that are still to come
 
 
 class _Opening(NamedTuple):
@@ -66,10 +74,21 @@ class _Opening(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A round that is to be answered."""
+    """A round that is to be answered, in one pass or, of a stream, in several."""
 
     session: _Session
     uplink: Uplink
+    said: list[int]  # of the stream, so far
+
+    @property
+    def size(self) -> int:
+        """Tokens of the answer to a round without drafts: up to G + 1."""
+        return min(int(self.uplink.wanted[0]), self.session.row.terms.shapes.max_draft_length + 1)
+
+    @property
+    def rest(self) -> Uplink:
+        """What the next pass is asked for."""
+        return _going_on(self.uplink, self.size - len(self.said)) if self.said else self.uplink
 
 
 class Sessions:
@@ -99,7 +118,7 @@ class Sessions:
         """Without any session."""
         self.target, self.vocabulary, self.most = target, vocabulary, most
         self.rounds = self.batches = 0
-        self._computer = Computer(target, eos_ids)
+        self._computer, self._eos_ids = Computer(target, eos_ids), frozenset(eos_ids)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
         self._turns = Turns(self._compute, self._room)
@@ -132,23 +151,47 @@ class Sessions:
             return session.opened
 
     def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
-        """Answer a round.
+        """Answer a round: its drafts, or the first of the tokens that it asks for.
 
         Raises:
             Refused: see there.
         """
+        return self._verify(call, call.round, None).reply
+
+    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+        """Answer a round, and those behind it that nobody has to ask for, until its tokens are there.
+
+        Others have their turns between. A device that lost an answer asks again from there.
+
+        Raises:
+            Refused: see there.
+        """
+        number, left = call.round, None
+        while left != 0:
+            answer = self._verify(call, number, left)
+            yield answer.reply
+            number, left = number + answer.passes, answer.left
+
+    def _verify(self, call: pb.VerifyRequest, number: int, left: int | None) -> _Answer:
+        """Answer round `number` of a call; behind its first, `left` of its tokens are still to come."""
         came = self._clock()
         with self._held(call.session) as session:
-            if call.round == session.answered and session.answer is not None:
-                return session.answer  # the reply was lost
-            if call.round != session.round:
-                raise Refused("invalid", f"round {call.round} does not follow; the next is {session.round}")
+            for old in [old for old in session.answers if old < call.round]:
+                del session.answers[old]  # the device has them
+            if number in session.answers:
+                return session.answers[number]  # the reply was lost
+            if number != session.round:
+                raise Refused("invalid", f"round {number} does not follow; the next is {session.round}")
             uplink = self._decode(call.uplink, session.row.terms)
+            if left is not None:
+                uplink = _going_on(uplink, left)
             with self._dropped_if_it_fails(call.session, session):
-                self._turns.take(session.row.alike, _Asked(session, uplink))
-            assert session.answer is not None
-            session.answer.edge_s = self._clock() - came
-            return session.answer
+                asked = _Asked(session, uplink, [])
+                while number not in session.answers:
+                    self._turns.take(session.row.alike, asked)
+            answer = session.answers[number]
+            answer.reply.edge_s = self._clock() - came
+            return answer
 
     def row(self, call: pb.RowRequest) -> pb.RowReply:
         """The target's row after the last round's accepted drafts.
@@ -272,12 +315,35 @@ class Sessions:
             session.round = max(call.round, 1)
 
     def _answer(self, works: Sequence[_Asked]) -> None:
-        """One pass for rounds of several sessions."""
-        sessions, uplinks = zip(*works, strict=True)
-        downlink = self._computer.answer([session.row for session in sessions], uplinks)
-        for row, (session, uplink) in enumerate(works):
-            terms = session.row.terms
-            data = terms.payload.encode_downlink(downlink, row, int(uplink.length[0]), terms.ids)
-            session.answer, session.answered = pb.VerifyReply(downlink=data), session.round
-            session.round += int(downlink.num_streamed[row]) + 1
-        self.rounds, self.batches = self.rounds + len(works), self.batches + 1
+        """One pass for rounds of several sessions, or some where all of them stream."""
+        downlink = self._computer.answer([work.session.row for work in works], [work.rest for work in works])
+        for row, work in enumerate(works):
+            session, said = work.session, work.said
+            terms, drafted = session.row.terms, int(work.uplink.length[0])
+            count, last = int(downlink.num_streamed[row]), int(downlink.next_token[row])
+            said += [*downlink.streamed[row, :count].tolist(), last]
+            over = drafted > 0 or bool(downlink.fault[row]) or last in self._eos_ids
+            if not over and len(said) < work.size:
+                continue
+            whole = _with_stream(downlink, row, said[:-1])
+            data = terms.payload.encode_downlink(whole, 0, drafted, terms.ids)
+            left = 0 if over else int(work.uplink.wanted[0]) - len(said)
+            session.answers[session.round] = _Answer(pb.VerifyReply(downlink=data), len(said), left)
+            session.answered = session.round
+            session.round += len(said)
+            self.rounds += 1
+        self.batches += 1
+
+
+def _with_stream(downlink: Downlink, row: int, said: list[int]) -> Downlink:
+    """One row of an answer, with all the tokens of a stream ahead of its last."""
+    one = jax.tree.map(lambda leaf: np.array(leaf[row : row + 1]), downlink)
+    one.streamed[0, : len(said)] = said
+    one.num_streamed[0] = len(said)
+    return one
+
+
+def _going_on(uplink: Uplink, left: int) -> Uplink:
+    """The message that a device would send for the rest of a stream."""
+    pending = None if uplink.pending is None else np.full(1, -1, np.int32)
+    return dataclasses.replace(uplink, wanted=np.asarray([left], np.int32), pending=pending)  # type: ignore[arg-type]

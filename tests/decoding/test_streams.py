@@ -9,7 +9,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads, system
 from gelato_jax.control.banditspec import banditspec
-from gelato_jax.decoding import encode_prompts, make_job
+from gelato_jax.decoding import LONGEST_STREAM, encode_prompts, make_job
 from gelato_jax.decoding.plan import plan
 from gelato_jax.decoding.programs import advance, start, unpack
 
@@ -44,7 +44,7 @@ SOMETIMES = {"controller": banditspec(), "length_exit": control.length_exits.non
 def test_a_stream_is_the_text_of_rounds_one_by_one(payload, temperature, pair, prompts):
     choices = {"controller": control.static(0), "payload": payload}
     one = gelato.generate(pair, prompts, settings=settings(temperature=temperature), **choices)
-    for length in (2, 3, G + 1, 33):
+    for length in (2, 3, G + 1, 2 * (G + 1), LONGEST_STREAM):
         chosen = settings(temperature=temperature, stream_length=length)
         many = gelato.generate(pair, prompts, settings=chosen, **choices)
         assert many.tokens == one.tokens
@@ -55,7 +55,7 @@ def test_a_stream_is_the_text_of_rounds_one_by_one(payload, temperature, pair, p
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_streams_among_drafts_leave_the_text_alone(temperature, pair, prompts):
-    chosen = settings(temperature=temperature, stream_length=3)
+    chosen = settings(temperature=temperature, stream_length=G + 3)
     payload = payloads.seeded()
     alone = gelato.autoregressive(pair, prompts, settings=chosen, payload=payload)
     found = gelato.generate(pair, prompts, settings=chosen, payload=payload, **SOMETIMES)
@@ -100,7 +100,7 @@ def test_a_stream_ends_behind_an_end_of_sequence_and_at_the_limit(pair, prompts)
 def test_a_stream_costs_one_delay_and_a_step_for_each_token(pair, prompts):
     world = system.preset(link="5mhz-500m-140ms")
     step_s, delay_s = float(world.edge.verify_s(np.int32(1))), float(world.link.rtt_s)
-    for length in (1, 2, G + 1):
+    for length in (1, 2, G + 1, G + 3):
         chosen = settings(stream_length=length)
         job = make_job(pair, settings=chosen, system=world, controller=control.static(0))
         state = start(job, **encode_prompts(pair, prompts[1:2], chosen), shapes=chosen.shapes)
@@ -116,14 +116,18 @@ def test_a_stream_costs_one_delay_and_a_step_for_each_token(pair, prompts):
             stream_length=length,
         )
         assert int(plan(row, channel, setup=job.setup, max_draft_length=G).stream_length) == length
-        _, packed = advance(state, job, shapes=chosen.shapes)
-        seen = unpack(np.asarray(packed), exits=2, max_draft_length=G)
-        assert (seen.tokens[0], seen.passes[0], seen.drafted[0]) == (length, length, 0)
-        np.testing.assert_allclose(seen.cost.edge_s[0], length * step_s, rtol=1e-6)
-        np.testing.assert_allclose(seen.cost.propagation_s[0], delay_s, rtol=1e-6)
-        ids = job.draft_ids.sizes.id_bits
-        assert seen.downlink_bits[0] == 8 + length * ids
-        np.testing.assert_allclose(seen.time_s[0], float(table.time_s[0]) - float(table.catch_up_s), rtol=0.1)
+        ids, whole_s = job.draft_ids.sizes.id_bits, 0.0
+        for tokens, sends in ((min(length, G + 1), True), (length - G - 1, False)):
+            if tokens > 0:
+                state, packed = advance(state, job, shapes=chosen.shapes)
+                seen = unpack(np.asarray(packed), exits=2, max_draft_length=G)
+                assert (seen.tokens[0], seen.passes[0], seen.drafted[0]) == (tokens, tokens, 0)
+                np.testing.assert_allclose(seen.cost.edge_s[0], tokens * step_s, rtol=1e-6)
+                np.testing.assert_allclose(seen.cost.propagation_s[0], sends * delay_s, rtol=1e-6)
+                assert seen.uplink_bits[0] == 8 * sends
+                assert seen.downlink_bits[0] == 8 + tokens * ids
+                whole_s += seen.time_s[0]
+        np.testing.assert_allclose(whole_s, float(table.time_s[0]) - float(table.catch_up_s), rtol=0.1)
 
 
 def test_an_edge_that_streams_is_drafted_for_only_where_that_is_faster(pair, prompts):

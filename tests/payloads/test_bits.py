@@ -221,8 +221,8 @@ def test_a_stream_is_asked_for_and_comes_back_in_the_bits_that_were_said(payload
 def test_messages_that_ask_for_or_give_too_much_are_refused():
     payload, ids = SCHEMES["seeded"], IDS["some ids"]
     stream, pending, fault = 2, 1, 1
-    for count in (0, 1, G + 2):
-        with pytest.raises(ValueError, match=f"asks for {count} tokens"):
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=f"a stream of {count} tokens"):
             payload.decode_uplink(bytes([count << 2 | stream]), G, ids)
     with pytest.raises(ValueError, match="ends before"):
         payload.decode_uplink(bytes([pending]), G, ids)

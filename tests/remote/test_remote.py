@@ -67,7 +67,7 @@ def client(port):
 
 def settings(**changes):
     return gelato.DecodeSettings(
-        **{"max_draft_length": 3, "stream_length": 3, "max_new_tokens": 32, "temperature": 1.0, "seed": 5, **changes}
+        **{"max_draft_length": 3, "stream_length": 7, "max_new_tokens": 32, "temperature": 1.0, "seed": 5, **changes}
     )
 
 
@@ -112,14 +112,57 @@ def test_text_over_the_wire_is_that_of_one_process(payload, temperature, pair, c
         np.testing.assert_array_equal(getattr(found.totals, name), getattr(whole.totals, name))
     np.testing.assert_allclose(found.final_queue_j, whole.final_queue_j, rtol=1e-5)
     assert client.traffic.rounds == found.totals.rounds[0]
-    assert 8 * client.traffic.sent_bytes >= int(found.totals.rounds[0]) * 8
+    assert client.traffic.sent_bytes > 0
+
+
+def test_a_stream_comes_in_pieces_that_nobody_asks_for(pair, client, monkeypatch):
+    """One message for seven tokens, in rounds of four and three."""
+    calls = []
+    monkeypatch.setattr(
+        client, "call", lambda method, request, call=client.call: calls.append(method) or call(method, request)
+    )
+    given = {"settings": settings(max_new_tokens=15), **choices(), "controller": control.static(0)}
+    watched = stream(without_weights(pair), PROMPT, client, **given)
+    seen = list(watched)
+    assert [int(each.tokens[0]) for each in seen] == [4, 3, 4, 3]
+    assert [float(each.uplink_bits[0]) for each in seen] == [8, 0, 8, 0]
+    assert [float(each.cost.propagation_s[0]) > 0 for each in seen] == [True, False, True, False]
+    assert calls == ["Open"]
+    assert (client.traffic.rounds, client.traffic.messages, client.traffic.sent_bytes) == (4, 2, 2)
+    assert watched.generation().tokens == gelato.generate(pair, [PROMPT], **given).tokens
+
+
+def test_a_stream_that_is_left_is_not_gone_on_with(pair, client, sessions):
+    given = {"settings": settings(max_new_tokens=200, stream_length=63), **choices(), "controller": control.static(0)}
+    watched = stream(without_weights(pair), PROMPT, client, **given)
+    next(iter(watched))
+    watched.close()
+    assert watched.opening.session not in sessions._sessions
+    rounds = sessions.rounds
+    time.sleep(0.5)
+    assert sessions.rounds <= rounds + 1
+
+
+def test_a_stream_whose_answers_are_lost_goes_on_from_there(pair):
+    """The edge is ahead: it says again what it said, and moves nothing."""
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint)
+    sessions.open(opening(pair, max_new_tokens=32))
+    call = pb.VerifyRequest(session=bytes(range(16)), round=1, uplink=bytes([11 << 2 | 2]))
+    said = list(sessions.stream(call))
+    assert len(said) == 3  # of four, four and three tokens
+    assert list(sessions.stream(call)) == said
+    rest = pb.VerifyRequest(session=call.session, round=5, uplink=bytes([7 << 2 | 2]))
+    assert list(sessions.stream(rest)) == said[1:]
+    with pytest.raises(Refused, match="round 1 does not follow; the next is 12"):
+        sessions.verify(call)  # the device has had it
+    assert sessions.rounds == 3
 
 
 @pytest.mark.parametrize("payload", ["full", "candidates", "seeded"])
 def test_a_draft_without_weights_travels_too(payload, pair, client):
     """Its q has one column, and no id of a vocabulary: the edge is told so."""
     looked_up = dataclasses.replace(pair, draft=lookup())
-    given = {"settings": settings(), **choices(payload)}
+    given = {"settings": settings(stream_length=3), **choices(payload)}
     watched = stream(without_weights(looked_up), PROMPT, client, **given)
     for _ in watched:
         pass
@@ -159,6 +202,13 @@ class Faulty:
 
     def verify(self, request):
         return self._disturbed(self.sessions.verify, request)
+
+    def stream(self, request):
+        for _ in range(40):  # a stream breaks at any of its answers
+            answers = self._disturbed(self.sessions.stream, request)
+            for answer in answers:
+                yield self._disturbed(lambda _, answer=answer: answer, request)
+            return
 
     def row(self, request):
         return self._disturbed(self.sessions.row, request)
@@ -214,7 +264,7 @@ def test_a_long_or_narrow_path_changes_no_token(path, payload, least_ms, relay, 
     client = EdgeClient(f"127.0.0.1:{relay(**path).port}")
     found = run(pair, client, payload=payload)
     assert found.tokens == expected(payload=payload).tokens
-    assert 1e3 * client.traffic.waited_s / client.traffic.rounds >= least_ms
+    assert 1e3 * client.traffic.waited_s / client.traffic.messages >= least_ms
     client.close()
 
 
@@ -386,6 +436,9 @@ class Dishonest:
 
     def verify(self, request):
         return self.answers["verify"]
+
+    def stream(self, request):
+        yield self.answers["verify"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
 from gelato_jax.decoding import programs
 from gelato_jax.models import quantize
+from gelato_jax.payloads import DraftIds
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.compute import PIECE
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
@@ -40,7 +41,7 @@ def choices(payload):
 
 def settings(number, temperature):
     return gelato.DecodeSettings(
-        max_draft_length=3, stream_length=3, max_new_tokens=24, temperature=temperature, seed=number, top_p=0.9
+        max_draft_length=3, stream_length=6, max_new_tokens=24, temperature=temperature, seed=number, top_p=0.9
     )
 
 
@@ -152,6 +153,24 @@ def test_rounds_that_wait_are_one_pass(pair, sessions):
     alone = Sessions(pair.target, pair.tokenizer.fingerprint)
     expected = [alone.verify(opened(alone, pair, name)) for name in range(5)]
     assert [answer.downlink for answer in answers] == [answer.downlink for answer in expected]
+
+
+def test_drafts_do_not_wait_for_the_streams_of_others(pair, sessions):
+    """A pass with drafts has one token of each stream, whose answer is whole all the same."""
+    calls = [opened(sessions, pair, name) for name in range(3)]
+    calls[1].uplink = bytes([4 << 2 | 2])  # a stream of four
+    ids = DraftIds(known=None, vocab_size=pair.target.config.valid_outputs)
+    drafts = payloads.seeded().decode_uplink(b"\0", 3, ids)
+    drafts = dataclasses.replace(drafts, tokens=np.full((1, 3), 7, np.int32), length=np.ones(1, np.int32))
+    calls[2].uplink = payloads.seeded().encode_uplink(drafts, 0, ids)
+    make_programs(sessions)
+    gate = Gate(sessions)
+    answers = gate.answers(calls)
+    assert gate.batches == [1, 2, 1]
+    alone = Sessions(pair.target, pair.tokenizer.fingerprint)
+    for name, (call, answer) in enumerate(zip(calls, answers, strict=True)):
+        opened(alone, pair, name)
+        assert answer.downlink == alone.verify(call).downlink
 
 
 def test_schemes_with_other_numbers_do_not_meet(pair, sessions):
