@@ -1,83 +1,146 @@
-"""Device and edge in two network namespaces whose cable is cut: nothing is reset, packets vanish. Needs root and ip."""
+"""Device and edge in two network namespaces, on the default model, over paths as they are. Needs root, ip and TUN."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
+import threading
 import time
 
+import numpy as np
 import pytest
 
+import gelato_jax as gelato
+from gelato_experiments import cable
+from gelato_jax import control, payloads
+from gelato_jax.control.banditspec import banditspec
+from gelato_jax.remote.device import EdgeClient, stream, without_weights
+
 COMMAND = [sys.executable, "-c", "from gelato_jax.cli.main import main; main()"]
-NETWORK, NEAR, FAR, PORT = "10.201.77", "gelato-near", "gelato-far", 8470
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-ENVIRONMENT["no_proxy"] = f"{NETWORK}.2"  # no proxy reaches into a namespace
-ANSWER = ["generate", "Explain why the sky is blue.", "--max-new-tokens", "32", "--json", "-"]
-SPACE = f"gelato-{os.getpid()}"
-
-
-def run(*arguments):
-    return subprocess.run([*map(str, arguments)], capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
+PORT, DEVICES = 8470, 64
+PROMPT = "Explain why the sky is blue."
 
 
 @pytest.fixture(scope="module")
-def path():
-    """Two ends of a cable: this namespace and another."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("namespaces need root and ip")
+def laid():
     try:
-        run("ip", "netns", "add", SPACE)
-        run("ip", "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", SPACE)
-        for at, address, device in (((), 1, NEAR), (("-n", SPACE), 2, FAR)):
-            run("ip", *at, "addr", "add", f"{NETWORK}.{address}/30", "dev", device)
-            run("ip", *at, "link", "set", device, "up")
-    except subprocess.CalledProcessError as error:
-        clean()
-        pytest.skip(f"this machine makes no such path: {error.stderr.strip()}")
-    yield
-    clean()
-
-
-def clean():
-    subprocess.run(["ip", "link", "del", NEAR], capture_output=True)
-    subprocess.run(["ip", "netns", "del", SPACE], capture_output=True)
+        with cable.lay() as laid:
+            yield laid
+    except cable.UnavailableError as error:
+        pytest.skip(f"this machine makes no cable: {error}")
 
 
 @pytest.fixture(scope="module")
-def edge(path):
+def edge(laid):
     """An edge at the far end."""
-    listen = ["edge", "--listen", f"{NETWORK}.2:{PORT}", "--insecure"]
-    arguments = ["ip", "netns", "exec", SPACE, *COMMAND, *listen]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    listen = ["edge", "--listen", f"{cable.FAR}:{PORT}", "--insecure", "--max-sessions", str(DEVICES)]
+    with subprocess.Popen(laid.there(*COMMAND, *listen), stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert any("is served on" in line for line in process.stderr)
         yield
         process.kill()
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return json.loads(run(*COMMAND, *ANSWER))["token_ids"]
+def pair():
+    from gelato_checkpoints import load_pair
+
+    return load_pair("smollm2-135m")
 
 
-def test_a_cut_cable_is_a_pause(edge, alone):
-    """For eight seconds, while the answer is under way."""
-    device = subprocess.Popen(
-        [*COMMAND, *ANSWER, "--remote", f"{NETWORK}.2:{PORT}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        bufsize=0,
-    )
-    assert any("compil" in line for line in device.stderr)  # it asks the edge next
-    end = ("ip", "-n", SPACE, "link", "set", FAR)  # the near end keeps its route: nobody else shall answer
-    run(*end, "down")
-    time.sleep(8.0)
-    run(*end, "up")
-    with device:
-        out, error = device.communicate(timeout=120)
-    assert device.returncode == 0, error
-    report = json.loads(out)
-    assert report["token_ids"] == alone
-    assert report["remote"]["retries"] > 0
+@pytest.fixture
+def client(edge, monkeypatch):
+    monkeypatch.setenv("no_proxy", cable.FAR)  # no proxy reaches into a namespace
+    client = EdgeClient(f"{cable.FAR}:{PORT}")
+    yield client
+    client.close()
+
+
+def settings(**changes):
+    given = {"max_new_tokens": 32, "stream_length": 12, "temperature": 1.0, "seed": 5, **changes}
+    return gelato.DecodeSettings(**given)
+
+
+def choices(payload):
+    """Every draft length in its turn, and streams."""
+    return {"controller": banditspec(), "length_exit": control.length_exits.none(), "payload": payload}
+
+
+def ready(pair, client, **given):
+    """A stream whose programs are made, on a path without delay."""
+    watched = stream(without_weights(pair), PROMPT, client, **given)
+    watched.wait()
+    return watched
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "least_ms"),
+    [
+        (cable.Path(rtt_s=0.02), payloads.candidates(32), 20),
+        (cable.Path(rtt_s=0.14), payloads.seeded(), 140),
+        (cable.Path(rtt_s=0.4), payloads.candidates(32), 400),
+        (cable.Path(rtt_s=0.02, loss=0.05), payloads.candidates(32), 20),
+        (cable.Path(rtt_s=0.02, bits_per_s=1e6), payloads.top_k(64), 20),
+    ],
+    ids=["20 ms", "140 ms", "400 ms", "5 % loss", "1 Mbit/s"],
+)
+def test_the_path_changes_no_token(path, payload, least_ms, laid, pair, client):
+    given = {"settings": settings(), **choices(payload)}
+    wanted = gelato.generate(pair, [PROMPT], **given)
+    watched = ready(pair, client, **given)
+    laid.become(path)
+    try:
+        for _ in watched:
+            pass
+    finally:
+        laid.become(cable.Path())
+    found = watched.generation()
+    assert found.tokens == wanted.tokens
+    assert found.totals.passes[0] > found.totals.rounds[0]  # some rounds stream
+    assert found.totals.drafted[0] > 0
+    assert 1e3 * client.traffic.waited_s / client.traffic.messages >= least_ms
+
+
+def test_a_cut_cable_is_a_pause(laid, pair, client):
+    """For ten seconds, while the answer is under way: nothing is reset, packets vanish."""
+    given = {"settings": settings(max_new_tokens=64), **choices(payloads.candidates(32))}
+    wanted = gelato.generate(pair, [PROMPT], **given)
+    watched, began = ready(pair, client, **given), 0.0
+    for number, _ in enumerate(watched):
+        if number == 2:
+            laid.become(cable.Path(cut=True))
+            threading.Timer(10.0, laid.become, [cable.Path()]).start()
+            began = time.monotonic()
+    assert time.monotonic() - began > 10
+    assert watched.generation().tokens == wanted.tokens
+    assert client.traffic.waited_s > 10
+
+
+def test_many_devices_at_once_get_the_texts_that_they_get_alone(laid, pair, client):
+    """All drafting, with seeds of their own, over 20 ms; they share the target's passes, and none starves."""
+    given = {"controller": control.static(2), "payload": payloads.seeded()}
+    of = lambda seed: settings(max_new_tokens=12, seed=seed)  # noqa: E731
+    wanted = [gelato.generate(pair, [PROMPT], settings=of(seed), **given).tokens for seed in range(8)]
+    ready(pair, client, settings=of(0), **given).close()
+    found, ended = [None] * DEVICES, np.zeros(DEVICES)
+
+    def decode(number):
+        watched = stream(without_weights(pair), PROMPT, client, settings=of(number % 8), **given)
+        for _ in watched:
+            pass
+        found[number], ended[number] = watched.generation().tokens, time.monotonic() - began
+
+    before = client.info()
+    laid.become(cable.Path(rtt_s=0.02))
+    began = time.monotonic()
+    try:
+        threads = [threading.Thread(target=decode, args=(number,)) for number in range(DEVICES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(300)
+    finally:
+        laid.become(cable.Path())
+    after = client.info()
+    assert found == [wanted[number % 8] for number in range(DEVICES)]
+    assert after.rounds - before.rounds > 1.5 * (after.batches - before.batches)
+    assert after.sessions == 0

@@ -1,11 +1,8 @@
 """Two machines over a real socket: the text is that of one process, whatever the network does."""
 
 import dataclasses
-import importlib
 import random
-import threading
 import time
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -234,56 +231,6 @@ def test_lost_calls_lost_answers_and_a_forgetful_edge_change_no_token(payload, p
     assert found.tokens == expected(payload=payload).tokens
     assert min(faulty.lost_calls, faulty.lost_answers, faulty.forgotten) >= 2
     assert client.traffic.reopened >= 1
-
-
-@pytest.fixture
-def relay(port, monkeypatch):
-    """A cable to the edge, of this module's folder."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    cables = []
-
-    def lay(**path):
-        cables.append(importlib.import_module("relay").Relay(port, **path))
-        return cables[-1]
-
-    yield lay
-    for cable in cables:
-        cable.close()
-
-
-@pytest.mark.parametrize(
-    ("path", "payload", "least_ms"),
-    [
-        ({"delay_s": 0.07}, "candidates", 140),
-        ({"delay_s": 0.2}, "seeded", 400),
-        ({"delay_s": 0.01, "bytes_per_s": 125_000}, "full", 20),
-    ],
-    ids=["140 ms", "400 ms", "1 Mbit"],
-)
-def test_a_long_or_narrow_path_changes_no_token(path, payload, least_ms, relay, pair, expected):
-    client = EdgeClient(f"127.0.0.1:{relay(**path).port}")
-    found = run(pair, client, payload=payload)
-    assert found.tokens == expected(payload=payload).tokens
-    assert 1e3 * client.traffic.waited_s / client.traffic.messages >= least_ms
-    client.close()
-
-
-def test_a_broken_path_is_a_pause(relay, pair, expected):
-    cable = relay(delay_s=0.02)
-    client = EdgeClient(f"127.0.0.1:{cable.port}", patience_s=60)
-    watched = stream(without_weights(pair), PROMPT, client, settings=settings(), **choices())
-    rounds = iter(watched)
-    next(rounds)
-    breaking = threading.Thread(target=cable.break_for, args=(5.0,))
-    breaking.start()
-    time.sleep(0.2)
-    began = time.monotonic()
-    for _ in rounds:
-        pass
-    breaking.join()
-    assert time.monotonic() - began > 3
-    assert watched.generation().tokens == expected().tokens
-    client.close()
 
 
 def test_devices_beside_each_other_do_not_meet(pair, client, port, expected):
