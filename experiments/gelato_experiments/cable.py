@@ -6,6 +6,7 @@ real path. It is `tc netem` for kernels that are built without.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import heapq
 import json
@@ -88,7 +89,8 @@ def lay() -> Iterator[Cable]:
                 _run("ip", *at, "addr", "add", f"{address}/30", "dev", device)
                 _run("ip", *at, "link", "set", device, "up")
         except (OSError, subprocess.CalledProcessError) as error:
-            raise UnavailableError(getattr(error, "stderr", None) or str(error)) from None
+            hint = "; another cable is laid" if getattr(error, "errno", None) == errno.EBUSY else ""
+            raise UnavailableError((getattr(error, "stderr", None) or str(error)).strip() + hint) from None
         command = [sys.executable, __file__, *map(str, ends)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pass_fds=ends) as forwarder:
             stack.callback(forwarder.kill)

@@ -61,20 +61,20 @@ class Watched:
         """As the sessions'."""
         return len(self.sessions)
 
-    def open(self, call: pb.OpenRequest) -> pb.OpenReply:
+    def open(self, call: pb.OpenRequest, owner: str = "") -> pb.OpenReply:
         """As the sessions', kept."""
         self.calls["open"].append(call)
-        return self.sessions.open(call)
+        return self.sessions.open(call, owner)
 
-    def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
+    def verify(self, call: pb.VerifyRequest, owner: str = "") -> pb.VerifyReply:
         """As the sessions', kept."""
         self.calls["verify"].append(call)
-        return self.sessions.verify(call)
+        return self.sessions.verify(call, owner)
 
-    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+    def stream(self, call: pb.VerifyRequest, owner: str = "") -> Iterator[pb.VerifyReply]:
         """As the sessions', kept."""
         self.calls["verify"].append(call)
-        return self.sessions.stream(call)
+        return self.sessions.stream(call, owner)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ class Disturbed:
     def __init__(self, sessions: Sessions, chance: float) -> None:
         """Without any fault yet."""
         self.target, self.vocabulary, self.most = sessions.target, sessions.vocabulary, sessions.most
+        self.tally = sessions.tally
         self.faults: collections.Counter[str] = collections.Counter()
         self.random = random.Random(0)
         self._sessions, self._chance = sessions, chance
@@ -54,32 +55,32 @@ class Disturbed:
         """Sessions that are held."""
         return len(self._sessions)
 
-    def open(self, call: pb.OpenRequest) -> pb.OpenReply:
+    def open(self, call: pb.OpenRequest, owner: str = "") -> pb.OpenReply:
         """As the sessions', disturbed."""
         self._answered.clear()
-        return self._disturb(self._sessions.open, call)
+        return self._disturb(self._sessions.open, call, owner)
 
-    def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
+    def verify(self, call: pb.VerifyRequest, owner: str = "") -> pb.VerifyReply:
         """As the sessions', disturbed."""
-        reply = self._disturb(self._sessions.verify, call)
+        reply = self._disturb(self._sessions.verify, call, owner)
         self._answered.append(call)
         return reply
 
-    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+    def stream(self, call: pb.VerifyRequest, owner: str = "") -> Iterator[pb.VerifyReply]:
         """As the sessions', disturbed at every answer."""
-        for reply in self._disturb(self._sessions.stream, call):
-            yield self._disturb(lambda _, reply=reply: reply, call)
+        for reply in self._disturb(self._sessions.stream, call, owner):
+            yield self._disturb(lambda *_, reply=reply: reply, call, owner)
         self._answered.append(call)
 
-    def row(self, call: pb.RowRequest) -> pb.RowReply:
+    def row(self, call: pb.RowRequest, owner: str = "") -> pb.RowReply:
         """As the sessions', disturbed."""
-        return self._disturb(self._sessions.row, call)
+        return self._disturb(self._sessions.row, call, owner)
 
-    def close(self, call: pb.CloseRequest) -> pb.CloseReply:
+    def close(self, call: pb.CloseRequest, owner: str = "") -> pb.CloseReply:
         """As the sessions'."""
-        return self._sessions.close(call)
+        return self._sessions.close(call, owner)
 
-    def _disturb(self, serve: Callable[[Any], Any], call: Any) -> Any:
+    def _disturb(self, serve: Callable[..., Any], call: Any, owner: str) -> Any:
         fault = self.random.choice(FAULTS) if self.random.random() < self._chance else None
         if fault == "stale call" and len(self._answered) < 2:
             fault = None
@@ -88,13 +89,13 @@ class Disturbed:
         if fault == "lost call":
             raise Refused("away", fault)
         if fault == "forgotten session":
-            self._sessions.close(pb.CloseRequest(session=call.session))
+            self._sessions.close(pb.CloseRequest(session=call.session), owner)
         if fault == "stale call":  # a copy that took a longer way; nobody waits for its answer
             with contextlib.suppress(Refused):
-                self._sessions.verify(self.random.choice(self._answered[:-1]))
-        reply = serve(call)
+                self._sessions.verify(self.random.choice(self._answered[:-1]), owner)
+        reply = serve(call, owner)
         if fault == "doubled call":
-            reply = serve(call)
+            reply = serve(call, owner)
         if fault == "lost answer":
             raise Refused("away", fault)
         return reply

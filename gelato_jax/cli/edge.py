@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from gelato_jax.addresses import check_address
 from gelato_jax.cli.options import Range, WeightsName, complete
-from gelato_jax.cli.remote import need_grpc, read_token
+from gelato_jax.cli.remote import need_grpc, read_tokens
 from gelato_jax.errors import GelatoError
 
 _DRAIN_S = 30.0
@@ -32,7 +32,7 @@ class Edge:
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8470"
     """Where to listen; 0.0.0.0:8470 is all of this machine's addresses."""
     token_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """File that holds the token which every device must bring."""
+    """File of the tokens that devices must bring, one a line: each is another guest, with sessions of its own."""
     tls_certificate: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
     """Certificate chain, PEM."""
     tls_key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
@@ -41,6 +41,16 @@ class Edge:
     """Let other machines in without TLS and token: for a network that you trust."""
     max_sessions: Annotated[int, arg(metavar="N"), Range(1, 1024)] = 16
     """Requests at once; each holds a cache."""
+    sessions_each: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as many)"), Range(1, 1024)] = (
+        None
+    )
+    """Of them of one guest: of one token, or, without tokens, of one address."""
+    calls_per_s: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: not counted)"), Range(0.1)] = (
+        None
+    )
+    """Calls of one guest a second; a device that makes more is told to wait, and does."""
+    metrics: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: none)")] = None
+    """Where Prometheus reads counters, at /metrics, in plain HTTP: numbers alone, no text and no names."""
 
     def run(self) -> int:
         """Serve until a signal."""
@@ -48,30 +58,44 @@ class Edge:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise GelatoError("--tls-certificate and --tls-key belong together: give both")
         certificate = (self.tls_certificate, self.tls_key) if self.tls_certificate and self.tls_key else None
-        token = None if self.token_file is None else read_token(self.token_file)
+        tokens = () if self.token_file is None else read_tokens(self.token_file)
         need_grpc("gelato edge")
+        if self.metrics is not None:
+            check_address(self.metrics, is_guarded=True, guard="")
+            _need_prometheus()
 
         import gelato_checkpoints
         from gelato_jax.cli.cache import keep_programs
         from gelato_jax.cli.progress import Progress
         from gelato_jax.remote.edge import GUARD, serve
+        from gelato_jax.remote.guests import Guests
         from gelato_jax.remote.sessions import Sessions
 
-        check_address(self.listen, is_guarded=self.insecure or bool(token and certificate), guard=GUARD)
+        check_address(self.listen, is_guarded=self.insecure or bool(tokens and certificate), guard=GUARD)
         keep_programs()
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
             target = gelato_checkpoints.load_model(checkpoint)
         tokenizer = checkpoint.tokenizer
-        sessions = Sessions(target, tokenizer.fingerprint, eos_ids=tokenizer.eos_ids, most=self.max_sessions)
+        sessions = Sessions(
+            target,
+            tokenizer.fingerprint,
+            eos_ids=tokenizer.eos_ids,
+            most=self.max_sessions,
+            most_each=self.sessions_each,
+        )
         server, port = serve(
             sessions,
             self.listen,
             model=self.model,
-            token=token,
+            guests=Guests(tokens, calls_per_s=self.calls_per_s),
             certificate=certificate,
             insecure=self.insecure,
         )
+        if self.metrics is not None:
+            from gelato_jax.remote.metrics import show
+
+            show(sessions, self.metrics)
         host = self.listen.rpartition(":")[0]
         print(f"gelato: {self.model} is served on {host}:{port}", file=sys.stderr, flush=True)
         ended = threading.Event()
@@ -80,7 +104,14 @@ class Edge:
         ended.wait()
         print("gelato: no new calls; those under way are served", file=sys.stderr, flush=True)
         server.stop(_DRAIN_S).wait()
-        if sessions.rounds:
-            mean = sessions.rounds / sessions.batches
-            print(f"gelato: {sessions.rounds} rounds were answered, {mean:.1f} at once", file=sys.stderr)
+        if tally := sessions.tally.rounds:
+            print(f"gelato: {tally} rounds were answered in {sessions.tally.batches} passes", file=sys.stderr)
         return 0
+
+
+def _need_prometheus() -> None:
+    """Refuse in one line where the extra is not installed."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        raise GelatoError('--metrics needs prometheus-client; pip install "gelato-jax[serve]"') from None

@@ -1,5 +1,6 @@
 """`gelato generate`: a prompt in, text out, decoded speculatively."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -92,7 +93,8 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
 
     keep_programs()
     clock = CompileClock()
-    with Progress(quiet=values["quiet"]) as progress:
+    farewell = contextlib.nullcontext() if client is None else contextlib.closing(client)
+    with farewell, Progress(quiet=values["quiet"]) as progress:
 
         def start():
             pair, open_stream = open_pair(values, settings, choices, client, progress)

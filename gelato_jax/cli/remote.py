@@ -46,12 +46,24 @@ def read_token(path: Path) -> str:
     """The token that a file holds, its line end left out.
 
     Raises:
-        GelatoError: there is none in it, or it cannot be sent.
+        GelatoError: there is none in it, or more than one, or it cannot be sent.
+    """
+    tokens = read_tokens(path)
+    if len(tokens) > 1:
+        raise GelatoError(f"{path}: holds {len(tokens)} tokens; leave the one that is meant")
+    return tokens[0]
+
+
+def read_tokens(path: Path) -> list[str]:
+    """The tokens that a file holds, one a line.
+
+    Raises:
+        GelatoError: there is none in it, or one that cannot be sent.
     """
     try:
-        token = path.expanduser().read_text().strip()
+        tokens = [line.strip() for line in path.expanduser().read_text().splitlines() if line.strip()]
     except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        tokens = []
+    if not tokens or not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
         raise GelatoError(f"{path}: holds no token; write one line of letters and digits into it")
-    return token
+    return tokens

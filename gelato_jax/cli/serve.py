@@ -1,5 +1,6 @@
 """`gelato serve`: a pair behind OpenAI's interface, for chat programs and other clients."""
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -99,7 +100,8 @@ class Serve:
         def ready(port: int) -> None:
             print(f"gelato: {name} is served on http://{host}:{port}", file=sys.stderr, flush=True)
 
-        serve(app, host.strip("[]"), port, ready=ready)
+        with contextlib.nullcontext() if client is None else contextlib.closing(client):
+            serve(app, host.strip("[]"), port, ready=ready)
         return 0
 
 

@@ -135,6 +135,7 @@ class EdgeClient:
                 raise GelatoError(f"{authority}: {error.strerror}") from None
             channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
         self._channel, self._stub = channel, edge_pb2_grpc.EdgeStub(channel)
+        self._goodbyes: set[grpc.Future] = set()
         self.traffic = Traffic()
 
     def info(self) -> pb.InfoReply:
@@ -182,9 +183,11 @@ class EdgeClient:
             answers.cancel()
 
     def forget(self, session: bytes) -> None:
-        """Tell the edge that a session is over, once: an edge that does not hear it finds out in time."""
-        with contextlib.suppress(grpc.RpcError):
-            self._stub.Close(pb.CloseRequest(session=session), timeout=_FORGET_S, metadata=self._metadata)
+        """Tell the edge that a session is over, once, and go on: an edge that does not hear it finds out in time."""
+        goodbye = pb.CloseRequest(session=session)
+        call = self._stub.Close.future(goodbye, timeout=_FORGET_S, metadata=self._metadata)
+        self._goodbyes.add(call)  # one that nobody holds is cancelled
+        call.add_done_callback(self._goodbyes.discard)
 
     def _proxy_hint(self) -> str:
         """What to do about a proxy: gRPC takes it on the way to a machine in the next room, too."""
@@ -193,7 +196,10 @@ class EdgeClient:
         return f"; {proxies[0]} is set: add {host} to no_proxy to connect without it" if proxies else ""
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, once the edge has been told what is over."""
+        for call in list(self._goodbyes):
+            with contextlib.suppress(grpc.RpcError):
+                call.result()
         self._channel.close()
 
 

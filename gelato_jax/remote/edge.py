@@ -1,11 +1,10 @@
 """The edge's server: sessions behind gRPC, with a health check, tokens and TLS."""
 
-import hmac
 import importlib.metadata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,6 +13,7 @@ from gelato_jax.addresses import check_address
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote import edge_pb2_grpc
+from gelato_jax.remote.guests import Guests, TooManyError, UnknownError
 from gelato_jax.remote.sessions import Refused, Sessions
 from gelato_jax.remote.wire import MESSAGE_BYTES
 
@@ -39,12 +39,13 @@ _OPTIONS = (
 class _Service(edge_pb2_grpc.EdgeServicer):
     """Calls of the protocol, faults as gRPC's status codes."""
 
-    def __init__(self, sessions: Sessions, model: str) -> None:
-        self._sessions, self._model = sessions, model
+    def __init__(self, sessions: Sessions, model: str, guests: Guests) -> None:
+        self._sessions, self._model, self._guests = sessions, model, guests
 
     def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
         """See `edge.proto`."""
-        config = self._sessions.target.config
+        self._admit(context)
+        config, tally = self._sessions.target.config, self._sessions.tally
         return pb.InfoReply(
             model=self._model,
             vocabulary=self._sessions.vocabulary,
@@ -52,59 +53,57 @@ class _Service(edge_pb2_grpc.EdgeServicer):
             positions=config.max_positions,
             sessions=len(self._sessions),
             most_sessions=self._sessions.most,
-            rounds=self._sessions.rounds,
-            batches=self._sessions.batches,
+            rounds=tally.rounds,
+            batches=tally.batches,
             version=importlib.metadata.version("gelato-jax"),
         )
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenReply:
         """See `edge.proto`."""
-        return _served(self._sessions.open, request, context)
+        return self._served(self._sessions.open, request, context)
 
     def Verify(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> pb.VerifyReply:
         """See `edge.proto`."""
-        return _served(self._sessions.verify, request, context)
+        return self._served(self._sessions.verify, request, context)
 
     def Stream(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> Iterator[pb.VerifyReply]:
         """See `edge.proto`."""
+        owner = self._admit(context)
         try:
-            yield from self._sessions.stream(request)
+            yield from self._sessions.stream(request, owner)
         except Refused as refused:
-            context.abort(_CODES[refused.kind], str(refused))
+            self._abort(refused, context)
 
     def Row(self, request: pb.RowRequest, context: grpc.ServicerContext) -> pb.RowReply:
         """See `edge.proto`."""
-        return _served(self._sessions.row, request, context)
+        return self._served(self._sessions.row, request, context)
 
     def Close(self, request: pb.CloseRequest, context: grpc.ServicerContext) -> pb.CloseReply:
         """See `edge.proto`."""
-        return _served(self._sessions.close, request, context)
+        return self._served(self._sessions.close, request, context)
 
+    def _served(self, call: Callable[..., Any], request: Any, context: grpc.ServicerContext) -> Any:
+        owner = self._admit(context)
+        try:
+            return call(request, owner)
+        except Refused as refused:
+            self._abort(refused, context)
 
-def _served(call: Callable[[Any], Any], request: Any, context: grpc.ServicerContext) -> Any:
-    try:
-        return call(request)
-    except Refused as refused:
+    def _admit(self, context: grpc.ServicerContext) -> str:
+        """Who calls."""
+        given = dict(context.invocation_metadata()).get("authorization", "")
+        try:
+            return self._guests.admit(given, context.peer())
+        except UnknownError as error:
+            self._sessions.tally.refused["stranger"] += 1
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        except TooManyError as error:
+            self._sessions.tally.refused["too many calls"] += 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))  # a device waits, and comes again
+
+    def _abort(self, refused: Refused, context: grpc.ServicerContext) -> NoReturn:
+        self._sessions.tally.refused[refused.kind] += 1
         context.abort(_CODES[refused.kind], str(refused))
-
-
-class _Token(grpc.ServerInterceptor):
-    """Turns away who does not know the token; the health check is open."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-        self._refuse = grpc.unary_unary_rpc_method_handler(
-            lambda request, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
-        )
-
-    def intercept_service(self, continuation, handler_call_details):
-        """As gRPC calls it."""
-        given = dict(handler_call_details.invocation_metadata).get("authorization", "")
-        given = given if isinstance(given, bytes) else given.encode()
-        is_ours = handler_call_details.method.startswith(f"/{SERVICE}/")
-        if is_ours and not hmac.compare_digest(given, self._expected):  # takes as long wherever they differ
-            return self._refuse
-        return continuation(handler_call_details)
 
 
 def serve(
@@ -112,7 +111,7 @@ def serve(
     address: str,
     *,
     model: str = "",
-    token: str | None = None,
+    guests: Guests | None = None,
     certificate: tuple[Path, Path] | None = None,
     insecure: bool = False,
 ) -> tuple[grpc.Server, int]:
@@ -122,7 +121,7 @@ def serve(
         sessions: what it serves.
         address: `HOST:PORT`; port 0 takes a free one.
         model: the target's name, for `Info`.
-        token: that every call must bring, or None.
+        guests: who may call, and how often; everybody if not given.
         certificate: files of the certificate chain and its key, PEM, for TLS; None is plain.
         insecure: allow others than this machine without TLS and token.
 
@@ -132,13 +131,12 @@ def serve(
     Raises:
         GelatoError: the address cannot be had, is open to others without TLS and token, or a file is unreadable.
     """
-    check_address(address, is_guarded=insecure or bool(token and certificate), guard=GUARD)
+    check_address(address, is_guarded=insecure or bool(guests and guests.are_known and certificate), guard=GUARD)
     server = grpc.server(
         ThreadPoolExecutor(max_workers=2 * sessions.most, thread_name_prefix="edge"),
-        interceptors=[_Token(token)] if token else [],
         options=_OPTIONS,
     )
-    edge_pb2_grpc.add_EdgeServicer_to_server(_Service(sessions, model), server)
+    edge_pb2_grpc.add_EdgeServicer_to_server(_Service(sessions, model, guests or Guests()), server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name in ("", SERVICE):

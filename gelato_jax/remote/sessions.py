@@ -4,6 +4,7 @@ Rounds of several sessions that wait are verified in one pass (`turns`): a windo
 network in sight: calls are records of `edge.proto`, faults are `Refused`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -28,7 +29,8 @@ from gelato_jax.remote.wire import SESSION_BYTES, read_payload, read_sampling
 
 IDLE_S = 600.0
 """After so many seconds without a call a session may be forgotten; its device then opens it again by itself."""
-_MOST_DRAFTS = 32
+MOST_DRAFTS = 32
+"""Of a round, at most."""
 
 
 class Refused(Exception):
@@ -55,6 +57,7 @@ class _Session:
     opened: pb.OpenReply | None = None  # None: its text has not been read yet
     round: int = 1  # that comes next; one of several passes moves it by as many
     answered: int = -1  # the round before
+    owner: str = ""  # who alone may go on with it
     answers: "dict[int, _Answer]" = dataclasses.field(default_factory=dict)  # by round, those that may be asked for
 
 
@@ -64,6 +67,40 @@ class _Answer(NamedTuple):
     reply: pb.VerifyReply
     passes: int
     left: int  # tokens that it asked for and that are still to come
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was done so far.
+
+    Attributes:
+        rounds: answered.
+        batches: passes over windows of several sessions that answered them.
+        drafted: tokens that came in them.
+        accepted: of those.
+        accepted_at: of those, by their place in the round.
+        tokens: verified or streamed.
+        prompt_tokens: of texts that were read.
+        edge_s: from calls of rounds to their answers.
+        refused: calls, by kind.
+    """
+
+    rounds: int = 0
+    batches: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = dataclasses.field(default_factory=lambda: [0] * MOST_DRAFTS)
+    tokens: int = 0
+    prompt_tokens: int = 0
+    edge_s: float = 0.0
+    refused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def answered(self, drafted: int, accepted: int, tokens: int) -> None:
+        """Count a round."""
+        self.rounds, self.tokens = self.rounds + 1, self.tokens + tokens
+        self.drafted, self.accepted = self.drafted + drafted, self.accepted + accepted
+        for place in range(accepted):
+            self.accepted_at[place] += 1
 
 
 class _Opening(NamedTuple):
@@ -99,11 +136,11 @@ class Sessions:
         vocabulary: fingerprint of its tokenizer.
         eos_ids: ids behind which a stream of tokens need not go on.
         most: sessions at once; each holds a cache.
+        most_each: of them of one owner; as many if not given.
         clock: seconds.
 
     Attributes:
-        rounds: answered so far.
-        batches: passes over windows of several sessions that answered them.
+        tally: what was done so far.
     """
 
     def __init__(
@@ -113,11 +150,13 @@ class Sessions:
         *,
         eos_ids: Sequence[int] = (),
         most: int = 16,
+        most_each: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without any session."""
         self.target, self.vocabulary, self.most = target, vocabulary, most
-        self.rounds = self.batches = 0
+        self.tally = Tally()
+        self._most_each = most if most_each is None else most_each
         self._computer, self._eos_ids = Computer(target, eos_ids), frozenset(eos_ids)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
@@ -127,8 +166,13 @@ class Sessions:
         """Sessions that are held."""
         return len(self._sessions)
 
-    def open(self, call: pb.OpenRequest) -> pb.OpenReply:
-        """Read a prompt, or a text whose session was lost.
+    @property
+    def waiting(self) -> int:
+        """Rounds and texts that wait for a pass."""
+        return len(self._turns)
+
+    def open(self, call: pb.OpenRequest, owner: str = "") -> pb.OpenReply:
+        """Read a prompt, or a text whose session was lost. For others than its owner, there is no such session.
 
         Raises:
             Refused: see there.
@@ -142,23 +186,25 @@ class Sessions:
         terms, opening = self._describe(call), call.SerializeToString(deterministic=True)
         with self._lock:
             session = self._sessions.get(call.session)
+            if session is not None and session.owner != owner:
+                raise Refused("invalid", "this session's name is taken: draw another")
             if session is None or session.opening != opening:
-                self._make_room(call.session)
-                session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock())
+                self._make_room(call.session, owner)
+                session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), owner=owner)
         with session.lock, self._dropped_if_it_fails(call.session, session):
             while session.opened is None:  # else the reply was lost
                 self._turns.take(object(), _Opening(session, call))
             return session.opened
 
-    def verify(self, call: pb.VerifyRequest) -> pb.VerifyReply:
+    def verify(self, call: pb.VerifyRequest, owner: str = "") -> pb.VerifyReply:
         """Answer a round: its drafts, or the first of the tokens that it asks for.
 
         Raises:
             Refused: see there.
         """
-        return self._verify(call, call.round, None).reply
+        return self._verify(call, call.round, None, owner).reply
 
-    def stream(self, call: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
+    def stream(self, call: pb.VerifyRequest, owner: str = "") -> Iterator[pb.VerifyReply]:
         """Answer a round, and those behind it that nobody has to ask for, until its tokens are there.
 
         Others have their turns between. A device that lost an answer asks again from there.
@@ -168,14 +214,14 @@ class Sessions:
         """
         number, left = call.round, None
         while left != 0:
-            answer = self._verify(call, number, left)
+            answer = self._verify(call, number, left, owner)
             yield answer.reply
             number, left = number + answer.passes, answer.left
 
-    def _verify(self, call: pb.VerifyRequest, number: int, left: int | None) -> _Answer:
+    def _verify(self, call: pb.VerifyRequest, number: int, left: int | None, owner: str) -> _Answer:
         """Answer round `number` of a call; behind its first, `left` of its tokens are still to come."""
         came = self._clock()
-        with self._held(call.session) as session:
+        with self._held(call.session, owner) as session:
             for old in [old for old in session.answers if old < call.round]:
                 del session.answers[old]  # the device has them
             if number in session.answers:
@@ -191,39 +237,42 @@ class Sessions:
                     self._turns.take(session.row.alike, asked)
             answer = session.answers[number]
             answer.reply.edge_s = self._clock() - came
+            self.tally.edge_s += answer.reply.edge_s
             return answer
 
-    def row(self, call: pb.RowRequest) -> pb.RowReply:
+    def row(self, call: pb.RowRequest, owner: str = "") -> pb.RowReply:
         """The target's row after the last round's accepted drafts.
 
         Raises:
             Refused: see there.
         """
-        with self._held(call.session) as session:
+        with self._held(call.session, owner) as session:
             payload, state = session.row.terms.payload, session.row.state
             if not payload.keeps_row or call.round != session.answered or state is None:
                 raise Refused("invalid", f"there is no row of round {call.round}")
             return pb.RowReply(row=payload.encode_row(np.asarray(state.row)[0]))  # type: ignore[attr-defined]
 
-    def close(self, call: pb.CloseRequest) -> pb.CloseReply:
+    def close(self, call: pb.CloseRequest, owner: str = "") -> pb.CloseReply:
         """Forget a session, known or not."""
         with self._lock:
-            self._sessions.pop(call.session, None)
+            session = self._sessions.get(call.session)
+            if session is not None and session.owner == owner:
+                del self._sessions[call.session]
         return pb.CloseReply()
 
     @contextlib.contextmanager
-    def _held(self, name: bytes) -> Iterator[_Session]:
+    def _held(self, name: bytes, owner: str) -> Iterator[_Session]:
         """A session, for one call at a time: a repeat waits for the answer, and has the same."""
-        session = self._find(name)
+        session = self._find(name, owner)
         with session.lock:
-            if self._find(name) is not session:  # lost, or opened again, while this call waited
+            if self._find(name, owner) is not session:  # lost, or opened again, while this call waited
                 raise Refused("away", "the session has been opened again")
             yield session
 
-    def _find(self, name: bytes) -> _Session:
+    def _find(self, name: bytes, owner: str) -> _Session:
         with self._lock:
             session = self._sessions.get(name)
-            if session is None:
+            if session is None or session.owner != owner:
                 raise Refused("unknown", "there is no such session")
             session.used = self._clock()
             return session
@@ -239,7 +288,7 @@ class Sessions:
                     del self._sessions[name]
             raise
 
-    def _make_room(self, name: bytes) -> None:
+    def _make_room(self, name: bytes, owner: str) -> None:
         """Forget the session that is opened again, and those that nobody uses; refuse where that is not enough."""
         self._sessions.pop(name, None)
         now = self._clock()
@@ -247,6 +296,8 @@ class Sessions:
             del self._sessions[other]
         if len(self._sessions) >= self.most:
             raise Refused("full", f"this edge serves {self.most} sessions already; try again later")
+        if sum(session.owner == owner for session in self._sessions.values()) >= self._most_each:
+            raise Refused("full", f"you have {self._most_each} sessions at this edge already; end one")
 
     def _describe(self, call: pb.OpenRequest) -> Terms:
         """What a call asks for, checked."""
@@ -268,8 +319,8 @@ class Sessions:
             )
         if tokens.size > call.prompt_length + call.max_new_tokens:
             raise Refused("invalid", f"{tokens.size} ids are more than the request allows")
-        if call.max_draft_length > _MOST_DRAFTS:
-            raise Refused("invalid", f"max_draft_length is {call.max_draft_length}, must be at most {_MOST_DRAFTS}")
+        if call.max_draft_length > MOST_DRAFTS:
+            raise Refused("invalid", f"max_draft_length is {call.max_draft_length}, must be at most {MOST_DRAFTS}")
         try:
             sampling = read_sampling(call.sampling)
             payload, ids = read_payload(call.payload, config.valid_outputs)
@@ -313,6 +364,7 @@ class Sessions:
         if said is not None:
             session.opened = pb.OpenReply(first_token=said[0], fault=said[1])
             session.round = max(call.round, 1)
+            self.tally.prompt_tokens += len(call.tokens)
 
     def _answer(self, works: Sequence[_Asked]) -> None:
         """One pass for rounds of several sessions, or some where all of them stream."""
@@ -331,8 +383,9 @@ class Sessions:
             session.answers[session.round] = _Answer(pb.VerifyReply(downlink=data), len(said), left)
             session.answered = session.round
             session.round += len(said)
-            self.rounds += 1
-        self.batches += 1
+            accepted = int(downlink.accepted[row]) if drafted else 0
+            self.tally.answered(drafted, accepted, accepted + len(said))
+        self.tally.batches += 1
 
 
 def _with_stream(downlink: Downlink, row: int, said: list[int]) -> Downlink:

@@ -36,9 +36,9 @@ def test_an_edge_that_breaks_is_found_out(pair):
 
 def test_an_edge_that_lets_a_bad_call_move_others_is_found_out(pair):
     class Shaken(Sessions):
-        def verify(self, call):
+        def verify(self, call, owner=""):
             try:
-                return super().verify(call)
+                return super().verify(call, owner)
             except Refused as refused:
                 if refused.kind == "invalid":
                     for session in list(self._sessions.values()):

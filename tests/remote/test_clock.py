@@ -1,8 +1,7 @@
 """A device that plans by its clock: what it believes, and that its text stays the target's."""
 
 import dataclasses
-import importlib
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
@@ -66,16 +65,20 @@ def pair():
     return dataclasses.replace(tiny_pair(0.02, exits=()), eos_ids=(61,))
 
 
+class LateClient(EdgeClient):
+    """On a path of 80 ms."""
+
+    def call(self, method, request):
+        time.sleep(0.08)
+        return super().call(method, request)
+
+
 @pytest.fixture
-def edge(pair, monkeypatch):
-    """An edge behind a path of 2 x 40 ms, and a client of it."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+def edge(pair):
     server, port = serve(Sessions(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids), "127.0.0.1:0")
-    cable = importlib.import_module("relay").Relay(port, delay_s=0.04)
-    client = EdgeClient(f"127.0.0.1:{cable.port}")
+    client = LateClient(f"127.0.0.1:{port}")
     yield client
     client.close()
-    cable.close()
     server.stop(0)
 
 

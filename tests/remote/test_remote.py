@@ -16,6 +16,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.device import EdgeClient, stream, without_weights
 from gelato_jax.remote.edge import serve
+from gelato_jax.remote.guests import Guests
 from gelato_jax.remote.sessions import IDLE_S, Refused, Sessions
 from gelato_jax.testing import tiny_pair
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
@@ -135,9 +136,9 @@ def test_a_stream_that_is_left_is_not_gone_on_with(pair, client, sessions):
     next(iter(watched))
     watched.close()
     assert watched.opening.session not in sessions._sessions
-    rounds = sessions.rounds
+    rounds = sessions.tally.rounds
     time.sleep(0.5)
-    assert sessions.rounds <= rounds + 1
+    assert sessions.tally.rounds <= rounds + 1
 
 
 def test_a_stream_whose_answers_are_lost_goes_on_from_there(pair):
@@ -152,7 +153,7 @@ def test_a_stream_whose_answers_are_lost_goes_on_from_there(pair):
     assert list(sessions.stream(rest)) == said[1:]
     with pytest.raises(Refused, match="round 1 does not follow; the next is 12"):
         sessions.verify(call)  # the device has had it
-    assert sessions.rounds == 3
+    assert sessions.tally.rounds == 3
 
 
 @pytest.mark.parametrize("payload", ["full", "candidates", "seeded"])
@@ -181,34 +182,31 @@ class Faulty:
     def __len__(self):
         return len(self.sessions)
 
-    def _disturbed(self, call, request):
+    def _disturbed(self, call, request, owner):
         if self.random.random() < self.chance:
             self.lost_calls += 1
             raise LostError
         if self.random.random() < self.chance / 2:
             self.forgotten += 1
             self.sessions._sessions.clear()
-        answer = call(request)
+        answer = call(request, owner)
         if self.random.random() < self.chance:
             self.lost_answers += 1
             raise LostError
         return answer
 
-    def open(self, request):
-        return self._disturbed(self.sessions.open, request)
+    def open(self, request, owner):
+        return self._disturbed(self.sessions.open, request, owner)
 
-    def verify(self, request):
-        return self._disturbed(self.sessions.verify, request)
+    def verify(self, request, owner):
+        return self._disturbed(self.sessions.verify, request, owner)
 
-    def stream(self, request):
-        for _ in range(40):  # a stream breaks at any of its answers
-            answers = self._disturbed(self.sessions.stream, request)
-            for answer in answers:
-                yield self._disturbed(lambda _, answer=answer: answer, request)
-            return
+    def stream(self, request, owner):
+        for answer in self._disturbed(self.sessions.stream, request, owner):
+            yield self._disturbed(lambda *_, answer=answer: answer, request, owner)
 
-    def row(self, request):
-        return self._disturbed(self.sessions.row, request)
+    def row(self, request, owner):
+        return self._disturbed(self.sessions.row, request, owner)
 
 
 class LostError(Refused):
@@ -342,7 +340,7 @@ def test_an_edge_says_what_it_serves(client, pair):
 
 
 def test_a_wrong_token_is_turned_away(sessions):
-    server, port = serve(sessions, "127.0.0.1:0", token="right")
+    server, port = serve(sessions, "127.0.0.1:0", guests=Guests(["left", "right"]))
     try:
         assert EdgeClient(f"127.0.0.1:{port}", token="right").info().most_sessions == 3
         for token in ("wrong", None):
@@ -378,13 +376,13 @@ class Dishonest:
     def __getattr__(self, name):
         return getattr(self.sessions, name)
 
-    def open(self, request):
-        return self.answers.get("open") or self.sessions.open(request)
+    def open(self, request, owner):
+        return self.answers.get("open") or self.sessions.open(request, owner)
 
-    def verify(self, request):
+    def verify(self, request, owner):
         return self.answers["verify"]
 
-    def stream(self, request):
+    def stream(self, request, owner):
         yield self.answers["verify"]
 
 

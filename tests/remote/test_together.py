@@ -75,13 +75,13 @@ def test_devices_at_once_get_the_texts_that_they_get_alone(payload, pair, sessio
                 assert together.tokens == alone.tokens
                 np.testing.assert_array_equal(together.totals.drafted, alone.totals.drafted)
                 np.testing.assert_array_equal(together.totals.accepted, alone.totals.accepted)
-            if sessions.batches < sessions.rounds:
+            if sessions.tally.batches < sessions.tally.rounds:
                 break
             for program in list(programs._BEGUN.values()):
                 program.result()
     finally:
         server.stop(0)
-    assert sessions.batches < sessions.rounds
+    assert sessions.tally.batches < sessions.tally.rounds
     assert sum(int(text.totals.accepted[0]) for text in found) > 6
 
 
@@ -149,7 +149,7 @@ def test_rounds_that_wait_are_one_pass(pair, sessions):
     gate = Gate(sessions)
     answers = gate.answers(calls)
     assert gate.batches == [1, 4]
-    assert (sessions.rounds, sessions.batches) == (5, 2)
+    assert (sessions.tally.rounds, sessions.tally.batches) == (5, 2)
     alone = Sessions(pair.target, pair.tokenizer.fingerprint)
     expected = [alone.verify(opened(alone, pair, name)) for name in range(5)]
     assert [answer.downlink for answer in answers] == [answer.downlink for answer in expected]
@@ -226,7 +226,7 @@ def test_a_repeat_waits_for_the_answer_and_moves_nothing(pair, sessions):
     gate = Gate(sessions)
     first, again = gate.answers([call, call])
     assert first == again
-    assert sessions.rounds == 1
+    assert sessions.tally.rounds == 1
     repeated = pb.VerifyRequest(session=call.session, round=2, uplink=b"\0")
     assert sessions.verify(repeated) == sessions.verify(repeated)
 
@@ -237,7 +237,7 @@ def test_a_session_that_is_opened_twice_goes_on(pair, sessions):
     sessions.verify(call)
     opened(sessions, pair, 1)
     sessions.verify(pb.VerifyRequest(session=call.session, round=2, uplink=b"\0"))
-    assert sessions.rounds == 2
+    assert sessions.tally.rounds == 2
 
 
 def test_a_pass_that_fails_is_forgotten_with_its_sessions_and_no_others(pair, sessions, monkeypatch):
