@@ -62,6 +62,7 @@ def decode(
         The answer, also where Ctrl-C ended it.
     """
     first_token_s = time.perf_counter() - began
+    stream.one_by_one = bool(stops)  # what comes behind a stop string is not computed
     text = TextStream(pair.tokenizer, stops)
     watch = _Watch(pair.draft.depths)
     with screen:

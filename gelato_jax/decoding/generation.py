@@ -1,10 +1,11 @@
 """What a user calls: `generate` for texts, `stream` to watch the rounds, `autoregressive` for the baseline.
 
-`generate` is prompt, `while_loop` of rounds, text, with no host between. `stream` runs the same
-round, compiled alone, and hands one packed integer array a round to the host.
+`generate` is prompt, `while_loop` of rounds, text, with no host between. `stream` runs the same round, one or some in
+a call, and hands one packed integer array a round to the host.
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -19,6 +20,7 @@ from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import (
+    MOST_ROUNDS,
     advance,
     decode,
     decode_autoregressive,
@@ -101,6 +103,7 @@ def generate(
 def _until_stops(watched: "Stream", stops: tuple[str, ...]) -> Generation:
     """Run a stream's rounds; a row ends where its text has come to a stop string."""
     texts = [TextStream(watched.pair.tokenizer, stops) for _ in watched.first]
+    watched.one_by_one = True
     for text, tokens in zip(texts, watched.first, strict=True):
         text.feed(tokens.tolist())
     watched.end(np.array([text.stopped for text in texts]))
@@ -186,6 +189,10 @@ def _rows(tokens, begin, end) -> list[list[int]]:
     return [row[first:last].tolist() for row, first, last in bounds]
 
 
+SMOOTH_S = 0.1
+"""Rounds of a stream that are run in one call take so long: nobody sees text come in such steps."""
+
+
 @dataclasses.dataclass
 class Stream:
     """A decode that is watched round by round.
@@ -195,6 +202,10 @@ class Stream:
 
     The round's program is made in a thread of its own while the prompts are read; `wait()` returns
     when it is ready.
+
+    Attributes:
+        one_by_one: no round is run before the one ahead of it was looked at, for whoever may `end` rows. Else several
+            are run in one call, as many as take `SMOOTH_S`.
     """
 
     pair: Pair
@@ -205,6 +216,8 @@ class Stream:
     done: np.ndarray
     prompt_length: Array
     preparation: Future[None]
+    one_by_one: bool = dataclasses.field(default=False, kw_only=True)
+    _at_once: int = dataclasses.field(default=1, init=False)
 
     def wait(self) -> None:
         """Wait for the round's program, so that what follows is decoding alone; iterating does so by itself."""
@@ -215,16 +228,20 @@ class Stream:
         self.wait()
         exits, length = self.job.draft.work.shape[0], self.shapes.max_draft_length
         while not self.done.all():
-            seen = unpack(np.asarray(self._round()), exits=exits, max_draft_length=length)
-            if np.any(seen.fault):
-                refuse_faults(jax.device_get(text_of(self.state)))
-            self.done = np.asarray(seen.done)
-            yield seen
+            for packed in self._rounds():
+                seen = unpack(packed, exits=exits, max_draft_length=length)
+                if np.any(seen.fault):
+                    refuse_faults(jax.device_get(text_of(self.state)))
+                self.done = np.asarray(seen.done)
+                yield seen
 
-    def _round(self) -> Array:
-        """Run one round: the state moves on; what was observed, as `pack` gives it."""
-        self.state, packed = advance(self.state, self.job, shapes=self.shapes)
-        return packed
+    def _rounds(self) -> Sequence[np.ndarray]:
+        """Run a round or some: the state moves on; what was observed, as `pack` gives it."""
+        began, most = time.perf_counter(), 1 if self.one_by_one else self._at_once
+        self.state, packed, count = advance(self.state, self.job, np.int32(most), shapes=self.shapes)
+        rounds = list(np.asarray(packed)[: int(count)])
+        self._at_once = int(np.clip(SMOOTH_S * len(rounds) / (time.perf_counter() - began), 1, MOST_ROUNDS))
+        return rounds
 
     def end(self, rows: np.ndarray) -> None:
         """End some rows, `[B]` bool, where they are: they take no part in the rounds that follow."""
@@ -287,7 +304,7 @@ def _prepare(job: Job, batch: dict[str, Array], session: Session, shapes: Shapes
 
     def begin() -> Future[None]:
         reading = start.lower(job, **batch, session=session, shapes=shapes)
-        future = in_background(lambda: advance.lower(reading.out_info, job, shapes=shapes).compile())
+        future = in_background(lambda: advance.lower(reading.out_info, job, np.int32(1), shapes=shapes).compile())
         reading.compile()
         return future
 

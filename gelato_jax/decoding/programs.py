@@ -102,11 +102,37 @@ def start(
     return prefill(job, tokens, prompt_length, limit, seeds, shapes, session)
 
 
+MOST_ROUNDS = 8
+"""Of one call of `advance`."""
+
+
 @partial(jax.jit, static_argnames="shapes", donate_argnames="state")
-def advance(state: DecodeState, job: Job, *, shapes: Shapes) -> tuple[DecodeState, Array]:
-    """One round, compiled, its observation packed into one integer array `[B, ...]` (see `unpack`)."""
-    state, seen = decode_round(state, job, shapes)
-    return state, pack(seen)
+def advance(state: DecodeState, job: Job, most: Array | int = 1, *, shapes: Shapes) -> tuple[DecodeState, Array, Array]:
+    """Some rounds in one call, which costs some milliseconds beside them on a CPU: it has hundreds of arguments.
+
+    Args:
+        state: before them; given away.
+        job: what is decoded.
+        most: [] int32 rounds, up to `MOST_ROUNDS`; fewer where every row is done before.
+        shapes: static sizes.
+
+    Returns:
+        The state, the observations packed into one integer array `[MOST_ROUNDS, B, columns]` (see `unpack`), and how
+        many there are.
+    """
+
+    def run(carried: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
+        state, packed, count = carried
+        state, seen = decode_round(state, job, shapes)
+        return state, packed.at[count].set(pack(seen)), count + 1
+
+    def goes_on(carried: tuple[DecodeState, Array, Array]) -> Array:
+        state, _, count = carried
+        return (count < most) & ~state.device.done.all()
+
+    widths = _widths(job.draft.work.shape[0], shapes.max_draft_length)
+    nothing = jnp.zeros((MOST_ROUNDS, state.device.length.shape[0], sum(widths.values())), jnp.int32)
+    return lax.while_loop(goes_on, run, (state, nothing, jnp.zeros((), jnp.int32)))
 
 
 @partial(jax.jit, static_argnames="shapes")
@@ -119,6 +145,16 @@ def decode_autoregressive(
 
 _WHOLE = ("drafted", "accepted", "tokens", "passes", "budget", "caught_up", "exits", "ids")
 _FLAGS = ("active", "rejected", "done", "fault")
+_WIDE = ("exits", "ids", "cost")
+
+
+def _widths(exits: int, max_draft_length: int) -> dict[str, int]:
+    """Columns of an observation's fields, in their order."""
+    wide: dict[str, int] = dict(
+        zip(_WIDE, (exits, max_draft_length + 1, len(dataclasses.fields(RoundCost))), strict=True)
+    )
+    names = [field.name for field in dataclasses.fields(Observation) if not field.metadata.get("static")]
+    return {name: wide.get(name, 1) for name in names}
 
 
 def pack(seen: Observation) -> Array:
@@ -140,20 +176,16 @@ def unpack(packed: np.ndarray, *, exits: int, max_draft_length: int) -> Observat
         exits: X of the draft.
         max_draft_length: G.
     """
-    widths = {"exits": exits, "ids": max_draft_length + 1, "cost": len(dataclasses.fields(RoundCost))}
     values: dict[str, Any] = {}
     first = 0
-    for field in dataclasses.fields(Observation):
-        if field.metadata.get("static"):
-            continue
-        width = widths.get(field.name, 1)
+    for name, width in _widths(exits, max_draft_length).items():
         part = np.ascontiguousarray(packed[:, first : first + width])
         first += width
-        if field.name in _FLAGS:
+        if name in _FLAGS:
             part = part.astype(bool)
-        elif field.name not in _WHOLE:
+        elif name not in _WHOLE:
             part = part.view(np.float32)
-        values[field.name] = part if field.name in widths else part[:, 0]
+        values[name] = part if name in _WIDE else part[:, 0]
     names = [field.name for field in dataclasses.fields(RoundCost)]
     values["cost"] = RoundCost(**{name: values["cost"][:, index] for index, name in enumerate(names)})
     return Observation(**values)

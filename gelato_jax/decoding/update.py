@@ -33,7 +33,7 @@ def update(
         lag=_lag(row, seen) if setup.reads else row.lag,
         unread=row.unread & (seen.drafted == 0),
         remaining=row.remaining - seen.tokens,
-        coming=jnp.where(effort.length > 0, 0, jnp.maximum(effort.wanted - seen.passes, 0)),
+        coming=_coming(row, seen, effort),
         link=setup.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
@@ -48,6 +48,12 @@ def update(
 def _lag(row: RowState, seen: Observation) -> Array:
     """What the draft has not seen after a round: drafting feeds it all but a bonus token's predecessor."""
     return jnp.where(seen.drafted > 0, jnp.maximum(seen.tokens - seen.drafted, 0), row.lag + seen.tokens)
+
+
+def _coming(row: RowState, seen: Observation, effort: Effort) -> Array:
+    """What a round leaves of the stream that was asked for."""
+    left = jnp.where(effort.length > 0, 0, jnp.maximum(effort.wanted - seen.passes, 0))
+    return jnp.where(seen.active, left, row.coming)
 
 
 def fresh_session(setup: Setup) -> Session:

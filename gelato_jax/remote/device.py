@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -244,7 +244,7 @@ class RemoteStream(Stream):
             self.closed, self.answers = True, None
             self.client.forget(self.opening.session)
 
-    def _round(self) -> Array:
+    def _rounds(self) -> Sequence[np.ndarray]:
         payload, ids = self.job.policy.payload, self.job.draft_ids
         begun, uplink = _draft(self.state, self.job, shapes=self.shapes)
         uplink = jax.device_get(uplink)
@@ -273,7 +273,7 @@ class RemoteStream(Stream):
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
-        return packed
+        return [np.asarray(packed)]
 
     def _answer(self, verify: pb.VerifyRequest, *, streams: bool) -> tuple[pb.VerifyReply, bool]:
         """The answer to a round, and whether it was sent for; of a stream that goes on by itself, the next."""

@@ -141,6 +141,7 @@ class Engine:
         # Without drafts the rules keep another state.
         chosen = {"session": self._take_up()} if request.speculative else {"controller": control.static(0)}
         stream = self._stream(request.ids, settings=request.settings, **chosen)
+        stream.one_by_one = bool(request.stops)
         text = TextStream(self._pair.tokenizer, request.stops)
         first_token_s = time.perf_counter() - began
         try:

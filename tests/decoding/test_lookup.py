@@ -67,7 +67,7 @@ def test_drafts_go_on_as_the_text_did(pair):
         row[:end].tolist()
         for row, end in zip(np.asarray(state.device.tokens), np.asarray(state.device.length), strict=True)
     ]
-    _, seen = advance(state, job, shapes=settings().shapes)
+    _, (seen, *_), _ = advance(state, job, shapes=settings().shapes)
     drafted = unpack(np.asarray(seen), exits=1, max_draft_length=G).drafted
     expected = [_by_hand(text) for text in texts]
     assert drafted.tolist() == [len(drafts) for drafts, _ in expected]
@@ -116,7 +116,7 @@ def test_a_round_is_planned_by_what_repeats_in_it(pair):
         state = start(job, **batch, shapes=settings().shapes)
         kept = jnp.asarray(batch["prompt_length"])  # as if the prompt were the text: its first token is not known here
         state = dataclasses.replace(state, device=dataclasses.replace(state.device, length=kept))
-        _, seen = advance(state, job, shapes=settings().shapes)
+        _, (seen, *_), _ = advance(state, job, shapes=settings().shapes)
         assert (unpack(np.asarray(seen), exits=1, max_draft_length=G).drafted[0] > 0) == drafts
 
 
@@ -127,7 +127,7 @@ def test_one_token_is_asked_for_where_drafts_were_wanted_and_none_found(pair):
         prompt = [3, 1, 4, 15, 9, 2]
         state = start(job, **encode_prompts(pair, [prompt], settings()), shapes=settings().shapes)
         assert int(state.device.tokens[0, len(prompt)]) not in prompt, "take another prompt"
-        _, seen = advance(state, job, shapes=settings().shapes)
+        _, (seen, *_), _ = advance(state, job, shapes=settings().shapes)
         assert unpack(np.asarray(seen), exits=1, max_draft_length=G).passes[0] == passes
 
 

@@ -60,7 +60,7 @@ def test_a_rolled_back_cache_is_a_rebuilt_cache(temperature, pair, settings, beg
     work, state = begin(pair, policy("hf_schedule", "bucket"), settings)
     refused = lagged = 0
     for _ in range(7):
-        state, packed = advance(state, work, shapes=settings.shapes)
+        state, (packed, *_), _ = advance(state, work, shapes=settings.shapes)
         info = observed(packed, settings)
         refused += (info.accepted < info.drafted).sum()
         lagged += (np.asarray(state.device.cache_length) < np.asarray(state.device.length) - 1).sum()
@@ -76,11 +76,11 @@ def test_a_draft_cache_catches_up_after_rounds_without_drafts(pair, settings, be
     work, state = begin(pair, policy(static=control.static(0)), settings)
     behind = 0
     while behind <= CATCH_UP_WINDOW + 1:
-        state, packed = advance(state, work, shapes=settings.shapes)
+        state, (packed, *_), _ = advance(state, work, shapes=settings.shapes)
         assert not observed(packed, settings).drafted.any()
         behind = int((state.device.length - 1 - state.device.cache_length).min())
     drafting = make_job(pair, settings=settings, **policy(static=control.static(3)))
-    state, packed = advance(state, drafting, shapes=settings.shapes)
+    state, (packed, *_), _ = advance(state, drafting, shapes=settings.shapes)
     info = observed(packed, settings)
     assert (info.drafted == 3).all()
     assert (np.asarray(state.row.totals.caught_up) >= behind).all()
@@ -99,7 +99,7 @@ def test_in_blocks_a_draft_step_is_fed_the_token_that_an_accepted_draft_left(set
         lacks = np.asarray(state.device.length - 1 - state.device.cache_length)
         assert lacks.max() <= 1
         mixed += 0 < lacks.sum() < len(lacks)
-        state, packed = advance(state, work, shapes=settings.shapes)
+        state, (packed, *_), _ = advance(state, work, shapes=settings.shapes)
         info = observed(packed, settings)
         assert (info.caught_up == np.where(info.active & (info.drafted > 0), lacks, 0)).all()
         assert_holds(
@@ -116,7 +116,7 @@ def test_a_finished_row_stands_still(prompts, settings, begin, policy):
     seen = 0
     while not bool(state.device.done.all()):
         done, before = np.asarray(state.device.done), jax.device_get(_data(still(state)))
-        state, packed = advance(state, work, shapes=settings.shapes)
+        state, (packed, *_), _ = advance(state, work, shapes=settings.shapes)
         info = observed(packed, settings)
         assert not info.tokens[done].any()
         assert not info.energy_j[done].any()

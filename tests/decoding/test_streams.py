@@ -72,7 +72,7 @@ def test_both_ends_count_passes_alike(payload, pair, prompts):
     state = start(job, **encode_prompts(pair, prompts, chosen), shapes=chosen.shapes)
     kinds = set()
     while not np.asarray(state.device.done).all():
-        state, packed = advance(state, job, shapes=chosen.shapes)
+        state, (packed, *_), _ = advance(state, job, shapes=chosen.shapes)
         seen = unpack(np.asarray(packed), exits=2, max_draft_length=G)
         going = ~np.asarray(state.device.done)
         np.testing.assert_array_equal(np.asarray(state.edge.round)[going], np.asarray(state.row.round)[going])
@@ -119,7 +119,7 @@ def test_a_stream_costs_one_delay_and_a_step_for_each_token(pair, prompts):
         ids, whole_s = job.draft_ids.sizes.id_bits, 0.0
         for tokens, sends in ((min(length, G + 1), True), (length - G - 1, False)):
             if tokens > 0:
-                state, packed = advance(state, job, shapes=chosen.shapes)
+                state, (packed, *_), _ = advance(state, job, shapes=chosen.shapes)
                 seen = unpack(np.asarray(packed), exits=2, max_draft_length=G)
                 assert (seen.tokens[0], seen.passes[0], seen.drafted[0]) == (tokens, tokens, 0)
                 np.testing.assert_allclose(seen.cost.edge_s[0], tokens * step_s, rtol=1e-6)

@@ -135,6 +135,9 @@ def test_a_stream_that_is_left_is_not_gone_on_with(pair, client, sessions):
     watched = stream(without_weights(pair), PROMPT, client, **given)
     next(iter(watched))
     watched.close()
+    until = time.monotonic() + 5.0
+    while watched.opening.session in sessions._sessions and time.monotonic() < until:  # nobody waits for a goodbye
+        time.sleep(0.01)
     assert watched.opening.session not in sessions._sessions
     rounds = sessions.tally.rounds
     time.sleep(0.5)

@@ -248,6 +248,7 @@ def test_requests_beside_each_other_have_the_texts_that_they_have_alone(pair, be
         thread.start()
     while any(thread.is_alive() for thread in threads):
         most = max(most, len(sessions))
+        time.sleep(0.001)
     for body, text in zip(bodies, found, strict=True):
         chosen = dataclasses.replace(SETTINGS, seed=body["seed"], temperature=body["temperature"])
         ids = pair.tokenizer.chat_prompt(body["messages"])

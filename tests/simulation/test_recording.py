@@ -94,7 +94,7 @@ def rounds(pair, prompts, settings, exit, length):
     while not np.asarray(state.device.done).all():
         entropy, done = np.asarray(drafted_entropy(state, work, settings.shapes)), np.asarray(state.device.done)
         position = np.asarray(state.device.length) - np.asarray(batch["prompt_length"]) - 1
-        state, packed = advance(state, work, shapes=settings.shapes)
+        state, (packed, *_), _ = advance(state, work, shapes=settings.shapes)
         info = unpack(np.asarray(packed), exits=EXITS, max_draft_length=G)
         for row in np.flatnonzero(~done):
             yield row, position[row], info.drafted[row], info.accepted[row], entropy[row]

@@ -175,20 +175,29 @@ def _short(value: Any) -> Any:
 
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write `latency.png`: modelled against measured milliseconds of a message and its answers."""
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
     from gelato_experiments.figures import new_figure, save_png, style
 
     with style():
         figure, panels = new_figure(panel_width=6.4, panel_height=4.8)
         axes = panels[0, 0]
-        low, high = 20.0, 1.3 * max(row["measured_ms"] for row in rows)
+        low, high = 20.0, 1.2 * max(row["measured_ms"] for row in rows)
         axes.plot([low, high], [low, high], color="0.6", linewidth=1.0, label="equal")
         axes.fill_between([low, high], [0.85 * low, 0.85 * high], [1.15 * low, 1.15 * high], color="0.93", label="15 %")
         for name, mark in zip(WAYS, "osD^v", strict=True):
-            mine = [row for row in rows if row["way"] == name]
-            x, y = ([row[key] for row in mine] for key in ("measured_ms", "modelled_ms"))
-            axes.plot(x, y, mark, label=name, alpha=0.8)
+            for lossy in (False, True):
+                mine = [row for row in rows if row["way"] == name and lossy == ("loss" in row["path"])]
+                x, y = ([row[key] for row in mine] for key in ("measured_ms", "modelled_ms"))
+                colour = f"C{list(WAYS).index(name)}"
+                look = {"color": colour, "markerfacecolor": "none" if lossy else colour, "alpha": 0.8}
+                axes.plot(x, y, mark, label=None if lossy else name, **look)
         axes.set(xscale="log", yscale="log", xlabel="measured, ms", ylabel="modelled, ms")
-        axes.set_title("A message and its answers, over paths of 20 to 400 ms")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator([20, 50, 100, 200, 500]))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_locator(NullLocator())
+        axes.set_title("A message and its answers, over paths of 20 to 400 ms (hollow: 5 % loss)")
         axes.legend(loc="upper left")
         save_png(figure, folder / "latency.png")
 
