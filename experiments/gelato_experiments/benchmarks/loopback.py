@@ -74,7 +74,9 @@ class Loopback:
         if self.json is not None:
             write_json(self.json, {"model": self.model, "rows": rows})
 
-    def _measure(self, name: str, pair: gelato.Pair, prompts: Sequence[list[int]], client: EdgeClient) -> dict:
+    def _measure(
+        self, name: str, pair: gelato.Pair, prompts: Sequence[list[int]], client: EdgeClient
+    ) -> dict[str, str | float]:
         drafts, length = WAYS[name]
         settings = gelato.DecodeSettings(max_new_tokens=self.max_new_tokens, stream_length=length)
         given = {"settings": settings, "controller": control.static(drafts)}
@@ -95,7 +97,7 @@ class Loopback:
                         seconds.setdefault(way, []).append((time.perf_counter() - began) / len(texts[-1]))
                 if any(text != texts[0] for text in texts):
                     raise GelatoError(f"{name}: an answer over the socket is not one process's")
-        row = {"way": name}
+        row: dict[str, str | float] = {"way": name}
         for way, values in seconds.items():
             row[f"{way}, ms a token"] = round(1e3 * statistics.median(values), 2)
             ratios = [value / base for value, base in zip(values, seconds["one loop"], strict=True)]
