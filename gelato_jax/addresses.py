@@ -5,6 +5,11 @@ import ipaddress
 from gelato_jax.errors import GelatoError
 
 
+def is_socket_file(address: str) -> bool:
+    """Whether an address is `unix:PATH`: a file, whose permissions say who is let in."""
+    return address.startswith("unix:") and len(address) > len("unix:")
+
+
 def check_address(address: str, *, is_guarded: bool, guard: str) -> tuple[str, int]:
     """Refuse an address that is none, or that is open to others where nothing guards it.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from gelato_jax.addresses import check_address
+from gelato_jax.addresses import check_address, is_socket_file
 from gelato_jax.cli.options import Range, WeightsName, complete
 from gelato_jax.cli.remote import need_grpc, read_tokens
 from gelato_jax.errors import GelatoError
@@ -30,7 +30,7 @@ class Edge:
     weights: WeightsName = "auto"
     """How weights are kept, as in `gelato generate`."""
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8470"
-    """Where to listen; 0.0.0.0:8470 is all of this machine's addresses."""
+    """Where to listen; 0.0.0.0:8470 is all of this machine's addresses, unix:PATH a file for this machine alone."""
     token_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """File of the tokens that devices must bring, one a line: each is another guest, with sessions of its own."""
     tls_certificate: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
@@ -71,7 +71,8 @@ class Edge:
         from gelato_jax.remote.guests import Guests
         from gelato_jax.remote.sessions import Sessions
 
-        check_address(self.listen, is_guarded=self.insecure or bool(tokens and certificate), guard=GUARD)
+        if not is_socket_file(self.listen):
+            check_address(self.listen, is_guarded=self.insecure or bool(tokens and certificate), guard=GUARD)
         keep_programs()
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
@@ -96,8 +97,8 @@ class Edge:
             from gelato_jax.remote.metrics import show
 
             show(sessions, self.metrics)
-        host = self.listen.rpartition(":")[0]
-        print(f"gelato: {self.model} is served on {host}:{port}", file=sys.stderr, flush=True)
+        place = self.listen if is_socket_file(self.listen) else f"{self.listen.rpartition(':')[0]}:{port}"
+        print(f"gelato: {self.model} is served on {place}", file=sys.stderr, flush=True)
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())

@@ -111,7 +111,7 @@ class EdgeClient:
     """A connection to an edge.
 
     Args:
-        address: `HOST:PORT`.
+        address: `HOST:PORT`, or `unix:PATH`.
         token: that the edge asks for, or None.
         authority: file of the certificates that the edge's is checked against, PEM, for TLS; None is plain.
         patience_s: seconds for which an edge that does not answer is tried again.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from gelato_jax.addresses import check_address
+from gelato_jax.addresses import check_address, is_socket_file
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote import edge_pb2_grpc
@@ -119,19 +119,20 @@ def serve(
 
     Args:
         sessions: what it serves.
-        address: `HOST:PORT`; port 0 takes a free one.
+        address: `HOST:PORT`, where port 0 takes a free one; or `unix:PATH`.
         model: the target's name, for `Info`.
         guests: who may call, and how often; everybody if not given.
         certificate: files of the certificate chain and its key, PEM, for TLS; None is plain.
         insecure: allow others than this machine without TLS and token.
 
     Returns:
-        The server, which `stop(seconds)` ends when its calls are served, and its port.
+        The server, which `stop(seconds)` ends when its calls are served, and its port, if it has one.
 
     Raises:
         GelatoError: the address cannot be had, is open to others without TLS and token, or a file is unreadable.
     """
-    check_address(address, is_guarded=insecure or bool(guests and guests.are_known and certificate), guard=GUARD)
+    if not is_socket_file(address):
+        check_address(address, is_guarded=insecure or bool(guests and guests.are_known and certificate), guard=GUARD)
     server = grpc.server(
         ThreadPoolExecutor(max_workers=2 * sessions.most, thread_name_prefix="edge"),
         options=_OPTIONS,

@@ -11,6 +11,10 @@ import pytest
         (("edge", "--listen", "localhost:70000"), "is not HOST:PORT"),
         (("edge", "--max-sessions", "0"), "--max-sessions is 0"),
         (("edge", "--tls-key", "key.pem"), "belong together"),
+        (("edge", "--metrics", "9100"), "address '9100' is not HOST:PORT"),
+        (("edge", "--sessions-each", "0"), "--sessions-each is 0"),
+        (("edge", "--calls-per-s", "0"), "--calls-per-s is 0"),
+        (("edge", "--listen", "unix:"), "is not HOST:PORT"),
         (("edge", "--token-file", "absent"), "absent"),
         (("generate", "hi", "--remote-token-file", "file"), "no effect without --remote"),
         (("generate", "hi", "--remote-authority", "file"), "no effect without --remote"),
@@ -24,6 +28,14 @@ def test_mistakes_are_one_line(gelato, arguments, words, tmp_path, monkeypatch):
     code, _, error = gelato(*arguments)
     assert (code, error.count("\n")) == (2, 1)
     assert words in error
+
+
+def test_a_device_brings_one_token(gelato, tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("first\n\nsecond\n")
+    code, _, error = gelato("generate", "hi", "--remote", "localhost:1", "--remote-token-file", str(path))
+    assert code == 2
+    assert f"{path}: holds 2 tokens; leave the one that is meant" in error
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two words", "t\u00f6ken"])

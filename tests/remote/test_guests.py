@@ -115,6 +115,20 @@ def test_a_device_that_calls_too_often_waits(pair):
         server.stop(0)
 
 
+def test_an_edge_may_listen_at_a_file(pair, tmp_path):
+    address = f"unix:{tmp_path}/edge"
+    server, _ = serve(Sessions(pair.target, pair.tokenizer.fingerprint), address, model="tiny")
+    client = EdgeClient(address)
+    try:
+        assert client.info().model == "tiny"
+    finally:
+        client.close()
+        server.stop(0)
+    for wrong in ("unix:", f"unix:{tmp_path}/no/such/folder/edge"):
+        with pytest.raises(GelatoError, match=r"is not HOST:PORT|cannot be listened on"):
+            serve(Sessions(pair.target, pair.tokenizer.fingerprint), wrong)
+
+
 def test_prometheus_reads_what_was_done(pair):
     sessions = Sessions(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids)
     port = show(sessions, "127.0.0.1:0")

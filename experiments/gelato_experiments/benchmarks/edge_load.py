@@ -158,6 +158,7 @@ def measure(
     elapsed, last = time.perf_counter() - began, client.info()
     client.close()
     rates = [(device.tokens - tokens) / elapsed for device, (tokens, _) in zip(devices, before, strict=True)]
+    rounds = [len(device.waits) - seen for device, (_, seen) in zip(devices, before, strict=True)]
     waits = [wait for device, (_, seen) in zip(devices, before, strict=True) for wait in device.waits[seen:]]
     for device in devices:
         device.stop()
@@ -170,6 +171,7 @@ def measure(
         **{name: drafting[name] for name in ("drafts", "chance")},
         "tokens_per_s": sum(rates),
         "slowest_over_fastest": min(rates) / max(rates),
+        "fewest_over_most_rounds": min(rounds) / max(rounds),
         "round_ms": 1e3 * statistics.median(waits),
         "rounds_at_once": (last.rounds - first.rounds) / max(last.batches - first.batches, 1),
     }
