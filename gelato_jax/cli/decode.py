@@ -33,6 +33,7 @@ class Answer:
         wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
         compile_s: seconds in which programs were traced, compiled or fetched from the cache.
         traffic: `remote.device.Traffic` where the target is on another machine.
+        alone_from: token of the answer from which the draft went on alone, where the edge stayed away.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Answer:
     wall_s: float
     compile_s: float
     traffic: Any = None
+    alone_from: int | None = None
 
 
 def decode(
@@ -81,6 +83,7 @@ def decode(
         wall_s=watch.wall_s,
         compile_s=clock.seconds,
         traffic=getattr(stream, "traffic", None),
+        alone_from=getattr(stream, "alone_from", None),
     )
 
 

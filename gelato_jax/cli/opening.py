@@ -55,6 +55,8 @@ def open_pair(
 
     if values["remote_clock"]:
         choices = {**choices, "clock": Clock(choices["system"])}
+    if values["remote_offline"]:
+        choices = {**choices, "offline": True}
     connection = _inside(pair, at_once) if client is None else client
     pair = device.without_weights(pair)
     return pair, partial(device.stream, pair, client=connection, **choices)

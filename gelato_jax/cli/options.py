@@ -284,6 +284,11 @@ class RemoteOptions:
     remote_clock: bool = False
     """Plan, and count seconds, by the delay and the edge's times as this machine's clock has them, in place of --link's
     delay and --edge. Rates and joules stay the presets'. What is drafted then differs from run to run."""
+    remote_patience_s: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 60)"), Range(1.0)] = None
+    """For so long an edge that does not answer is tried again."""
+    remote_offline: bool = False
+    """Then let the draft go on alone, to the end of the answer. What it writes is not the target's text: the summary
+    and the JSON say from which token on. An answer does not begin without the edge."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

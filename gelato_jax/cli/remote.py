@@ -17,7 +17,7 @@ def connect(values: dict[str, Any]) -> "EdgeClient | None":
         GelatoError: an option that goes with it stands alone, or a file cannot be read.
     """
     if values["remote"] is None:
-        for name in ("remote_token_file", "remote_authority", "remote_clock"):
+        for name in ("remote_token_file", "remote_authority", "remote_clock", "remote_patience_s", "remote_offline"):
             if values[name]:
                 raise GelatoError(
                     f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
@@ -30,7 +30,8 @@ def connect(values: dict[str, Any]) -> "EdgeClient | None":
 
     token = None if values["remote_token_file"] is None else read_token(Path(values["remote_token_file"]))
     authority = None if values["remote_authority"] is None else Path(values["remote_authority"]).expanduser()
-    return EdgeClient(values["remote"], token=token, authority=authority)
+    patience = {} if values["remote_patience_s"] is None else {"patience_s": values["remote_patience_s"]}
+    return EdgeClient(values["remote"], token=token, authority=authority, **patience)
 
 
 def need_grpc(what: str) -> None:

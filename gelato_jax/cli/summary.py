@@ -38,7 +38,9 @@ def full_report(answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
         "wall_tokens_per_s": round_tokens / answer.wall_s if answer.wall_s else None,
         "first_token_s": answer.first_token_s,
         "compile_s": answer.compile_s,
-        "remote": None if answer.traffic is None else dataclasses.asdict(answer.traffic),
+        "remote": None
+        if answer.traffic is None
+        else {**dataclasses.asdict(answer.traffic), "alone_from": answer.alone_from},
         "controller": settings["controller"],
         "settings": settings,
         "versions": {
@@ -84,6 +86,8 @@ def _remote_line(traffic: dict[str, Any], address: str) -> str:
         f"{1e3 * traffic['edge_s'] / messages:.1f} of them at the edge; "
         f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
     )
+    if traffic["alone_from"] is not None:
+        line += f"; it stayed away, and from token {traffic['alone_from']} on THE DRAFT WROTE ALONE"
     troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"
     return line + troubles if traffic["retries"] or traffic["reopened"] else line
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from gelato_jax.decoding.cost import observe
@@ -107,10 +108,13 @@ def begin_round(
     setup: Setup,
     max_draft_length: int,
     *,
+    least: Array | int = 0,
     believed: Setup | None = None,
     rows: Rows = jax.vmap,
 ) -> tuple[Begun, Any]:
     """The device's half ahead of the air: plan -> draft -> uplink. Arguments as `run_round`; of `state` all but `edge`.
+
+    `least` [] int32 is a budget that holds whatever the controller says, for a device whose edge is away.
 
     Returns:
         What `end_round` goes on with, and the message for the edge.
@@ -118,6 +122,7 @@ def begin_round(
     channel = rows(setup.system.link.observe)(state.row.link)
     expect = partial(plan, setup=believed or setup, max_draft_length=max_draft_length)
     planned = rows(expect)(state.row, channel, device.outlook(state.device))
+    planned = dataclasses.replace(planned, draft_budget=jnp.maximum(planned.draft_budget, least))
     drafted, uplink = device.draft(state.device, state.row, planned, channel)
     return Begun(planned, channel, drafted), uplink
 

@@ -66,6 +66,10 @@ _OPTIONS = (
 )
 
 
+class AwayError(GelatoError):
+    """The edge did not answer for as long as one waits for it."""
+
+
 @dataclasses.dataclass
 class Traffic:
     """What was measured of an edge's calls, beside the modelled figures of an observation."""
@@ -95,7 +99,7 @@ class Client(Protocol):
     traffic: Traffic
 
     def call(self, method: str, request: Any) -> Any:
-        """Make a call; GelatoError where it is refused, KeyError where its session is unknown."""
+        """Make a call; GelatoError where it is refused or nobody answers, KeyError where its session is unknown."""
         ...
 
     def stream(self, request: pb.VerifyRequest) -> Iterator[pb.VerifyReply]:
@@ -146,7 +150,8 @@ class EdgeClient:
         """Make a call, again and again while nobody answers.
 
         Raises:
-            GelatoError: the edge refuses it, or did not answer for `patience_s`.
+            GelatoError: the edge refuses it.
+            AwayError: it did not answer for `patience_s`.
             KeyError: the edge knows no such session.
         """
         began = time.monotonic()
@@ -160,7 +165,7 @@ class EdgeClient:
                 if code not in _LOST:
                     raise GelatoError(f"edge {self.address}: {details}{self._proxy_hint()}") from None
                 if time.monotonic() - began > self.patience_s:
-                    raise GelatoError(
+                    raise AwayError(
                         f"edge {self.address} does not answer ({details}); is `gelato edge` running there?"
                         f"{self._proxy_hint()}"
                     ) from None
@@ -215,6 +220,10 @@ class RemoteStream(Stream):
     """Of the round that comes next, as the row counts passes."""
     clock: Clock | None = None
     """Whose system is planned and counted by."""
+    offline: bool = False
+    """Whether the draft goes on alone, to the end of the answer, once the edge stays away."""
+    alone_from: int | None = None
+    """Token of the answer, from 0, from which the draft went on alone: what follows is not the target's text."""
     answers: Iterator[pb.VerifyReply] | None = None
     """Of a stream that goes on by itself."""
     closed: bool = False
@@ -245,15 +254,23 @@ class RemoteStream(Stream):
             self.client.forget(self.opening.session)
 
     def _rounds(self) -> Sequence[np.ndarray]:
+        if self.alone_from is not None:
+            return self._round_alone()
         payload, ids = self.job.policy.payload, self.job.draft_ids
-        begun, uplink = _draft(self.state, self.job, shapes=self.shapes)
+        begun, uplink = _draft(self.state, self.job, np.int32(0), shapes=self.shapes)
         uplink = jax.device_get(uplink)
         message = payload.encode_uplink(uplink, 0, ids)
         verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
 
         began = time.perf_counter()
         drafted, left = int(uplink.length[0]), int(uplink.wanted[0])
-        reply, sent = self._answer(verify, streams=drafted == 0 and left > 1)
+        try:
+            reply, sent = self._answer(verify, streams=drafted == 0 and left > 1)
+        except AwayError:
+            if not self.offline:
+                raise
+            self.alone_from = int(self.state.device.length[0]) - int(self.prompt_length[0])
+            return self._round_alone()
         data, waited_s, traffic = reply.downlink, time.perf_counter() - began, self.traffic
         edge_s = min(reply.edge_s, waited_s) if reply.edge_s >= 0.0 else 0.0  # whatever an edge says
         traffic.add(waited_s=waited_s, edge_s=edge_s, sent=len(message) if sent else 0, received=len(data))
@@ -273,6 +290,30 @@ class RemoteStream(Stream):
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
+        return [np.asarray(packed)]
+
+    def _round_alone(self) -> Sequence[np.ndarray]:
+        """A round of an edge that accepts all drafts but the last, and says that one itself.
+
+        The last token of a full answer is never drafted: such an answer ends ahead of it.
+
+        Raises:
+            AwayError: there are no drafts, as where they are looked up.
+        """
+        most = np.int32(self.shapes.max_draft_length)
+        begun, uplink = _draft(self.state, self.job, most, shapes=self.shapes)
+        made, tokens, length = begun.drafted.own, np.asarray(uplink.tokens), np.asarray(uplink.length)
+        if length[0] == 0 and self.state.device.limit[0] - self.state.device.length[0] == 1:
+            self.end(np.ones(1, bool))
+            return []
+        if length[0] == 0:
+            raise AwayError(f"edge {self.client.address} does not answer, and the draft has nothing to go on with")
+        proposal = dataclasses.replace(made.proposal, length=jnp.asarray(length - 1))
+        drafted = dataclasses.replace(begun.drafted, own=dataclasses.replace(made, proposal=proposal))
+        blank = self.job.policy.payload.blank_downlink(self.shapes.max_draft_length, self.job.draft_ids)
+        downlink = dataclasses.replace(blank, accepted=length - 1, next_token=tokens[:, length[0] - 1])
+        begun = begun._replace(drafted=drafted)
+        self.state, packed, _ = _commit(self.state, begun, downlink, self.no_row, job=self.job, shapes=self.shapes)
         return [np.asarray(packed)]
 
     def _answer(self, verify: pb.VerifyRequest, *, streams: bool) -> tuple[pb.VerifyReply, bool]:
@@ -344,6 +385,7 @@ def stream(
     raw: bool = False,
     session: Session | None = None,
     clock: Clock | None = None,
+    offline: bool = False,
     **choices: Any,
 ) -> RemoteStream:
     """As `gelato_jax.stream`, of one prompt, with the target behind `client`. Of the pair's target the shape is used.
@@ -358,6 +400,7 @@ def stream(
         clock: whose system, with the delay and the edge's times that it measures, is taken in place of `system`. What
             is drafted then follows the network: sampled text has the same distribution, but is not the same at the
             same seed, unless the payload is `seeded`.
+        offline: whether the draft goes on alone where the edge stays away; `RemoteStream.alone_from` says from where.
         **choices: see there.
 
     Raises:
@@ -399,6 +442,7 @@ def stream(
         client=client,
         opening=opening,
         clock=clock,
+        offline=offline,
     )
 
 
@@ -431,7 +475,7 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
     """Compile a round's two halves in a thread, while the edge prepares its own."""
 
     def make() -> None:
-        drafting = _draft.lower(state, job, shapes=shapes)
+        drafting = _draft.lower(state, job, np.int32(0), shapes=shapes)
         drafting.compile()
         begun, _ = drafting.out_info
         ids = job.draft_ids
@@ -443,9 +487,9 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
 
 
 @partial(jax.jit, static_argnames="shapes")
-def _draft(state: DecodeState, job: Job, *, shapes: Shapes) -> tuple[Begun, Uplink]:
+def _draft(state: DecodeState, job: Job, least: Array, *, shapes: Shapes) -> tuple[Begun, Uplink]:
     """`begin_round`, compiled."""
-    return begin_round(state, Device(job, shapes), job.setup, shapes.max_draft_length)
+    return begin_round(state, Device(job, shapes), job.setup, shapes.max_draft_length, least=least)
 
 
 @partial(jax.jit, static_argnames="shapes")

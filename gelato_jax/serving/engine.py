@@ -179,6 +179,7 @@ class Engine:
                 "measured": {
                     "first_token_s": first_token_s,
                     "tokens_per_s": (len(text.ids) - 1) / wall_s if len(text.ids) > 1 else None,
+                    "draft_alone_from": getattr(stream, "alone_from", None),
                 },
                 "modelled": modelled,
             },

@@ -18,6 +18,8 @@ import pytest
         (("edge", "--token-file", "absent"), "absent"),
         (("generate", "hi", "--remote-token-file", "file"), "no effect without --remote"),
         (("generate", "hi", "--remote-authority", "file"), "no effect without --remote"),
+        (("generate", "hi", "--remote-offline"), "--remote-offline has no effect without --remote"),
+        (("generate", "hi", "--remote", "localhost:1", "--remote-patience-s", "0"), "--remote-patience-s is 0"),
         (("generate", "hi", "--remote-clock"), "--remote-clock has no effect without --remote"),
         (("generate", "hi", "--remote", "localhost:1", "--system", "local"), "--system local times this machine"),
         (("generate", "hi", "--remote", "localhost:1", "--remote-authority", "absent.pem"), "absent.pem"),

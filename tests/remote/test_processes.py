@@ -72,6 +72,18 @@ def test_an_edge_that_is_killed_and_started_again_changes_no_token(edge, alone):
     assert b"sessions reopened" in error
 
 
+def test_a_device_that_is_killed_leaves_the_edge_to_others(edge, alone):
+    _, port = edge()
+    arguments = [*COMMAND, "generate", PROMPT, "--max-new-tokens", "400", "--remote", f"127.0.0.1:{port}"]
+    device = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT, bufsize=0)
+    device.stdout.read(20)  # the answer is under way
+    device.kill()
+    device.wait()
+    device.stdout.close()
+    report = generate("--remote", f"127.0.0.1:{port}")
+    assert report["token_ids"] == alone["token_ids"]
+
+
 def test_tls_and_a_token(edge, alone, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")

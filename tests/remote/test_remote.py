@@ -14,7 +14,7 @@ from gelato_jax.control.banditspec import banditspec
 from gelato_jax.decoding import lookup
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.device import AwayError, EdgeClient, stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.guests import Guests
 from gelato_jax.remote.sessions import IDLE_S, Refused, Sessions
@@ -232,6 +232,48 @@ def test_lost_calls_lost_answers_and_a_forgetful_edge_change_no_token(payload, p
     assert found.tokens == expected(payload=payload).tokens
     assert min(faulty.lost_calls, faulty.lost_answers, faulty.forgotten) >= 2
     assert client.traffic.reopened >= 1
+
+
+@pytest.fixture
+def left_alone(pair):
+    """Streams whose edge goes away behind four rounds."""
+    clients = []
+
+    def begin(payload, temperature, **given):
+        server, port = serve(Sessions(pair.target, pair.tokenizer.fingerprint), "127.0.0.1:0")
+        clients.append(EdgeClient(f"127.0.0.1:{port}", patience_s=0.5))
+        given = {"settings": settings(temperature=temperature), **choices(payload), **given}
+        watched = stream(without_weights(pair), PROMPT, clients[-1], **given)
+        rounds = iter(watched)
+        for _ in range(4):
+            next(rounds)
+        watched.answers = None  # what is on its way already does not arrive
+        server.stop(None).wait()
+        return watched, rounds
+
+    yield begin
+    for client in clients:
+        client.close()
+
+
+def test_an_edge_that_stays_away_is_an_error(left_alone):
+    _, rounds = left_alone("candidates", 1.0)
+    with pytest.raises(AwayError, match="does not answer"):
+        list(rounds)
+
+
+@pytest.mark.parametrize(("payload", "temperature"), [("candidates", 1.0), ("full", 1.0), ("scalar", 0.0)])
+def test_the_draft_may_go_on_alone_and_says_from_where(payload, temperature, left_alone, pair, expected):
+    """Its text is the target's up to there."""
+    watched, rounds = left_alone(payload, temperature, offline=True)
+    known = len(watched.generation().tokens[0])
+    for seen in rounds:
+        assert seen.tokens[0] == seen.drafted[0] or seen.done[0]
+    text, wanted = watched.generation().tokens[0], expected(payload=payload, temperature=temperature).tokens[0]
+    assert len(text) in (31, 32) or text[-1] in pair.eos_ids
+    assert watched.alone_from == known
+    assert text[:known] == wanted[:known]
+    assert text != wanted
 
 
 def test_devices_beside_each_other_do_not_meet(pair, client, port, expected):
