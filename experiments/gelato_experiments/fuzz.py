@@ -24,7 +24,8 @@ from gelato_jax import control, payloads
 from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Payload
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.client import EdgeClient
+from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Refused, Sessions
 from gelato_jax.remote.wire import SESSION_BYTES

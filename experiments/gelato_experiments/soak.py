@@ -23,7 +23,8 @@ from gelato_jax import control, payloads
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import read_json, write_json
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import EdgeClient, stream
+from gelato_jax.remote.client import EdgeClient
+from gelato_jax.remote.device import stream
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Refused, Sessions
 

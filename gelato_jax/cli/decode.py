@@ -32,7 +32,7 @@ class Answer:
         first_token_s: from the start of the command to the first token.
         wall_s: seconds in which rounds ran: neither the prefill nor the wait for programs.
         compile_s: seconds in which programs were traced, compiled or fetched from the cache.
-        traffic: `remote.device.Traffic` where the target is on another machine.
+        traffic: `remote.client.Traffic` where the target is on another machine.
         alone_from: token of the answer from which the draft went on alone, where the edge stayed away.
     """
 

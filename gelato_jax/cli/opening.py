@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gelato_jax.cli.progress import Progress
     from gelato_jax.decoding import DecodeSettings, Pair
-    from gelato_jax.remote.device import Client, EdgeClient
+    from gelato_jax.remote.client import Client, EdgeClient
     from gelato_jax.serving.engine import OpenStream
 
 

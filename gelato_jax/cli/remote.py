@@ -7,7 +7,7 @@ from gelato_jax.cli.options import flag
 from gelato_jax.errors import GelatoError
 
 if TYPE_CHECKING:
-    from gelato_jax.remote.device import EdgeClient
+    from gelato_jax.remote.client import EdgeClient
 
 
 def connect(values: dict[str, Any]) -> "EdgeClient | None":
@@ -26,7 +26,7 @@ def connect(values: dict[str, Any]) -> "EdgeClient | None":
     if values["system"] == "local":
         raise GelatoError("--system local times this machine alone; leave it out with --remote")
     need_grpc("--remote")
-    from gelato_jax.remote.device import EdgeClient
+    from gelato_jax.remote.client import EdgeClient
 
     token = None if values["remote_token_file"] is None else read_token(Path(values["remote_token_file"]))
     authority = None if values["remote_authority"] is None else Path(values["remote_authority"]).expanduser()

@@ -5,12 +5,12 @@ from typing import Any
 
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import Traffic
+from gelato_jax.remote.client import Traffic
 from gelato_jax.remote.sessions import Refused, Sessions
 
 
 class InsideClient:
-    """As `device.EdgeClient`, without a network.
+    """As `client.EdgeClient`, without a network.
 
     Args:
         sessions: what it reaches.

@@ -9,8 +9,9 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads, system
 from gelato_jax.remote import device
+from gelato_jax.remote.client import EdgeClient
 from gelato_jax.remote.clock import Clock
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Sessions
 from gelato_jax.testing import tiny_pair

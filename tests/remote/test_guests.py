@@ -7,7 +7,7 @@ import pytest
 
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import EdgeClient
+from gelato_jax.remote.client import EdgeClient
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.guests import Guests, TooManyError, UnknownError
 from gelato_jax.remote.metrics import show

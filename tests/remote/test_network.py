@@ -13,7 +13,8 @@ import gelato_jax as gelato
 from gelato_experiments import cable
 from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.client import EdgeClient
+from gelato_jax.remote.device import stream, without_weights
 
 COMMAND = [sys.executable, "-c", "from gelato_jax.cli.main import main; main()"]
 PORT, DEVICES = 8470, 64

@@ -14,7 +14,8 @@ from gelato_jax.control.banditspec import banditspec
 from gelato_jax.decoding import lookup
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import AwayError, EdgeClient, stream, without_weights
+from gelato_jax.remote.client import AwayError, EdgeClient
+from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.guests import Guests
 from gelato_jax.remote.sessions import IDLE_S, Refused, Sessions

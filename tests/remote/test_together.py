@@ -14,8 +14,9 @@ from gelato_jax.decoding import programs
 from gelato_jax.models import quantize
 from gelato_jax.payloads import DraftIds
 from gelato_jax.remote import edge_pb2 as pb
+from gelato_jax.remote.client import EdgeClient
 from gelato_jax.remote.compute import PIECE
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Refused, Sessions
 from gelato_jax.testing import tiny_pair

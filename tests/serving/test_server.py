@@ -13,7 +13,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads
 from gelato_jax.remote import device, edge
-from gelato_jax.remote.device import EdgeClient
+from gelato_jax.remote.client import EdgeClient
 from gelato_jax.remote.inside import InsideClient
 from gelato_jax.remote.sessions import Sessions
 from gelato_jax.serving.app import MOST_BYTES, Server, make_app

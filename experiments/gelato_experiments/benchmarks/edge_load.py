@@ -25,7 +25,7 @@ from gelato_jax import payloads
 from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import DraftIds, Uplink
 from gelato_jax.remote import edge_pb2 as pb
-from gelato_jax.remote.device import EdgeClient
+from gelato_jax.remote.client import EdgeClient
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.sessions import Sessions
 from gelato_jax.remote.wire import SESSION_BYTES, describe_payload

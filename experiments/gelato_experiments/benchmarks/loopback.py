@@ -20,7 +20,8 @@ from tyro.conf import arg
 import gelato_jax as gelato
 from gelato_jax import control
 from gelato_jax.errors import GelatoError
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.client import EdgeClient
+from gelato_jax.remote.device import stream, without_weights
 
 WAYS = {
     "no drafts, streams of 63": (0, 63),

@@ -25,7 +25,8 @@ import gelato_jax as gelato
 from gelato_experiments import cable
 from gelato_jax import control, payloads, system
 from gelato_jax.errors import GelatoError
-from gelato_jax.remote.device import EdgeClient, stream, without_weights
+from gelato_jax.remote.client import EdgeClient
+from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.system import Link, System
 
 PATHS = {
