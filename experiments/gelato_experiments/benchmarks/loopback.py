@@ -37,7 +37,9 @@ class Loopback:
     """Seconds of a token in one process, and in two."""
 
     model: Annotated[str, arg(metavar="MODEL")] = "smollm2-135m"
-    """The target, as in `gelato generate`; the draft that ships with it drafts."""
+    """The target, as in `gelato generate`."""
+    draft: Annotated[str | None, arg(metavar="DRAFT", help_behavior_hint="(default: the target's own)")] = None
+    """The draft, as in `gelato generate`."""
     port: Annotated[int, arg(metavar="N")] = 8471
     """Of the edge."""
     limit: Annotated[int, arg(metavar="N")] = 6
@@ -57,7 +59,7 @@ class Loopback:
         from gelato_experiments.prompts import read_prompts
         from gelato_jax.files import write_json
 
-        pair = load_pair(self.model)
+        pair = load_pair(self.model, self.draft)
         prompts = [pair.tokenizer.chat_prompt(prompt) for prompt in read_prompts(None, self.limit)]
         address = f"127.0.0.1:{self.port}"
         program = [sys.executable, "-c", "from gelato_jax.cli.main import main; main()"]
