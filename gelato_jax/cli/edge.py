@@ -44,11 +44,12 @@ class Edge:
     sessions_each: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as many)"), Range(1, 1024)] = (
         None
     )
-    """Of them of one guest: of one token, or, without tokens, of one address."""
+    """Of them of one guest, which is told by its token."""
     calls_per_s: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: not counted)"), Range(0.1)] = (
         None
     )
-    """Calls of one guest a second; a device that makes more is told to wait, and does."""
+    """Calls of one guest a second, or of one address where there are no tokens; a device that makes more is told to
+    wait, and does."""
     metrics: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: none)")] = None
     """Where Prometheus reads counters, at /metrics, in plain HTTP: numbers alone, no text and no names."""
 
@@ -59,6 +60,8 @@ class Edge:
             raise GelatoError("--tls-certificate and --tls-key belong together: give both")
         certificate = (self.tls_certificate, self.tls_key) if self.tls_certificate and self.tls_key else None
         tokens = () if self.token_file is None else read_tokens(self.token_file)
+        if self.sessions_each is not None and not tokens:
+            raise GelatoError("--sessions-each tells guests apart by their tokens: give --token-file, or leave it out")
         need_grpc("gelato edge")
         if self.metrics is not None:
             check_address(self.metrics, is_guarded=True, guard="")

@@ -28,7 +28,7 @@ class _Bucket:
 
 
 class Guests:
-    """Names those who call, by their token or, where none is asked for, by their address.
+    """Names those who call by their token, and counts their calls; where no token is asked for, by address.
 
     Args:
         tokens: that are known; none lets everybody in.
@@ -55,7 +55,9 @@ class Guests:
         return bool(self._expected)
 
     def admit(self, authorization: str | bytes, peer: str) -> str:
-        """The name of who calls, in which no token can be read.
+        """The name of who calls, in which no token can be read; "" for all where none is asked for.
+
+        An address is no name: a device that moves has another, and goes on with its session.
 
         Args:
             authorization: as the call brings it.
@@ -65,14 +67,12 @@ class Guests:
             UnknownError: see there.
             TooManyError: see there.
         """
-        name = self._name(authorization, peer)
+        name = self._name(authorization) if self._expected else ""
         if self._rate is not None:
-            self._count(name, self._rate)
+            self._count(name or peer.rsplit(":", 1)[0], self._rate)  # the port is another with each connection
         return name
 
-    def _name(self, authorization: str | bytes, peer: str) -> str:
-        if not self._expected:
-            return peer.rsplit(":", 1)[0]  # the port is another with each connection
+    def _name(self, authorization: str | bytes) -> str:
         given = authorization if isinstance(authorization, bytes) else authorization.encode()
         # Every token is compared, each as long wherever it differs: time tells nothing.
         known = [hmac.compare_digest(given, expected) for expected in self._expected]

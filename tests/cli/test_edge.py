@@ -13,6 +13,7 @@ import pytest
         (("edge", "--tls-key", "key.pem"), "belong together"),
         (("edge", "--metrics", "9100"), "address '9100' is not HOST:PORT"),
         (("edge", "--sessions-each", "0"), "--sessions-each is 0"),
+        (("edge", "--sessions-each", "2"), "give --token-file, or leave it out"),
         (("edge", "--calls-per-s", "0"), "--calls-per-s is 0"),
         (("edge", "--listen", "unix:"), "is not HOST:PORT"),
         (("edge", "--token-file", "absent"), "absent"),

@@ -46,10 +46,12 @@ def test_a_guest_is_known_by_its_token_which_its_name_does_not_tell():
             guests.admit(given, "ipv4:10.0.0.1:5000")
 
 
-def test_without_tokens_a_guest_is_an_address():
-    guests = Guests()
-    names = [guests.admit("", peer) for peer in ("ipv4:10.0.0.1:5000", "ipv4:10.0.0.1:6000", "ipv4:10.0.0.2:5000")]
-    assert names[0] == names[1] != names[2]
+def test_without_tokens_calls_are_counted_by_address_which_is_no_name():
+    """A device that moves goes on with its session."""
+    guests = Guests(calls_per_s=0.5, clock=lambda: 0.0)
+    assert guests.admit("", "ipv4:10.0.0.1:5000") == guests.admit("", "ipv4:10.0.0.2:5000")
+    with pytest.raises(TooManyError):
+        guests.admit("", "ipv4:10.0.0.1:6000")
 
 
 def test_calls_are_counted_by_guest_and_by_second():
