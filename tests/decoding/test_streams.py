@@ -12,6 +12,7 @@ from gelato_jax.control.banditspec import banditspec
 from gelato_jax.decoding import LONGEST_STREAM, encode_prompts, make_job
 from gelato_jax.decoding.plan import plan
 from gelato_jax.decoding.programs import advance, start, unpack
+from gelato_jax.errors import GelatoError
 
 SCHEMES = {
     "full": payloads.full(),
@@ -137,3 +138,9 @@ def test_an_edge_that_streams_is_drafted_for_only_where_that_is_faster(pair, pro
         chosen = settings(stream_length=length)
         found = gelato.generate(pair, prompts, settings=chosen, system=world, controller=control.ratio())
         assert (found.totals.drafted.sum() > 10) == drafts
+
+
+@pytest.mark.parametrize("length", [0, LONGEST_STREAM + 1, 2.5])
+def test_a_message_cannot_ask_for_more_than_it_can_say(length):
+    with pytest.raises(GelatoError, match=f"stream_length is {length}, must be"):
+        settings(stream_length=length)
