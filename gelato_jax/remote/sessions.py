@@ -53,11 +53,12 @@ class _Session:
     row: Row  # its text at the target
     opening: bytes  # the call that opened it
     used: float
+    opened_at: int  # the round that was next then
+    owner: str  # who alone may go on with it
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held by a call that moves it
     opened: pb.OpenReply | None = None  # None: its text has not been read yet
     round: int = 1  # that comes next; one of several passes moves it by as many
     answered: int = -1  # the round before
-    owner: str = ""  # who alone may go on with it
     answers: "dict[int, _Answer]" = dataclasses.field(default_factory=dict)  # by round, those that may be asked for
 
 
@@ -188,9 +189,11 @@ class Sessions:
             session = self._sessions.get(call.session)
             if session is not None and session.owner != owner:
                 raise Refused("invalid", "this session's name is taken: draw another")
+            if session is not None and call.round < session.opened_at:
+                raise Refused("invalid", f"this session was opened again at round {session.opened_at}")  # a late copy
             if session is None or session.opening != opening:
                 self._make_room(call.session, owner)
-                session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), owner=owner)
+                session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), call.round, owner)
         with session.lock, self._dropped_if_it_fails(call.session, session):
             while session.opened is None:  # else the reply was lost
                 self._turns.take(object(), _Opening(session, call))

@@ -241,6 +241,17 @@ def test_a_session_that_is_opened_twice_goes_on(pair, sessions):
     assert sessions.tally.rounds == 2
 
 
+def test_a_late_copy_of_a_first_opening_does_not_reset_one_that_was_opened_again(pair, sessions):
+    call = opened(sessions, pair, 1)
+    sessions.verify(call)
+    sessions._sessions.clear()  # forgotten; its device opens it again, with the text so far
+    text = [*PROMPTS[1], 7, 9]
+    opened(sessions, pair, 1, tokens=text, prompt_length=len(PROMPTS[1]), round=2)
+    with pytest.raises(Refused, match="opened again at round 2"):
+        opened(sessions, pair, 1)
+    sessions.verify(pb.VerifyRequest(session=call.session, round=2, uplink=b"\0"))
+
+
 def test_a_pass_that_fails_is_forgotten_with_its_sessions_and_no_others(pair, sessions, monkeypatch):
     calls = [opened(sessions, pair, name) for name in range(3)]
     make_programs(sessions, [2])
