@@ -108,8 +108,9 @@ class Edge:
         ended.wait()
         print("gelato: no new calls; those under way are served", file=sys.stderr, flush=True)
         server.stop(_DRAIN_S).wait()
-        if tally := sessions.tally.rounds:
-            print(f"gelato: {tally} rounds were answered in {sessions.tally.batches} passes", file=sys.stderr)
+        tally = sessions.tally
+        if tally.rounds:
+            print(f"gelato: {tally.rounds} rounds were answered in {tally.batches} passes", file=sys.stderr)
         return 0
 
 

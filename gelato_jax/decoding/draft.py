@@ -63,7 +63,6 @@ def draft(
         support=made.support,
         exits=_exit_counts(made, job),
         caught_up=made.caught_up,
-        wanted=plan.stream_length,
         length_exit=length_exit,
     )
     uplink = job.policy.payload.uplink(made.proposal, ~state.done, plan.stream_length, state.pending)

@@ -14,8 +14,9 @@ from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.records import Job, Policy, Sampling, Shapes
 from gelato_jax.errors import GelatoError
+from gelato_jax.payloads.base import MOST_COUNTED
 
-LONGEST_STREAM = 63
+LONGEST_STREAM = MOST_COUNTED
 """Tokens that one message can ask for."""
 LOCAL_STREAM = 5
 """A `stream_length` where device and edge are one machine: nothing is saved by more, and decisions come sooner."""

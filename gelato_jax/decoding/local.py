@@ -22,7 +22,7 @@ import gelato_kernels
 from gelato_jax import control
 from gelato_jax.decoding.catch_up import CATCH_UP_WINDOW
 from gelato_jax.decoding.ends import decode_round
-from gelato_jax.decoding.job import LONGEST_STREAM, DecodeSettings, encode_prompts, make_job
+from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import prefill
 from gelato_jax.decoding.records import DecodeState, DraftModel, Job, Lookup, Shapes
@@ -149,7 +149,7 @@ def time_edge(pair: Pair, shapes: Shapes, draft_token_s: float) -> dict[int, flo
     widest = shapes.windows[-1]
     saves = pair.target.config.saves_tokens
     sizes = [*(size for size in _SIZES if size < widest), widest] if saves else list(shapes.windows)
-    settings = DecodeSettings(max_draft_length=shapes.max_draft_length, stream_length=LONGEST_STREAM)
+    settings = DecodeSettings(max_draft_length=shapes.max_draft_length, stream_length=widest)
     state, job = round_state(pair, shapes, settings, rounds=_MANY)
     of_length = lambda length: dataclasses.replace(job.policy, controller=control.static(length))  # noqa: E731
     runs = [

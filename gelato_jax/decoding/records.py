@@ -322,7 +322,6 @@ class Effort:
     support: Array  # [] support sizes of q summed over them
     exits: Array  # [X] int32 of them by exit
     caught_up: Array  # [] int32 committed tokens fed to the draft's cache first
-    wanted: Array  # [] int32 tokens that the round asks for where it drafts none
     length_exit: Any  # the length exit's state after them
 
 

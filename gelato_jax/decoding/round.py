@@ -146,5 +146,5 @@ def end_round(
     active = device.active(state.device)
     device_state, committed = device.commit(state.device, row, drafted, downlink, ask)
     observed = rows(partial(observe, setup=setup))(row, begun.plan, begun.channel, drafted.effort, committed, active)
-    row, seen = rows(partial(update, setup=setup))(row, observed, drafted.effort, committed)
+    row, seen = rows(partial(update, setup=setup))(row, begun.plan, observed, drafted.effort, committed)
     return dataclasses.replace(state, device=device_state, row=row), seen, committed

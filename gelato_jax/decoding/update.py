@@ -9,18 +9,19 @@ from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.decoding.plan import drafts_at_once
 from gelato_jax.decoding.records import Committed, Effort, RowState, Session, Setup
 from gelato_jax.decoding.totals import Averages, Totals
-from gelato_jax.types import Observation
+from gelato_jax.types import Observation, RoundPlan
 
 
 def update(
-    row: RowState, seen: Observation, effort: Effort, committed: Committed, *, setup: Setup
+    row: RowState, plan: RoundPlan, seen: Observation, effort: Effort, committed: Committed, *, setup: Setup
 ) -> tuple[RowState, Observation]:
     """The row after a round, and the observation with the queue after it.
 
     Args:
         row: before the round.
+        plan: what was decided.
         seen: what was observed.
-        effort: whose length exit's state is kept, and what it asked for.
+        effort: whose length exit's state is kept.
         committed: what the edge has not seen of it.
         setup: rules and world.
     """
@@ -33,7 +34,7 @@ def update(
         lag=_lag(row, seen) if setup.reads else row.lag,
         unread=row.unread & (seen.drafted == 0),
         remaining=row.remaining - seen.tokens,
-        coming=_coming(row, seen, effort),
+        coming=_coming(row, plan, seen),
         link=setup.system.link.advance(row.link, seen.time_s),
         session=Session(
             controller=controller,
@@ -50,9 +51,9 @@ def _lag(row: RowState, seen: Observation) -> Array:
     return jnp.where(seen.drafted > 0, jnp.maximum(seen.tokens - seen.drafted, 0), row.lag + seen.tokens)
 
 
-def _coming(row: RowState, seen: Observation, effort: Effort) -> Array:
+def _coming(row: RowState, plan: RoundPlan, seen: Observation) -> Array:
     """What a round leaves of the stream that was asked for."""
-    left = jnp.where(effort.length > 0, 0, jnp.maximum(effort.wanted - seen.passes, 0))
+    left = jnp.where(seen.drafted > 0, 0, jnp.maximum(plan.stream_length - seen.passes, 0))
     return jnp.where(seen.active, left, row.coming)
 
 

@@ -38,10 +38,12 @@ Scheme = Literal["full", "top_p", "top_k", "quantized", "scalar", "candidates", 
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 HEADER_BITS = 8
-"""First byte of every message: a count of up to 33 in six bits, and two flags."""
+"""First byte of every message: a count in six bits, and two flags."""
 PROBABILITY_BITS = 32
 """One float32."""
 _COUNT_BITS = 6
+MOST_COUNTED = 2**_COUNT_BITS - 1
+"""Tokens that one message can count."""
 _PENDING, _STREAM = 1, 2
 """Flags of an uplink: the id drawn after the last round follows; the count is of tokens wanted, not of drafts."""
 _FAULT = 1

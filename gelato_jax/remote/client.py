@@ -141,7 +141,7 @@ class EdgeClient:
                 if code == grpc.StatusCode.NOT_FOUND:
                     raise KeyError(details) from None
                 if code not in _LOST:
-                    raise GelatoError(f"edge {self.address}: {details}{self._proxy_hint()}") from None
+                    raise self._refusal(error) from None
                 if time.monotonic() - began > self.patience_s:
                     raise AwayError(
                         f"edge {self.address} does not answer ({details}); is `gelato edge` running there?"
@@ -161,7 +161,7 @@ class EdgeClient:
             yield from answers
         except grpc.RpcError as error:
             if error.code() not in (*_LOST, grpc.StatusCode.NOT_FOUND):  # type: ignore[attr-defined]
-                raise GelatoError(f"edge {self.address}: {error.details()}") from None  # type: ignore[attr-defined]
+                raise self._refusal(error) from None
         finally:
             answers.cancel()
 
@@ -171,6 +171,9 @@ class EdgeClient:
         call = self._stub.Close.future(goodbye, timeout=_FORGET_S, metadata=self._metadata)
         self._goodbyes.add(call)  # one that nobody holds is cancelled
         call.add_done_callback(self._goodbyes.discard)
+
+    def _refusal(self, error: grpc.RpcError) -> GelatoError:
+        return GelatoError(f"edge {self.address}: {error.details()}{self._proxy_hint()}")  # type: ignore[attr-defined]
 
     def _proxy_hint(self) -> str:
         """What to do about a proxy: gRPC takes it on the way to a machine in the next room, too."""

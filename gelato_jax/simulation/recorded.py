@@ -104,7 +104,6 @@ class RecordedDrafter(NamedTuple):
             support=loop.support,
             exits=loop.exits,
             caught_up=jnp.where(loop.length > 0, row.lag, 0),
-            wanted=plan.stream_length,
             length_exit=loop.length_exit,
         )
         streamed = jnp.where(loop.length > 0, 0, jnp.minimum(plan.stream_length, self.max_draft_length + 1) - 1)

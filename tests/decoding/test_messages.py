@@ -79,7 +79,7 @@ class DeviceProcess:
             seen = rows(partial(observe, setup=job.setup))(
                 row, planned, channel, drafted.effort, committed, device.active(state)
             )
-            row, seen = rows(partial(update, setup=job.setup))(row, seen, drafted.effort, committed)
+            row, seen = rows(partial(update, setup=job.setup))(row, planned, seen, drafted.effort, committed)
             return after, row, seen, committed
 
         self.draft, self.commit = draft, commit

@@ -1,6 +1,7 @@
 """Rounds without drafts that ask for several tokens: the text of rounds one by one, in fewer messages."""
 
 import dataclasses
+from typing import get_type_hints
 
 import jax
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import control, payloads, system
+from gelato_jax.cli.options import ControlOptions
 from gelato_jax.control.banditspec import banditspec
-from gelato_jax.decoding import LONGEST_STREAM, encode_prompts, make_job
+from gelato_jax.decoding import LOCAL_STREAM, LONGEST_STREAM, encode_prompts, make_job
 from gelato_jax.decoding.plan import plan
 from gelato_jax.decoding.programs import advance, start, unpack
 from gelato_jax.errors import GelatoError
@@ -138,6 +140,13 @@ def test_an_edge_that_streams_is_drafted_for_only_where_that_is_faster(pair, pro
         chosen = settings(stream_length=length)
         found = gelato.generate(pair, prompts, settings=chosen, system=world, controller=control.ratio())
         assert (found.totals.drafted.sum() > 10) == drafts
+
+
+def test_the_command_line_says_the_same_numbers():
+    """It is imported without JAX, and so has them written again."""
+    *_, ranged, with_system = get_type_hints(ControlOptions, include_extras=True)["stream_length"].__metadata__
+    assert (ranged.low, ranged.high) == (1, LONGEST_STREAM)
+    assert with_system.defaults == {"modelled": gelato.DecodeSettings().stream_length, "local": LOCAL_STREAM}
 
 
 @pytest.mark.parametrize("length", [0, LONGEST_STREAM + 1, 2.5])

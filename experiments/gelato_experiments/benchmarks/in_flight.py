@@ -21,8 +21,10 @@ from gelato_experiments.inputs import read_recording
 from gelato_jax import system
 from gelato_jax.control import acceptance_at
 from gelato_jax.errors import GelatoError
+from gelato_jax.payloads import candidates
 from gelato_jax.simulation.recording import Recording
 from gelato_jax.system import System
+from gelato_jax.types import AcceptanceForecast
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -52,15 +54,19 @@ def survivals(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ways(recording: Recording, world: System) -> list[Way]:
-    """Every length, without and with drafting on."""
+    """Every length, without and with drafting on; what rounds cost is the cost model's expectation."""
     true, promised = survivals(recording)
-    device, link = world.device, world.link
-    token_s, token_j, idle_w = float(device.token_s), float(device.token_j), float(device.idle_w)
+    survival = true.mean(axis=0)
+    forecast = AcceptanceForecast(rate=jnp.float32(survival[1]), survival=jnp.asarray(survival, jnp.float32))
+    costs = world.cost_table(
+        world.link.channel(), candidates(32), recording.vocabularies, work=1.0, acceptance=forecast, support=1.0
+    )
+    token_s, token_j = float(world.device.token_s), float(world.device.token_j)
     found = []
     for drafts in range(true.shape[1] - 1):
-        wait_s = float(link.rtt_s) + float(world.edge.verify_s(jnp.int32(drafts + 1)))
-        tokens, seconds = true[:, : drafts + 1].sum(axis=1).mean(), drafts * token_s + wait_s
-        joules = drafts * token_j + idle_w * wait_s
+        tokens = float(survival[: drafts + 1].sum())
+        seconds, joules = float(costs.time_s[drafts]), float(costs.energy_j[drafts])
+        wait_s = seconds - drafts * token_s
         found.append(Way(drafts, None, tokens, seconds, joules))
         if drafts == 0:
             continue

@@ -7,7 +7,6 @@ in another process, over a socket. Each text is compared; ratios are of one prom
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import tyro
 from tyro.conf import arg
 
 import gelato_jax as gelato
+from gelato_experiments.benchmarks.edge_process import edge
 from gelato_jax import control
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote.client import EdgeClient
@@ -62,18 +62,8 @@ class Loopback:
         pair = load_pair(self.model, self.draft)
         prompts = [pair.tokenizer.chat_prompt(prompt) for prompt in read_prompts(None, self.limit)]
         address = f"127.0.0.1:{self.port}"
-        program = [sys.executable, "-c", "from gelato_jax.cli.main import main; main()"]
-        command = [*program, "edge", "--model", self.model, "--listen", address]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as edge:
-            assert edge.stderr is not None
-            client = EdgeClient(address)
-            try:
-                if not any("is served on" in line for line in edge.stderr):
-                    raise GelatoError(f"gelato edge --model {self.model} --listen {address} does not start")
-                rows = [self._measure(name, pair, prompts, client) for name in WAYS]
-            finally:
-                client.close()
-                edge.kill()
+        with edge(self.model, address) as client:
+            rows = [self._measure(name, pair, prompts, client) for name in WAYS]
         if self.json is not None:
             write_json(self.json, {"model": self.model, "rows": rows})
 

@@ -5,16 +5,12 @@ rate, losses. Each way of decoding is timed on the cable without any: that is wh
 What a longer path adds is then modelled by the link alone, and measured.
 """
 
-import contextlib
 import dataclasses
 import json
-import math
-import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +19,7 @@ from tyro.conf import arg
 
 import gelato_jax as gelato
 from gelato_experiments import cable
+from gelato_experiments.benchmarks.edge_process import edge
 from gelato_jax import control, payloads, system
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote.client import EdgeClient
@@ -90,29 +87,6 @@ class Answers:
     retries: int
 
 
-@contextlib.contextmanager
-def edge(laid: cable.Cable, model: str) -> Iterator[EdgeClient]:
-    """A client of `gelato edge` at the far end.
-
-    Raises:
-        GelatoError: the edge does not start.
-    """
-    program = [sys.executable, "-c", "from gelato_jax.cli.main import main; main()"]
-    command = laid.there(*program, "edge", "--model", model, "--listen", f"{cable.FAR}:{_PORT}", "--insecure")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = [next((line for line in process.stderr if "is served on" in line), None)]
-        if said == [None]:
-            raise GelatoError(f"gelato edge --model {model} does not start")
-        os.environ["no_proxy"] = cable.FAR  # no proxy reaches into a namespace
-        client = EdgeClient(f"{cable.FAR}:{_PORT}")
-        try:
-            yield client
-        finally:
-            client.close()
-            process.kill()
-
-
 def decode(pair: gelato.Pair, prompts: Sequence[Any], client: EdgeClient, way: Way, world: System | None) -> Answers:
     """Answers over the wire; rounds alone are timed."""
     tokens = passes = 0
@@ -134,9 +108,8 @@ def decode(pair: gelato.Pair, prompts: Sequence[Any], client: EdgeClient, way: W
 def world_of(way: Way, alone: Answers, path: cable.Path) -> System:
     """A path, and device and edge as they were on the cable without delay: in their passes, one a round of drafts."""
     seconds = alone.wall_s / alone.passes
-    rate = path.bits_per_s if math.isfinite(path.bits_per_s) else math.inf
     # log2(1 + 1) is 1: a link of such bandwidth has the rate.
-    link = Link.create(bandwidth_hz=rate, snr=1.0, rtt_s=path.rtt_s, fading=0.0)
+    link = Link.create(bandwidth_hz=path.bits_per_s, snr=1.0, rtt_s=path.rtt_s, fading=0.0)
     there = system.local(draft_token_s=0.0, prefill_token_s=0.0, window_s={1: seconds})
     return dataclasses.replace(there, link=link)
 
@@ -227,8 +200,9 @@ class RemoteLatency:
         pair = load_pair(self.model)
         prompts = [pair.tokenizer.chat_prompt(prompt) for prompt in read_prompts(None, self.limit)]
         self.out.mkdir(parents=True, exist_ok=True)
+        address = f"{cable.FAR}:{_PORT}"
         try:
-            with cable.lay() as laid, edge(laid, self.model) as client:
+            with cable.lay() as laid, edge(self.model, address, "--insecure", at=laid.there) as client:
                 rows = measure(pair, prompts, laid, client)
         except cable.UnavailableError as error:
             raise GelatoError(f"no cable can be laid: {error}") from None
