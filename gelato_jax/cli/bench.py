@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from gelato_jax.cli.bench_peers import checked_limit, measure
-from gelato_jax.cli.options import WeightsName
+from gelato_jax.cli.options import WeightsName, flag
 from gelato_jax.errors import GelatoError
 
 _LIMIT, _NEW_TOKENS = 40, 64  # prompts and tokens of each, where neither is given; `bench_peers` has its own
@@ -21,13 +21,16 @@ class Bench:
     """Measure here: what a pair is worth (`speed`), the loop's parts (`decode`), the text (`lossless`), and more."""
 
     what: Annotated[
-        Positional[Literal["speed", "decode", "profile", "scale", "lossless", "peers", "kernels", "simulation"]],
+        Positional[
+            Literal["speed", "decode", "profile", "scale", "lossless", "peers", "power", "kernels", "simulation"]
+        ],
         arg(metavar="WHAT"),
     ]
     """speed: tokens/s and joules against the target alone, by draft length. decode: bare step, baseline loop, round
     against its parts, overhead. profile: time of a step and a round by kind of operation, bytes read. scale: the target
     alone behind longer texts and with more rows. lossless: greedy text, or --distribution. peers: ours beside llama.cpp
-    and transformers, where these are installed. kernels: each op of gelato_kernels against a textbook's steps, with
+    and transformers, where these are installed. power: watts of waiting, joules of a draft's step and of a window, by
+    this machine's meter. kernels: each op of gelato_kernels against a textbook's steps, with
     --json alone (`python -m gelato_kernels.bench` has more options). simulation: simulated rounds a second and memory
     of a million devices, with --json alone."""
     model: str = "smollm2-135m"
@@ -37,7 +40,7 @@ class Bench:
     weights: WeightsName = "auto"
     """How weights are kept, as in `gelato generate` (all but kernels and simulation)."""
     draft_length: int = 4
-    """Tokens drafted in every timed round (decode, profile)."""
+    """Tokens drafted in every timed round, or in the measured window (decode, profile, power)."""
     prompts: Path | None = None
     """Prompt file, .jsonl or a prompt a line (speed, lossless, peers); the set that ships with the package if not
     given."""
@@ -50,11 +53,18 @@ class Bench:
     top_p: float = 1.0
     """Of the text (profile)."""
     system: str = "local"
-    """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed)."""
+    """local: this machine's own times. DEVICE/LINK/EDGE, names from `gelato presets`: a modelled world (speed), or what
+    is set beside the meter (power)."""
     distribution: bool = False
     """Check how sampled text is distributed on a tiny pair instead: every payload, every controller, 200,000 texts."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: every core)")] = None
     """Cores that each engine gets (peers)."""
+    meter: Literal["chips", "battery"] = "chips"
+    """What counts joules, as --remote-meter of `gelato generate` (power)."""
+    seconds: Annotated[float, arg(metavar="S")] = 10.0
+    """Of each measurement (power)."""
+    write_device: Annotated[Path | None, arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """Keep what was measured as a device, for --device of `gelato generate` (power)."""
     plot: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Draw the figures as bars (peers)."""
     json: str | None = None
@@ -70,6 +80,9 @@ class Bench:
             )
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
+        for field in dataclasses.fields(self) if self.what != "power" else ():
+            if field.name in ("meter", "seconds", "write_device") and getattr(self, field.name) != field.default:
+                raise GelatoError(f"{flag(field.name)} has no effect with bench {self.what}; take bench power")
         if self.what != "peers" and (self.threads, self.plot) != (None, None):
             option = "--plot" if self.threads is None else "--threads"
             raise GelatoError(f"{option} has no effect with bench {self.what}; leave it out, or take bench peers")
@@ -81,6 +94,7 @@ class Bench:
                 "scale": _scale,
                 "lossless": _lossless,
                 "peers": _peers,
+                "power": _power,
                 "kernels": _kernels,
                 "simulation": _simulation,
             }
@@ -235,11 +249,45 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     return lines, {"system": options.system, "rows": figures}, True
 
 
+def _power(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
+    from gelato_experiments.benchmarks import power
+    from gelato_jax.decoding import Shapes
+    from gelato_jax.files import check_writable
+    from gelato_jax.meter import open_meter
+    from gelato_jax.system import write_device
+
+    Shapes(max_draft_length=options.draft_length)
+    if not 1.0 <= options.seconds <= 3600.0:
+        raise GelatoError(f"--seconds is {options.seconds:g}, must be in 1..3600: a meter ticks slowly")
+    file = options.write_device
+    if file is not None and file.suffix != ".json":
+        raise GelatoError(f"--write-device {file}: the name must end in .json, by which --device knows a file")
+    if file is not None:
+        check_writable(file)
+    world, meter = _modelled(options.system), open_meter(options.meter)
+    say = lambda what: print(f"gelato: {what}, {options.seconds:g} s", file=sys.stderr)  # noqa: E731
+    window = options.draft_length + 1
+    loads = power.run(_pair(options), meter, window=window, seconds=options.seconds, progress=say)
+    waiting, drafting, _ = loads
+    if file is not None:
+        write_device(file, power.preset(waiting, drafting, meter, Path(options.draft or options.model).name))
+    lines = [f"{meter.covers}; other programs count, too"]
+    for load in loads:
+        lines.append(f"{load.what:14s} {load.watts:8.2f} W")
+        if load.step_s is not None and load.step_j is not None:
+            lines[-1] += f"   {load.step_s * 1e3:8.2f} ms   {load.step_j:.4g} J"
+    figures = {load.what: {**dataclasses.asdict(load), "watts": load.watts, "step_j": load.step_j} for load in loads}
+    if world is not None:
+        idle_w, step_s, step_j = (float(x) for x in (world.device.idle_w, world.device.token_s, world.device.token_j))
+        lines.append(f"{options.system}: waiting {idle_w:.2f} W, draft step {step_s * 1e3:.2f} ms, {step_j:.4g} J")
+        figures["model"] = {"idle_w": idle_w, "step_s": step_s, "step_j": step_j}
+    return lines, {"meter": options.meter, "covers": meter.covers, **figures}, True
+
+
 def _refuse_all_but_json(options: Bench) -> None:
     for field in dataclasses.fields(options):
         if field.name not in ("what", "json") and getattr(options, field.name) != field.default:
-            flag = field.name.replace("_", "-")
-            raise GelatoError(f"--{flag} has no effect with bench {options.what}, which takes --json alone")
+            raise GelatoError(f"{flag(field.name)} has no effect with bench {options.what}, which takes --json alone")
 
 
 def _kernels(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

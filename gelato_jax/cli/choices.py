@@ -92,4 +92,6 @@ def world_name(values: dict[str, Any]) -> str:
     if values["system"] == "local":
         return "this machine's own times, without link or energy"
     measured = "; the delay and the edge's times are this clock's" if values.get("remote_clock") else ""
+    if values.get("remote_meter"):
+        measured += f", joules this machine's ({values['remote_meter']})"
     return f"{values['device']} over {values['link']} to {values['edge']}{measured}"

@@ -107,7 +107,8 @@ def _decode(prompt: str, values: dict[str, Any], began: float):
         elif values["quiet"] or not sys.stdout.isatty():
             screen = screens.Plain()
         else:
-            screen = screens.Panel(f"gelato · {values['controller']}")
+            joules = "modelled" if values["remote_meter"] is None else "by the meter"
+            screen = screens.Panel(f"gelato · {values['controller']}", joules)
         # In a thread, so that Ctrl-C need not wait until compiled code returns to Python.
         pair, stream = in_background(start).result()
         return decode(pair, stream, screen, stops=values["stop"], clock=clock, began=began)

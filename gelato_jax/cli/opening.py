@@ -33,14 +33,16 @@ def open_pair(
         The pair as this machine needs it, and what opens a stream of one prompt under the choices, or others given.
 
     Raises:
-        GelatoError: a model cannot be had, or the edge does not answer.
+        GelatoError: a model cannot be had, the edge does not answer, or there is no such meter.
     """
     import gelato_checkpoints
     import gelato_jax
     from gelato_jax.decoding.local import measure_local_system
+    from gelato_jax.meter import open_meter
 
     if client is not None:
         client.info()  # an edge that is not there is named before anything is loaded
+    meter = None if values["remote_meter"] is None else open_meter(values["remote_meter"])
     pair = gelato_checkpoints.load_pair(
         values["model"], values["draft"], weights=values["weights"], progress=progress.stage
     )
@@ -54,7 +56,7 @@ def open_pair(
     from gelato_jax.remote.clock import Clock
 
     if values["remote_clock"]:
-        choices = {**choices, "clock": Clock(choices["system"])}
+        choices = {**choices, "clock": Clock(choices["system"], meter)}
     if values["remote_offline"]:
         choices = {**choices, "offline": True}
     connection = _inside(pair, at_once) if client is None else client

@@ -247,7 +247,7 @@ class WorldOptions:
         arg(metavar="NAME", help_behavior_hint="(default: orin-nano-15w)"),
         OnlyWith("system", {"modelled": "orin-nano-15w"}),
     ] = None
-    """The device that drafts."""
+    """The device that drafts; or FILE.json, as `gelato bench power --write-device` writes it."""
     link: Annotated[
         str | None,
         arg(metavar="NAME", help_behavior_hint="(default: 5mhz-500m-60ms)"),
@@ -284,6 +284,12 @@ class RemoteOptions:
     remote_clock: bool = False
     """Plan, and count seconds, by the delay and the edge's times as this machine's clock has them, in place of --link's
     delay and --edge. Rates and joules stay the presets'. What is drafted then differs from run to run."""
+    remote_meter: Annotated[
+        Literal["chips", "battery"] | None, arg(help_behavior_hint="(default: joules are modelled)")
+    ] = None
+    """With --remote-clock: plan, and run the energy queue, by this machine's joules as its meter has them, in place of
+    --device's. chips: the counters of processors, GPUs or board (needs the extra `power`); the radio stays modelled.
+    battery: all that is drawn from it (Linux), the radio included. Other programs count, too."""
     remote_patience_s: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 60)"), Range(1.0)] = None
     """For so long an edge that does not answer is tried again."""
     remote_offline: bool = False

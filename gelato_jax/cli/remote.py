@@ -17,12 +17,21 @@ def connect(values: dict[str, Any]) -> "EdgeClient | None":
         GelatoError: an option that goes with it stands alone, or a file cannot be read.
     """
     if values["remote"] is None:
-        for name in ("remote_token_file", "remote_authority", "remote_clock", "remote_patience_s", "remote_offline"):
+        for name in (
+            "remote_token_file",
+            "remote_authority",
+            "remote_clock",
+            "remote_meter",
+            "remote_patience_s",
+            "remote_offline",
+        ):
             if values[name]:
                 raise GelatoError(
                     f"{flag(name)} has no effect without --remote; leave it out, or give --remote HOST:PORT"
                 )
         return None
+    if values["remote_meter"] and not values["remote_clock"]:
+        raise GelatoError("--remote-meter goes with --remote-clock: watts need seconds by the clock; give both")
     if values["system"] == "local":
         raise GelatoError("--system local times this machine alone; leave it out with --remote")
     need_grpc("--remote")

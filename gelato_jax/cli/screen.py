@@ -14,7 +14,7 @@ class Figures:
     """What the panel shows; a rate without anything to divide by is None."""
 
     tokens_per_s: float | None  # wall clock
-    energy_per_token_j: float | None  # modelled
+    energy_per_token_j: float | None
     acceptance_rate: float | None  # of all drafts so far
     drafted: int  # in the last round
     budget: int  # allowed in the last round
@@ -79,14 +79,15 @@ class Panel:
 
     Args:
         title: what stands on the panel's frame.
+        joules: where they come from, in a word.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, joules: str = "modelled") -> None:
         """Draw nothing yet."""
         from rich.console import Console
         from rich.live import Live
 
-        self._title = title
+        self._title, self._joules = title, joules
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, refresh_per_second=_FRAMES_PER_S, transient=True)
         self._line = ""
@@ -141,7 +142,7 @@ class Panel:
         f = self._figures
         cells = {
             "tokens/s here": _number(f.tokens_per_s, ".1f"),
-            "J/token modelled": _number(f.energy_per_token_j, ".3g"),
+            f"J/token {self._joules}": _number(f.energy_per_token_j, ".3g"),
             "accepted": _number(f.acceptance_rate, ".0%"),
             "drafted": f"{f.drafted} of {f.budget}",
             "layers": f"{_number(f.depth, '.1f')} of {f.layers}" if f.layers else "looked up",

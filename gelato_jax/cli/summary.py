@@ -86,6 +86,8 @@ def _remote_line(traffic: dict[str, Any], address: str) -> str:
         f"{1e3 * traffic['edge_s'] / messages:.1f} of them at the edge; "
         f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
     )
+    if traffic["device_factor"] is not None:
+        line += f"; this machine drew {traffic['metered_j']:.3g} J, {traffic['device_factor']:.2f} times the preset's"
     if traffic["alone_from"] is not None:
         line += f"; it stayed away, and from token {traffic['alone_from']} on THE DRAFT WROTE ALONE"
     troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"

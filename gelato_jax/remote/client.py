@@ -62,6 +62,8 @@ class Traffic:
     reopened: int = 0
     delay_s: float | None = None  # what the clock makes of the rounds: the network's delay
     edge_factor: float | None = None  # and the edge's seconds, of the preset's
+    device_factor: float | None = None  # and this machine's joules, of the preset's, where a meter counts them
+    metered_j: float = 0.0  # what the meter counted while rounds ran; 0 without one
 
     def add(self, *, waited_s: float, edge_s: float, sent: int, received: int) -> None:
         """Count a round."""

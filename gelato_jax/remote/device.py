@@ -69,8 +69,13 @@ class RemoteStream(Stream):
 
     def __iter__(self) -> Iterator[Observation]:
         """Run rounds until the text ends, and tell the edge that it has."""
+        if self.clock is not None:
+            self.clock.rest()
         try:
-            yield from super().__iter__()
+            for seen in super().__iter__():
+                if self.clock is not None:
+                    self.traffic.metered_j += self.clock.pay(jax.tree.map(lambda leaf: leaf[0], seen.cost))
+                yield seen
         finally:
             self.close()
 
@@ -108,12 +113,13 @@ class RemoteStream(Stream):
         passes = int(downlink.num_streamed[0]) + 1
         if passes >= left:
             self.answers = None
-        if self.clock is not None and self.number > 1 and sent:  # the edge may have compiled for the first
-            bits = 8 * len(message), 8 * len(data)
-            network_s = waited_s - edge_s
-            self.clock.see(drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
-            self.job = dataclasses.replace(self.job, system=self.clock.system)
-            traffic.delay_s, traffic.edge_factor = self.clock.delay_s, self.clock.edge_factor
+        if self.clock is not None:
+            clock, bits, network_s = self.clock, (8 * len(message), 8 * len(data)), waited_s - edge_s
+            if self.number > 1 and sent:  # the edge may have compiled for the first
+                clock.see(drafted=drafted, passes=passes, network_s=network_s, edge_s=edge_s, bits=bits)
+            self.job = dataclasses.replace(self.job, system=clock.system)
+            traffic.delay_s, traffic.edge_factor = clock.delay_s, clock.edge_factor
+            traffic.device_factor = clock.device_factor
         commit = partial(_commit, self.state, begun, downlink, job=self.job, shapes=self.shapes)
         after, packed, asked = commit(self.no_row)
         if payload.keeps_row and np.asarray(asked)[0]:

@@ -12,11 +12,13 @@ from gelato_jax.system.presets import (
     DEVICES,
     EDGES,
     LINKS,
+    DevicePreset,
     device_preset,
     edge_preset,
     link_preset,
     local,
     preset,
+    write_device,
 )
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "LINKS",
     "Channel",
     "Device",
+    "DevicePreset",
     "Edge",
     "Link",
     "LinkState",
@@ -35,4 +38,5 @@ __all__ = [
     "link_preset",
     "local",
     "preset",
+    "write_device",
 ]

@@ -1,12 +1,16 @@
 """Named systems from published numbers. Every number carries its source or the word "assumed"."""
 
+import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from gelato_jax.errors import GelatoError
+from gelato_jax.files import write_json
 from gelato_jax.system.cost import System
 from gelato_jax.system.device import Device
 from gelato_jax.system.edge import Edge
@@ -108,7 +112,8 @@ def preset(device: str = "orin-nano-15w", link: str = "5mhz-500m-60ms", edge: st
     """Build a system from three names; the defaults are the middle of the scenarios studied.
 
     Args:
-        device: a key of `DEVICES`; `orin-nano-15w` runs Qwen2.5-0.5B, `orin-nano-15w:MODEL` another draft.
+        device: a key of `DEVICES`; `orin-nano-15w` runs Qwen2.5-0.5B, `orin-nano-15w:MODEL` another draft. Or a file
+            that `write_device` wrote, its name with .json at the end.
         link: a key of `LINKS`; `-NNms` at its end sets the two-way delay, as in `5mhz-500m-140ms`.
         edge: a key of `EDGES`.
 
@@ -116,14 +121,14 @@ def preset(device: str = "orin-nano-15w", link: str = "5mhz-500m-60ms", edge: st
         The system.
 
     Raises:
-        GelatoError: an unknown name, with the known ones.
+        GelatoError: an unknown name, with the known ones; or a file that describes no device.
     """
     return System(device=device_preset(device), link=link_preset(link), edge=edge_preset(edge))
 
 
 def device_preset(name: str) -> Device:
     """The device of that name; see `preset`."""
-    entry = _known("device", name, DEVICES)
+    entry = _read_device(Path(name)) if name.endswith(".json") else _known("device", name, DEVICES)
     token_s = 1.0 / entry.tokens_per_s
     return Device.create(token_s=token_s, token_j=entry.draft_w * token_s, idle_w=entry.idle_w)
 
@@ -178,6 +183,34 @@ def local(
         link=link_preset("perfect"),
         edge=Edge.measured(window_s, padded=padded),
     )
+
+
+def write_device(path: Path, device: DevicePreset) -> None:
+    """Write a device to a file that `preset` takes in place of a name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_json(path, dataclasses.asdict(device))
+
+
+def _read_device(path: Path) -> DevicePreset:
+    fields = [field.name for field in dataclasses.fields(DevicePreset)]
+    try:
+        said = json.loads(path.expanduser().read_text("utf-8"))
+    except OSError as error:
+        raise GelatoError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or set(said) != {*fields}:
+        raise GelatoError(
+            f"{path}: no device; it must be JSON with {', '.join(fields)}, as `gelato bench power` writes"
+        )
+    for name in ("tokens_per_s", "draft_w", "idle_w"):
+        value = said[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+            raise GelatoError(f"{path}: {name} is {value!r}, must be a number above 0")
+    return DevicePreset(**{**said, "source": str(said["source"])})
 
 
 def _known(kind: str, name: str, table: Mapping[str, _T]) -> _T:

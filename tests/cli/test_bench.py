@@ -8,7 +8,7 @@ import pytest
 
 from gelato_experiments.benchmarks import decode, law, lossless, profile
 from gelato_experiments.prompts import read_prompts
-from gelato_jax import autoregressive
+from gelato_jax import autoregressive, meter
 from gelato_jax.decoding import DecodeSettings
 from gelato_kernels.bench import timing, workloads
 
@@ -175,3 +175,42 @@ def test_prompts_are_spread_over_a_file(tmp_path):
     path.write_text("\n".join(f"prompt {number}" for number in range(10)))
     assert read_prompts(path, 5) == [f"prompt {number}" for number in (0, 2, 4, 6, 8)]
     assert len(read_prompts(path)) == 10
+
+
+def test_power_is_measured_and_kept_as_a_device(gelato, tmp_path, monkeypatch):
+    battery = tmp_path / "supplies" / "BAT1"
+    battery.mkdir(parents=True)
+    for file, text in (("type", "Battery"), ("status", "Discharging"), ("power_now", "3000000")):
+        (battery / file).write_text(text)
+    monkeypatch.setattr(meter.Battery.__init__, "__defaults__", (battery.parent,))
+    device = tmp_path / "mine.json"
+    options = ("--meter", "battery", "--seconds", "1", "--write-device", str(device))
+    code, out, _ = gelato("bench", "power", *options, "--system", "orin-nano-15w/wifi/h100-7b", "--json", "-")
+    figures = json.loads(out)
+    assert code == 0
+    assert figures["covers"] == "the whole machine, from its battery (BAT1)"
+    for what in ("waiting", "draft step", "window of 5"):
+        assert figures[what]["watts"] == pytest.approx(3.0, rel=0.05)
+    assert figures["draft step"]["step_j"] < figures["window of 5"]["step_j"]
+    assert figures["model"]["idle_w"] == pytest.approx(0.4)
+    kept = json.loads(device.read_text())
+    assert kept["draft_w"] == figures["draft step"]["watts"]
+    code, out, _ = gelato("generate", "3 1 4", "--device", str(device), "--max-new-tokens", "4", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["settings"]["device"] == str(device)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (("speed", "--meter", "battery"), "--meter has no effect with bench speed"),
+        (("decode", "--write-device", "x.json"), "--write-device has no effect"),
+        (("power", "--seconds", "0.1"), "--seconds is 0.1, must be in 1..3600"),
+        (("power", "--write-device", "mine.txt"), "must end in .json"),
+        (("power", "--write-device", "absent/mine.json"), "absent/mine.json"),
+        (("power", "--system", "wifi"), "give local, or DEVICE/LINK/EDGE"),
+    ],
+)
+def test_power_refuses_before_it_loads(options, fault, gelato):
+    code, _, error = gelato("bench", *options)
+    assert (code, fault in error) == (2, True), error

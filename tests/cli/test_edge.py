@@ -22,6 +22,8 @@ import pytest
         (("generate", "hi", "--remote-offline"), "--remote-offline has no effect without --remote"),
         (("generate", "hi", "--remote", "localhost:1", "--remote-patience-s", "0"), "--remote-patience-s is 0"),
         (("generate", "hi", "--remote-clock"), "--remote-clock has no effect without --remote"),
+        (("generate", "hi", "--remote-meter", "chips"), "--remote-meter has no effect without --remote"),
+        (("generate", "hi", "--remote", "localhost:1", "--remote-meter", "battery"), "goes with --remote-clock"),
         (("generate", "hi", "--remote", "localhost:1", "--system", "local"), "--system local times this machine"),
         (("generate", "hi", "--remote", "localhost:1", "--remote-authority", "absent.pem"), "absent.pem"),
     ],

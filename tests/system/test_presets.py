@@ -78,3 +78,36 @@ def test_local_costs_only_measured_time():
 def test_local_refuses_missing_measurements(bad):
     with pytest.raises(ValueError, match=r"draft_token_s|measured windows"):
         system.local(**bad)
+
+
+def test_a_measured_device_is_a_preset_in_a_file(tmp_path):
+    file = tmp_path / "mine.json"
+    system.write_device(file, system.DevicePreset(tokens_per_s=50, draft_w=4, idle_w=1.5, source="measured"))
+    device = system.preset(device=str(file)).device
+    assert float(device.token_s) == pytest.approx(0.02)
+    assert float(device.token_j) == pytest.approx(0.08)
+    assert float(device.idle_w) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "no device; it must be JSON with tokens_per_s, draft_w, idle_w, source"),
+        ("[1]", "no device"),
+        ('{"tokens_per_s": 5, "draft_w": 4, "idle_w": 1}', "no device"),
+        ('{"tokens_per_s": "5", "draft_w": 4, "idle_w": 1, "source": ""}', "tokens_per_s is '5', must be a number"),
+        ('{"tokens_per_s": 5, "draft_w": true, "idle_w": 1, "source": ""}', "draft_w is True"),
+        ('{"tokens_per_s": 5, "draft_w": 4, "idle_w": NaN, "source": ""}', "idle_w is nan"),
+        ('{"tokens_per_s": 0, "draft_w": 4, "idle_w": 1, "source": ""}', "above 0"),
+    ],
+)
+def test_a_file_that_is_no_device_is_refused_by_its_name(text, fault, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{file}: .*{fault}"):
+        system.device_preset(str(file))
+
+
+def test_a_device_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.json: No such file"):
+        system.device_preset(str(tmp_path / "absent.json"))
