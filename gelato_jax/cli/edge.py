@@ -32,7 +32,8 @@ class Edge:
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8470"
     """Where to listen; 0.0.0.0:8470 is all of this machine's addresses, unix:PATH a file for this machine alone."""
     token_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """File of the tokens that devices must bring, one a line: each is another guest, with sessions of its own."""
+    """File of the tokens that devices must bring, one a line: each is another guest, with sessions of its own.
+    A number behind a token is the guest's share of the target's time where that is short; 1 if there is none."""
     tls_certificate: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
     """Certificate chain, PEM."""
     tls_key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no TLS)")] = None
@@ -59,7 +60,7 @@ class Edge:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise GelatoError("--tls-certificate and --tls-key belong together: give both")
         certificate = (self.tls_certificate, self.tls_key) if self.tls_certificate and self.tls_key else None
-        tokens = () if self.token_file is None else read_tokens(self.token_file)
+        tokens = {} if self.token_file is None else read_tokens(self.token_file)
         if self.sessions_each is not None and not tokens:
             raise GelatoError("--sessions-each tells guests apart by their tokens: give --token-file, or leave it out")
         need_grpc("gelato edge")
@@ -81,18 +82,20 @@ class Edge:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
             target = gelato_checkpoints.load_model(checkpoint)
         tokenizer = checkpoint.tokenizer
+        guests = Guests(tokens, calls_per_s=self.calls_per_s)
         sessions = Sessions(
             target,
             tokenizer.fingerprint,
             eos_ids=tokenizer.eos_ids,
             most=self.max_sessions,
             most_each=self.sessions_each,
+            shares=guests.shares,
         )
         server, port = serve(
             sessions,
             self.listen,
             model=self.model,
-            guests=Guests(tokens, calls_per_s=self.calls_per_s),
+            guests=guests,
             certificate=certificate,
             insecure=self.insecure,
         )

@@ -1,5 +1,6 @@
 """What the commands of two machines share: the connection that `--remote` asks for, and tokens."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,19 +62,34 @@ def read_token(path: Path) -> str:
     tokens = read_tokens(path)
     if len(tokens) > 1:
         raise GelatoError(f"{path}: holds {len(tokens)} tokens; leave the one that is meant")
-    return tokens[0]
+    return next(iter(tokens))
 
 
-def read_tokens(path: Path) -> list[str]:
-    """The tokens that a file holds, one a line.
+def read_tokens(path: Path) -> dict[str, float]:
+    """The tokens that a file holds, one a line, and the share that stands behind each; 1 where none does.
 
     Raises:
-        GelatoError: there is none in it, or one that cannot be sent.
+        GelatoError: there is none in it, or one that cannot be sent, or twice, or whose share is no number above 0.
     """
     try:
-        tokens = [line.strip() for line in path.expanduser().read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in path.expanduser().read_text().splitlines() if line.strip()]
     except UnicodeDecodeError:
-        tokens = []
-    if not tokens or not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
+        lines = []
+    if not lines or not all(words[0].isascii() and words[0].isprintable() and len(words) < 3 for words in lines):
         raise GelatoError(f"{path}: holds no token; write one line of letters and digits into it")
+    tokens = {}
+    for number, (token, *share) in enumerate(lines, start=1):
+        if token in tokens:
+            raise GelatoError(f"{path}: its token in line {number} is there already; draw another")
+        tokens[token] = _share(share[0], f"{path}, line {number}") if share else 1.0
     return tokens
+
+
+def _share(word: str, place: str) -> float:
+    try:
+        share = float(word)
+    except ValueError:
+        share = math.nan
+    if not 0.0 < share < math.inf:
+        raise GelatoError(f"{place}: behind the token stands no share, which must be a number above 0")
+    return share

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 _BURST_S = 2.0
 """Calls of so many seconds may come at once."""
@@ -31,20 +31,20 @@ class Guests:
     """Names those who call by their token, and counts their calls; where no token is asked for, by address.
 
     Args:
-        tokens: that are known; none lets everybody in.
+        tokens: that are known, and the share of each; none lets everybody in.
         calls_per_s: of each guest; None does not count.
         clock: seconds.
     """
 
     def __init__(
         self,
-        tokens: Sequence[str] = (),
+        tokens: Mapping[str, float] | None = None,
         *,
         calls_per_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nobody has called yet."""
-        self._expected = [f"Bearer {token}".encode() for token in tokens]
+        self._expected = {f"Bearer {token}".encode(): share for token, share in (tokens or {}).items()}
         self._rate, self._clock = calls_per_s, clock
         self._buckets: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
@@ -53,6 +53,11 @@ class Guests:
     def are_known(self) -> bool:
         """Whether every call must bring a token."""
         return bool(self._expected)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By the names that `admit` gives."""
+        return {_named(expected): share for expected, share in self._expected.items()}
 
     def admit(self, authorization: str | bytes, peer: str) -> str:
         """The name of who calls, in which no token can be read; "" for all where none is asked for.
@@ -78,7 +83,7 @@ class Guests:
         known = [hmac.compare_digest(given, expected) for expected in self._expected]
         if not any(known):
             raise UnknownError("the token is missing or wrong")
-        return hashlib.sha256(given).hexdigest()[:12]
+        return _named(given)
 
     def _count(self, name: str, rate: float) -> None:
         now, most = self._clock(), max(_BURST_S * rate, 1.0)
@@ -91,3 +96,7 @@ class Guests:
             if bucket.left < 1.0:
                 raise TooManyError(f"more than {rate:g} calls a second; slower")
             bucket.left -= 1.0
+
+
+def _named(authorization: bytes) -> str:
+    return hashlib.sha256(authorization).hexdigest()[:12]

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -138,6 +138,7 @@ class Sessions:
         eos_ids: ids behind which a stream of tokens need not go on.
         most: sessions at once; each holds a cache.
         most_each: of them of one owner; as many if not given.
+        shares: of owners, in the target's time where it is short; 1 of those that are not named.
         clock: seconds.
 
     Attributes:
@@ -152,6 +153,7 @@ class Sessions:
         eos_ids: Sequence[int] = (),
         most: int = 16,
         most_each: int | None = None,
+        shares: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without any session."""
@@ -161,7 +163,7 @@ class Sessions:
         self._computer, self._eos_ids = Computer(target, eos_ids), frozenset(eos_ids)
         self._clock, self._lock = clock, threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
-        self._turns = Turns(self._compute, self._room)
+        self._turns = Turns(self._compute, self._room, shares)
 
     def __len__(self) -> int:
         """Sessions that are held."""
@@ -196,7 +198,7 @@ class Sessions:
                 session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), call.round, owner)
         with session.lock, self._dropped_if_it_fails(call.session, session):
             while session.opened is None:  # else the reply was lost
-                self._turns.take(object(), _Opening(session, call))
+                self._turns.take(object(), _Opening(session, call), owner)
             return session.opened
 
     def verify(self, call: pb.VerifyRequest, owner: str = "") -> pb.VerifyReply:
@@ -237,7 +239,7 @@ class Sessions:
             with self._dropped_if_it_fails(call.session, session):
                 asked = _Asked(session, uplink, [])
                 while number not in session.answers:
-                    self._turns.take(session.row.alike, asked)
+                    self._turns.take(session.row.alike, asked, owner)
             answer = session.answers[number]
             answer.reply.edge_s = self._clock() - came
             self.tally.edge_s += answer.reply.edge_s

@@ -2,6 +2,8 @@
 
 import pytest
 
+from gelato_jax.cli.remote import read_tokens
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -43,7 +45,31 @@ def test_a_device_brings_one_token(gelato, tmp_path):
     assert f"{path}: holds 2 tokens; leave the one that is meant" in error
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words", "t\u00f6ken"])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("one\ntwo words\n", ", line 2: behind the token stands no share"),
+        ("one 0\n", ", line 1: behind the token stands no share"),
+        ("one nan\n", "which must be a number above 0"),
+        ("one 2\ntwo\none\n", ": its token in line 3 is there already"),
+    ],
+)
+def test_a_share_is_a_number_and_a_token_stands_once(gelato, text, fault, tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(text)
+    code, _, error = gelato("edge", "--token-file", str(path))
+    assert code == 2
+    assert str(path) in error
+    assert fault in error
+
+
+def test_shares_stand_behind_their_tokens(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("first 2.5\n\n second\n")
+    assert read_tokens(path) == {"first": 2.5, "second": 1.0}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "three words here", "t\u00f6ken"])
 def test_a_file_without_a_token_is_refused(gelato, text, tmp_path):
     path = tmp_path / "token"
     path.write_text(text)

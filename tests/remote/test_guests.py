@@ -37,7 +37,7 @@ def opening(pair, **changes):
 
 
 def test_a_guest_is_known_by_its_token_which_its_name_does_not_tell():
-    guests = Guests(["first", "second"])
+    guests = Guests({"first": 1, "second": 1})
     names = [guests.admit(f"Bearer {token}", "ipv4:10.0.0.1:5000") for token in ("first", "second", "first")]
     assert names[0] == names[2] != names[1]
     assert "first" not in names[0]
@@ -56,7 +56,7 @@ def test_without_tokens_calls_are_counted_by_address_which_is_no_name():
 
 def test_calls_are_counted_by_guest_and_by_second():
     now = [0.0]
-    guests = Guests(["first", "second"], calls_per_s=5, clock=lambda: now[0])
+    guests = Guests({"first": 1, "second": 1}, calls_per_s=5, clock=lambda: now[0])
     call = lambda token: guests.admit(f"Bearer {token}", "")  # noqa: E731
     for _ in range(10):  # two seconds' worth at once
         call("first")

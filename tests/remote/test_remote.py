@@ -386,7 +386,7 @@ def test_an_edge_says_what_it_serves(client, pair):
 
 
 def test_a_wrong_token_is_turned_away(sessions):
-    server, port = serve(sessions, "127.0.0.1:0", guests=Guests(["left", "right"]))
+    server, port = serve(sessions, "127.0.0.1:0", guests=Guests({"left": 1, "right": 1}))
     try:
         assert EdgeClient(f"127.0.0.1:{port}", token="right").info().most_sessions == 3
         for token in ("wrong", None):

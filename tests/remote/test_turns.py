@@ -90,3 +90,65 @@ def test_callers_that_come_back_at_once_meet(callers):
         thread.join(30)
     assert sum(sizes) == 12 * callers
     assert sizes.count(callers) >= 3  # by turns, there would be none
+
+
+def pressing(turns, guest, until, count=2):
+    """Threads of a guest that has work waiting at all times, in pieces that go with no others."""
+
+    def press():
+        while time.monotonic() < until:
+            turns.take(object(), guest, guest)
+
+    return [threading.Thread(target=press) for _ in range(count)]
+
+
+def served(shares, guests, *, late=(), pauses_s=0.3, run_s=1.0, work_s=None):
+    """Seconds that each guest had while all of them pressed; those who are late begin behind a pause."""
+    seconds = dict.fromkeys([*guests, *late], 0.0)
+    counting = threading.Event()
+
+    def run(works):
+        took_s = (work_s or {}).get(works[0], 0.002)
+        time.sleep(took_s)
+        if counting.is_set():
+            seconds[works[0]] += took_s
+
+    turns = Turns(run, lambda works: 1, shares)
+    until = time.monotonic() + run_s + (pauses_s if late else 0.0)
+    threads = [thread for guest in guests for thread in pressing(turns, guest, until)]
+    for thread in threads:
+        thread.start()
+    if late:
+        time.sleep(pauses_s)
+        more = [thread for guest in late for thread in pressing(turns, guest, until)]
+        for thread in more:
+            thread.start()
+        threads += more
+    counting.set()
+    for thread in threads:
+        thread.join(30)
+    return seconds
+
+
+def test_guests_who_press_have_seconds_by_their_shares():
+    seconds = served({"big": 3.0}, ["big", "small", "other"])
+    total = sum(seconds.values())
+    assert seconds["big"] / total == pytest.approx(0.6, abs=0.1)
+    assert seconds["small"] / total == pytest.approx(0.2, abs=0.07)
+
+
+def test_a_guest_of_long_work_has_no_more_of_it():
+    seconds = served(None, ["long", "short"], work_s={"long": 0.02, "short": 0.002})
+    assert seconds["long"] / sum(seconds.values()) == pytest.approx(0.5, abs=0.12)
+
+
+def test_who_comes_late_has_no_claim_from_before():
+    seconds = served(None, ["first"], late=["second"])
+    assert seconds["second"] / sum(seconds.values()) == pytest.approx(0.5, abs=0.12)
+
+
+def test_guests_are_forgotten_when_they_have_gone():
+    turns = Turns(lambda works: time.sleep(0.001), len)
+    for number in range(50):
+        turns.take("a", 0, f"guest {number}")
+    assert not turns._had
