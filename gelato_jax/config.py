@@ -108,6 +108,11 @@ class ModelConfig:
         return self.weight_format if self.weight_format in ("q8", "q4") else None
 
     @property
+    def is_stacked(self) -> bool:
+        """Whether each array of its layers, and of their caches, is one of all layers: of weights in blocks."""
+        return self.block_format is not None
+
+    @property
     def output_size(self) -> int:
         """Width of the logits: the head's rows."""
         return self.head_vocab_size or self.vocab_size

@@ -17,7 +17,8 @@ This module stays out of jaxtyping's import hook: JAX rebuilds records with non-
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
@@ -48,18 +49,31 @@ def record(cls: type[_T]) -> type[_T]:
     data = tuple(field.name for field in fields if not field.metadata.get("static"))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
 
+    # Every call of a compiled function goes through these, often with cold caches: no loop, no `__init__`.
+    values_of, chosen_of = _getter(data), _getter(meta)
+
     def flatten(value: _T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(value, name) for name in data), tuple(getattr(value, name) for name in meta)
+        return values_of(value), chosen_of(value)
 
     def flatten_with_keys(value: _T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         children, chosen = flatten(value)
         return tuple(zip(keys, children, strict=True)), chosen
 
     def unflatten(chosen: tuple[Any, ...], children: Any) -> _T:
-        return cls(**dict(zip(data, children, strict=True)), **dict(zip(meta, chosen, strict=True)))
+        value = object.__new__(cls)
+        value.__dict__.update(zip(data, children, strict=True))
+        value.__dict__.update(zip(meta, chosen, strict=True))
+        return value
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives some fields of a record as a tuple."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return (lambda value: (getattr(value, names[0]),)) if names else lambda value: ()
 
 
 def static(**kwargs: Any) -> Any:

@@ -21,6 +21,9 @@ Weights = Literal["auto", "float", "float32", "bfloat16", "q8", "q4", "source"]
 `source`: the blocks of the GGUF file that was converted, bit for bit where these are Q4_1 or Q8_0, else `q8`. `auto`:
 `source` for such a file on a CPU that has the compiled kernels, else `float`."""
 
+_FORMAT = b"2"
+"""Of what is kept: layers in stacks."""
+
 FLOATS = {"float": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Choices that leave a checkpoint as it is stored, and the type in memory; None: the device's own."""
 
@@ -79,7 +82,7 @@ def in_blocks(folder: Path, weights: Weights, cache: Path, progress: OnProgress 
 
 def _digest(folder: Path) -> str:
     """Changes when the checkpoint does."""
-    facts = (folder / "provenance.json").read_bytes() + str(folder.resolve()).encode()
+    facts = (folder / "provenance.json").read_bytes() + str(folder.resolve()).encode() + _FORMAT
     return hashlib.sha256(facts).hexdigest()[:12]
 
 

@@ -4,12 +4,11 @@ The last committed token is the first draft step's input. Where a window costs t
 before it goes with it: drafts accepted whole leave just that one, and a pass of its own costs as much as a draft.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_jax.decoding.records import DeviceState
-from gelato_jax.models import Cache, Decoder, Fresh, write
+from gelato_jax.models import Cache, Decoder, Fresh, pad_window, write
 
 CATCH_UP_WINDOW = 16
 """Tokens fed at a time to a draft's cache that lags by more than one."""
@@ -39,9 +38,7 @@ def catch_up(decoder: Decoder, state: DeviceState, drafting: Array) -> tuple[Cac
             valid = missing(length)
             x, fresh = decoder.run(decoder.embed_tokens(tokens), angles, cache, length, 0, last, valid=valid)
             fresh = (*fresh, *decoder.skip(x, angles, last, last + 1, valid))
-            padding = [(0, 0), (0, 0), (0, CATCH_UP_WINDOW - window), (0, 0)]
-            fresh = jax.tree.map(lambda array: jnp.pad(array, padding), fresh)
-            return fresh, length + jnp.minimum(missing(length), window), x.max()
+            return pad_window(fresh, CATCH_UP_WINDOW), length + jnp.minimum(missing(length), window), x.max()
 
         return run
 

@@ -95,10 +95,13 @@ def first_layers(target: Model, layers: int, exits: Sequence[int] = ()) -> Draft
     if not 1 <= layers <= target.config.num_layers:
         raise GelatoError(f"draft layers:{layers} must lie in 1..{target.config.num_layers}, the target's layers")
     config: ModelConfig = dataclasses.replace(target.config, num_layers=layers, exits=(*exits, layers))
-    kept = {
-        path: array
-        for path, array in target.params.items()
-        if not path.startswith("layers.") or int(path.split(".")[1]) < layers
-    }
+    if config.is_stacked:
+        kept = {path: array[:layers] if path.startswith("layers.") else array for path, array in target.params.items()}
+    else:
+        kept = {
+            path: array
+            for path, array in target.params.items()
+            if not path.startswith("layers.") or int(path.split(".")[1]) < layers
+        }
     norms = {f"exit_norms.{index}.scale": target.params["norm.scale"] for index in range(len(exits))}
     return make_draft(Model(config=config, params={**kept, **norms}))

@@ -16,7 +16,7 @@ from jax import Array, lax
 import gelato_kernels
 from gelato_jax.decoding.records import EdgeState, Sampling, Shapes
 from gelato_jax.decoding.sampling import shape_logits
-from gelato_jax.models import Fresh, Model, write
+from gelato_jax.models import Fresh, Model, pad_window, write
 from gelato_jax.payloads import Downlink, DraftIds, Payload, RoundNoise, Uplink
 from gelato_jax.types import record
 
@@ -128,9 +128,7 @@ def _score(
 
     def run(window: int) -> tuple[Array, Fresh, Array]:
         x, fresh = decoder.forward(tokens[:, :window], state.cache, state.length - 1, valid)
-        short = widest - window
-        fresh = jax.tree.map(lambda array: jnp.pad(array, [(0, 0), (0, 0), (0, short), (0, 0)]), fresh)
-        return jnp.pad(x, [(0, 0), (0, short), (0, 0)]), fresh, x.max()
+        return jnp.pad(x, [(0, 0), (0, widest - window), (0, 0)]), pad_window(fresh, widest), x.max()
 
     def score(window: int) -> tuple[Downlink, Array | None]:
         logits = decoder.unembed(x[:, :window], valid=valid)

@@ -35,6 +35,7 @@ class Attention(nnx.Module):
         cached: KeyValue | Joined | None,
         lengths: Array,
         valid: Array | None = None,
+        layer: Array | None = None,
     ) -> tuple[Array, KeyValue]:
         """Attend from `x [B, T, D]` to the first `lengths [B]` cached slots and to the window's past.
 
@@ -46,33 +47,36 @@ class Attention(nnx.Module):
                 itself alone, as whole sequences do in training. Only this case has a gradient.
             lengths: valid slots of each row, `[B]` int32.
             valid: `[B]` tokens of each window that count, or None for all.
+            layer: of weights and caches that are stacks, which is meant, `[]` int32.
 
         Returns:
             `x` with the attention's output added, and the window's keys and values `[B, K, T, H]`.
         """
-        projected = self.qkv(x, norm=norm, valid=valid)
+        projected = self.qkv(x, norm=norm, valid=valid, layer=layer)
         if cached is None:
-            query, key, value = self._split(projected, angles)
+            query, key, value = self._split(projected, angles, layer)
             attended = attend_to_itself(query, key, value)
         else:
             norms = None
             if self.q_norm is not None and self.k_norm is not None:
                 norms = (self.q_norm.scale[...], self.k_norm.scale[...], self.q_norm.eps)
-            attended, key, value = _attend(projected, cached, lengths, angles, norms, valid)
-        return self.out(attended, residual=x, valid=valid), (key, value)
+            attended, key, value = _attend(projected, cached, lengths, angles, norms, rows=valid, layer=layer)
+        return self.out(attended, residual=x, valid=valid, layer=layer), (key, value)
 
-    def keys_values(self, x: Array, norm: RMSNorm, angles: Angles, valid: Array | None = None) -> KeyValue:
+    def keys_values(
+        self, x: Array, norm: RMSNorm, angles: Angles, valid: Array | None = None, layer: Array | None = None
+    ) -> KeyValue:
         """Keys and values alone, `[B, K, T, H]`: what a skipped layer must leave in the cache."""
-        _, key, value = self._split(self.qkv(x, norm=norm, valid=valid), angles)
+        _, key, value = self._split(self.qkv(x, norm=norm, valid=valid, layer=layer), angles, layer)
         return key, value
 
-    def _split(self, projected: Array, angles: Angles) -> tuple[Array, Array, Array]:
+    def _split(self, projected: Array, angles: Angles, layer: Array | None) -> tuple[Array, Array, Array]:
         """Queries `[B, T, N, H]`, keys and values `[B, K, T, H]` of what the projection gave."""
         num_heads, num_kv_heads, head_dim = self.heads
         tokens = projected.reshape(*projected.shape[:2], num_heads + 2 * num_kv_heads, head_dim)
         query, key, value = jnp.split(tokens, [num_heads, num_heads + num_kv_heads], axis=2)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
+            query, key = self.q_norm(query, layer), self.k_norm(key, layer)
         query, key = rotate(query, angles), rotate(key, angles)
         return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
@@ -83,16 +87,21 @@ def _attend(
     lengths: Array,
     angles: Angles,
     norms: tuple[Array, Array, float] | None,
-    valid: Array | None,
+    rows: Array | None,
+    layer: Array | None,
 ) -> tuple[Array, Array, Array]:
     """`rotary_attention` to a batch's cache, or row by row to each one's own."""
     if not isinstance(cached, Joined):
-        return gelato_kernels.rotary_attention(projected, *cached, lengths, *angles, norms=norms, rows=valid)
+        return gelato_kernels.rotary_attention(
+            projected, *cached, lengths, *angles, norms=norms, rows=rows, layer=layer
+        )
 
     def attend(row: int, own: KeyValue) -> tuple[Array, Array, Array]:
         one = slice(row, row + 1)
-        turned, counted = (angle[one] for angle in angles), None if valid is None else valid[one]
-        return gelato_kernels.rotary_attention(projected[one], *own, lengths[one], *turned, norms=norms, rows=counted)
+        turned, counted = (angle[one] for angle in angles), None if rows is None else rows[one]
+        return gelato_kernels.rotary_attention(
+            projected[one], *own, lengths[one], *turned, norms=norms, rows=counted, layer=layer
+        )
 
     parts = zip(*(attend(row, own) for row, own in enumerate(cached.rows)), strict=True)
     attended, key, value = (jnp.concatenate(part) for part in parts)

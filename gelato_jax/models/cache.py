@@ -1,4 +1,6 @@
-"""The key/value cache: one pair of arrays per layer, one length per row.
+"""The key/value cache: a pair of arrays for each group of layers, one length per row.
+
+A group is one layer; or, where weights are in blocks, all layers in a stack (`decoder`).
 
 A row's valid slots are those below its length, so rolling back rejected tokens is setting a length;
 slots at or above it hold garbage that the next write covers.
@@ -15,29 +17,29 @@ from jax.typing import DTypeLike
 from gelato_jax.config import ModelConfig
 
 KeyValue = tuple[Array, Array]
-"""Keys and values of one layer: `[B, K, S, H]` in a cache, `[B, K, T, H]` fresh from a window."""
+"""Keys and values of one layer: `[B, K, S, H]` in a cache, `[B, K, T, H]` fresh from a window; of L layers in a stack
+`[B, L, K, S, H]` and `[B, L, K, T, H]`."""
 
 
 class Joined(NamedTuple):
-    """One layer of several rows, each of which keeps arrays of its own."""
+    """One group of layers of several rows, each of which keeps arrays of its own."""
 
-    rows: tuple[KeyValue, ...]  # each [1, K, S, H]
+    rows: tuple[KeyValue, ...]  # each [1, ...]
 
 
 Cache = tuple[KeyValue | Joined, ...]
-"""A layer after another."""
+"""A group of layers after another."""
 
 Fresh = tuple[KeyValue, ...]
-"""What a window gives a cache, a layer after another."""
+"""What a window gives a cache, layers in their order: the groups of a cache, or parts of its one group."""
 
 
 def allocate(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
-    """An empty cache of `slots` slots for `rows` rows.
-
-    Layers are separate arrays: a stacked cache is copied slice by slice by XLA on a CPU.
-    """
-    shape = (rows, config.num_kv_heads, slots, config.head_dim)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
+    """An empty cache of `slots` slots for `rows` rows."""
+    layers = (config.num_layers,) if config.is_stacked else ()
+    shape = (rows, *layers, config.num_kv_heads, slots, config.head_dim)
+    groups = 1 if config.is_stacked else config.num_layers
+    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(groups))
 
 
 def join_rows(caches: Sequence[Cache]) -> Cache:
@@ -52,6 +54,15 @@ def split_rows(cache: Cache, rows: int) -> tuple[Cache, ...]:
         if rows == 1
         else tuple(zip(*(layer.rows for layer in cache if isinstance(layer, Joined)), strict=True))
     )
+
+
+def pad_window(fresh: Fresh, window: int) -> Fresh:
+    """As of a window of so many tokens: what is behind means nothing."""
+
+    def pad(array: Array) -> Array:
+        return jnp.pad(array, [*[(0, 0)] * (array.ndim - 2), (0, window - array.shape[-2]), (0, 0)])
+
+    return jax.tree.map(pad, fresh)
 
 
 def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
@@ -69,6 +80,9 @@ def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
     """
     never = (after.max() == jnp.inf).astype(jnp.int32)
     lengths = lengths + never
+    if len(fresh) > len(cache):
+        keys, values = zip(*fresh, strict=True)
+        fresh = ((jnp.concatenate(keys, axis=1), jnp.concatenate(values, axis=1)),)
 
     def into(old: KeyValue, new: KeyValue, rows: slice) -> KeyValue:
         return _write(old[0], new[0][rows], lengths[rows]), _write(old[1], new[1][rows], lengths[rows])
@@ -83,12 +97,12 @@ def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
 
 @jax.jit  # so that all layers share one tracing and lowering; XLA inlines the calls
 def _write(old: Array, new: Array, lengths: Array) -> Array:
-    rows, heads, window, _ = new.shape
+    *leading, window, _ = new.shape
     new = new.astype(old.dtype)
-    if rows == 1:  # one move of memory, where several rows are scattered and copied first
-        return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=2)
-    slots = lengths[:, None, None] + jnp.arange(window)
-    row, head = jnp.arange(rows)[:, None, None], jnp.arange(heads)[:, None]
+    if leading[0] == 1:  # one move of memory, where several rows are scattered and copied first
+        return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=len(leading))
     # Heads are indexed too: updates that span them want another layout on a TPU than the attention kernel reads, and
     # XLA would copy whole caches between the two at every step.
-    return old.at[row, head, slots].set(new, mode="drop")
+    places = jnp.ix_(*map(jnp.arange, (*leading, window)))
+    slots = lengths.reshape(-1, *[1] * len(leading)) + places[-1]
+    return old.at[(*places[:-1], slots)].set(new, mode="drop")

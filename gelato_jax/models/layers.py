@@ -60,10 +60,11 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((size,)))
         self.eps = eps
 
-    def __call__(self, x: Array) -> Array:
-        """Normalise the last axis of `x [..., size]` float32."""
+    def __call__(self, x: Array, layer: Array | None = None) -> Array:
+        """Normalise the last axis of `x [..., size]` float32; by the scale of a layer where it is a stack of such."""
+        scale = self.scale[...] if layer is None else self.scale[...][layer]
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(mean_square + self.eps) * self.scale[...].astype(jnp.float32)
+        return x * jax.lax.rsqrt(mean_square + self.eps) * scale.astype(jnp.float32)
 
 
 class Linear(nnx.Module):
@@ -87,6 +88,7 @@ class Linear(nnx.Module):
         gated: bool = False,
         residual: Array | None = None,
         valid: Array | None = None,
+        layer: Array | None = None,
     ) -> Array:
         """Map `x [..., in]` float32 to `[..., out]` float32.
 
@@ -96,9 +98,10 @@ class Linear(nnx.Module):
             gated: what is multiplied is silu of their first half times their second (arXiv 2002.05202).
             residual: `[..., out]`, added last.
             valid: `[B]` tokens of each window that count; weights in blocks save the others, whose results are zero.
+            layer: of weights that are a stack, norm and bias among them: which is meant, `[]` int32.
         """
         if self.blocks is not None:
-            weights = _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks)
+            weights = _blocks(self.kernel, self.kernel_scale, self.kernel_minimum, *self.blocks, layer)
             bias = None if self.bias is None else self.bias[...]
             return _block_matmul(x, weights, norm, gated=gated, bias=bias, residual=residual, rows=valid)
         if norm is not None:
@@ -185,7 +188,12 @@ def _outlines(inputs: int, outputs: int, kind: WeightFormat, outputs_first: bool
 
 
 def _blocks(
-    packed: nnx.Param, scale: nnx.Param | None, minimum: nnx.Param | None, kind: BlockFormat, shape: tuple[int, int]
+    packed: nnx.Param,
+    scale: nnx.Param | None,
+    minimum: nnx.Param | None,
+    kind: BlockFormat,
+    shape: tuple[int, int],
+    layer: Array | None = None,
 ) -> gelato_kernels.BlockWeights:
     assert scale is not None
     return gelato_kernels.BlockWeights(
@@ -194,6 +202,7 @@ def _blocks(
         minimums=None if minimum is None else minimum[...],
         format=kind,
         shape=shape,
+        layer=layer,
     )
 
 
@@ -216,9 +225,10 @@ class GatedMLP(nnx.Module):
         self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config, rngs=rngs)
         self.down = Linear(config.mlp_size, config.hidden_size, config, rngs=rngs)
 
-    def __call__(self, x: Array, norm: RMSNorm, valid: Array | None = None) -> Array:
-        """`x [..., D]` with the MLP of its norm added; `valid` as in `Linear`."""
-        return self.down(self.gate_up(x, norm=norm, valid=valid), gated=True, residual=x, valid=valid)
+    def __call__(self, x: Array, norm: RMSNorm, valid: Array | None = None, layer: Array | None = None) -> Array:
+        """`x [..., D]` with the MLP of its norm added; `valid` and `layer` as in `Linear`."""
+        both = self.gate_up(x, norm=norm, valid=valid, layer=layer)
+        return self.down(both, gated=True, residual=x, valid=valid, layer=layer)
 
 
 Angles = tuple[Array, Array]

@@ -8,7 +8,7 @@ from jax import Array
 
 import gelato_kernels
 from gelato_jax.config import ModelConfig, WeightFormat
-from gelato_jax.models.decoder import Model, parameter_shapes
+from gelato_jax.models.decoder import Model, stack_layers
 
 SCALE = "_scale"
 """What the path of a matrix's scales adds to the path of the matrix."""
@@ -43,13 +43,13 @@ def quantize(model: Model, weight_format: WeightFormat = "int8") -> Model:
     if weight_format == "float" or not (found == "float" or (found, weight_format) == ("int8", "q8")):
         raise ValueError(f"weight_format is {found!r}, cannot become {weight_format!r}; quantize a model of 'float'")
     config = dataclasses.replace(model.config, weight_format=weight_format)
-    paths = parameter_shapes(config)
-    params = {path: array for path, array in model.params.items() if path in paths}
-    for path in paths:
-        name = path.removesuffix(SCALE)
-        if name != path and name in model.params:
-            params |= _kept(name, model.params[name], model.params.get(path), config)
-    return Model(config=config, params=params)
+    params = {}
+    for path, array in model.params.items():
+        if path.endswith(".kernel") or (config.block_format and path == "embed.embedding"):
+            params |= _kept(path, array, model.params.get(f"{path}{SCALE}"), config)
+        elif not path.endswith(SCALE):
+            params[path] = array
+    return Model(config=config, params=stack_layers(params) if config.is_stacked else params)
 
 
 def restore_blocks(model: Model) -> Model:

@@ -26,7 +26,7 @@ from gelato_jax.decoding.programs import in_background, once, outline, pack, tex
 from gelato_jax.decoding.records import DecodeState, Job, Session, Shapes
 from gelato_jax.decoding.round import Begun, begin_round, end_round
 from gelato_jax.errors import GelatoError
-from gelato_jax.models import Model
+from gelato_jax.models import Cache, Model
 from gelato_jax.payloads import Downlink, Uplink
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.client import AwayError, Client, Traffic
@@ -97,7 +97,7 @@ class RemoteStream(Stream):
 
     def _round(self) -> np.ndarray:
         payload, ids = self.job.policy.payload, self.job.draft_ids
-        begun, uplink = _draft(self.state, self.job, np.int32(0), shapes=self.shapes)
+        begun, uplink = self._draft(least=0)
         uplink = jax.device_get(uplink)
         message = payload.encode_uplink(uplink, 0, ids)
         verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
@@ -135,8 +135,7 @@ class RemoteStream(Stream):
         Raises:
             AwayError: there are no drafts, as where they are looked up.
         """
-        most = np.int32(self.shapes.max_draft_length)
-        begun, uplink = _draft(self.state, self.job, most, shapes=self.shapes)
+        begun, uplink = self._draft(least=self.shapes.max_draft_length)
         made, tokens, length = begun.drafted.own, np.asarray(uplink.tokens), np.asarray(uplink.length)
         if length[0] == 0 and self.state.device.limit[0] - self.state.device.length[0] == 1:
             self.end(np.ones(1, bool))
@@ -150,6 +149,13 @@ class RemoteStream(Stream):
         begun = begun._replace(drafted=drafted)
         self.state, packed, _ = _commit(self.state, begun, downlink, self.no_row, job=self.job, shapes=self.shapes)
         return [np.asarray(packed)]
+
+    def _draft(self, *, least: int) -> tuple[Begun, Uplink]:
+        """Begin the round. The cache is written in place: what it holds behind its length means nothing."""
+        bare, cache = _apart(self.state)
+        begun, uplink = _draft(cache, bare, self.job, np.int32(least), shapes=self.shapes)
+        self.state = _together(bare, begun.drafted.own.cache)
+        return begun, uplink
 
     def _answer(self, verify: pb.VerifyRequest, *, streams: bool) -> tuple[pb.VerifyReply, bool]:
         """The answer to a round, and whether it was sent for; of a stream that goes on by itself, the next."""
@@ -310,7 +316,8 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
     """Compile a round's two halves in a thread, while the edge prepares its own."""
 
     def make() -> None:
-        drafting = _draft.lower(state, job, np.int32(0), shapes=shapes)
+        bare, cache = _apart(state)
+        drafting = _draft.lower(cache, bare, job, np.int32(0), shapes=shapes)
         drafting.compile()
         begun, _ = drafting.out_info
         ids = job.draft_ids
@@ -321,9 +328,19 @@ def _prepare(state: DecodeState, job: Job, shapes: Shapes) -> Future[None]:
     return once(("device", shapes, outline((state, job))), lambda: in_background(make))
 
 
-@partial(jax.jit, static_argnames="shapes")
-def _draft(state: DecodeState, job: Job, least: Array, *, shapes: Shapes) -> tuple[Begun, Uplink]:
+def _apart(state: DecodeState) -> tuple[DecodeState, Cache]:
+    """A state without the draft's cache, and that."""
+    return _together(state, ()), state.device.cache
+
+
+def _together(state: DecodeState, cache: Cache) -> DecodeState:
+    return dataclasses.replace(state, device=dataclasses.replace(state.device, cache=cache))
+
+
+@partial(jax.jit, static_argnames="shapes", donate_argnames="cache")
+def _draft(cache: Cache, state: DecodeState, job: Job, least: Array, *, shapes: Shapes) -> tuple[Begun, Uplink]:
     """`begin_round`, compiled."""
+    state = _together(state, cache)
     return begin_round(state, Device(job, shapes), job.setup, shapes.max_draft_length, least=least)
 
 

@@ -84,7 +84,7 @@ void product(unsigned seed, const Setting& s) {
 void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool narrow, int threads) {
   std::mt19937 random(seed);
   Attention a{};
-  a.batch = 2, a.window = window, a.heads = a.query_heads = 6, a.scale = 1.0f, a.kv_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
+  a.batch = 2, a.window = window, a.heads = a.query_heads = 6, a.scale = 1.0f, a.kv_heads = a.cache_heads = 2, a.slots = length + 1, a.size = size, a.narrow = narrow;
   const auto query = normal(random, 2 * window * 6 * size), key = normal(random, 2 * 2 * a.slots * size);
   const auto fresh = normal(random, 2 * 2 * window * size);
   std::vector<uint16_t> halves(key.size());
@@ -116,7 +116,7 @@ void rotation(unsigned seed, int64_t size, int64_t window, bool normed) {
   std::mt19937 random(seed);
   Attention a{};
   const std::vector<int32_t> some = {0, static_cast<int32_t>(window > 1 ? window - 1 : 1)};
-  a.batch = 2, a.window = window, a.counts = some.data(), a.heads = 4, a.kv_heads = 2, a.query_heads = 8;
+  a.batch = 2, a.window = window, a.counts = some.data(), a.heads = 4, a.kv_heads = a.cache_heads = 2, a.query_heads = 8;
   a.slots = 3, a.size = size, a.scale = 0.5f, a.epsilon = 1e-5f;
   const auto projected = normal(random, 2 * window * 8 * size), cache = normal(random, 2 * 2 * 3 * size);
   const auto angles = normal(random, 2 * window * (size / 2)), norm = normal(random, size);

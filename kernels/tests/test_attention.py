@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -173,3 +174,38 @@ def test_a_projection_that_does_not_fit_is_refused():
         gk.rotary_attention(**narrow)
     with pytest.raises(ValueError, match=r"cosine has shape \(3, 5, 7\), expected \(3, 5, 8\) = \[B, T, H / 2\]"):
         gk.rotary_attention(**(inputs | {"cosine": inputs["cosine"][..., 1:]}))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("implementation", runnable(rotary.BACKENDS))
+def test_a_layer_of_stacked_caches_is_attended_to_as_it_is_alone(implementation, narrow):
+    cases = [rotary_cases.case(seed, [40, 0, 17], normed=True) for seed in (30, 31, 32)]
+    if narrow:
+        for inputs in cases:
+            inputs |= {name: inputs[name].astype(jnp.bfloat16) for name in ("cache_key", "cache_value")}
+    shared = {name: cases[0][name] for name in ("projected", "cosine", "sine", "lengths")} | {"rows": np.int32(3)}
+    caches = {name: np.stack([inputs[name] for inputs in cases], axis=1) for name in ("cache_key", "cache_value")}
+    scales = [np.stack([inputs["norms"][part] for inputs in cases]) for part in (0, 1)]
+
+    @jax.jit
+    def of_layer(layer):
+        norms = (*scales, 1e-5)
+        return gk.rotary_attention(**shared, **caches, norms=norms, layer=layer, implementation=implementation)
+
+    for layer, nearest in ((0, 0), (1, 1), (2, 2), (-1, 0), (7, 2)):
+        own = {name: cases[nearest][name] for name in ("cache_key", "cache_value", "norms")}
+        alone = gk.rotary_attention(**shared, **own, implementation=implementation)
+        for seen, expected in zip(of_layer(jnp.int32(layer)), alone, strict=True):
+            if implementation == "native":
+                np.testing.assert_array_equal(seen, expected)
+            else:
+                np.testing.assert_allclose(seen, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_stacked_caches_need_a_layer_and_a_layer_needs_them():
+    inputs = rotary_cases.CASES["window"]()
+    with pytest.raises(ValueError, match=r"cache_key has shape .* expected .*layers"):
+        gk.rotary_attention(**inputs, layer=0)
+    stacked = {name: inputs[name][:, None] for name in ("cache_key", "cache_value")}
+    with pytest.raises(ValueError, match="cache_key has shape"):
+        gk.rotary_attention(**(inputs | stacked))

@@ -1,5 +1,6 @@
 """Block weights against float64 NumPy: what they stand for, and their products, every implementation and case."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import gelato_kernels as gk
 from gelato_kernels.block_weights.api import BACKENDS
-from gelato_kernels.block_weights.cases import CASES, matrix
+from gelato_kernels.block_weights.cases import CASES, around, matrix
 from gelato_kernels.dispatch import runnable
 
 IMPLEMENTATIONS = runnable(BACKENDS)
@@ -180,3 +181,62 @@ def test_rows_are_those_of_the_matrix(format, shape):
     )
     with pytest.raises(ValueError, match=r"rows has dtype float32"):
         gk.unpack_rows(weights, jnp.zeros(2))
+
+
+def stacked(cases):
+    """Inputs of several cases of one shape: their weights, norms and biases in stacks."""
+    weights = jax.tree.map(lambda *arrays: jnp.stack(arrays), *(inputs["weights"] for inputs in cases))
+    around = {name: np.stack([inputs[name] for inputs in cases]) for name in ("bias",) if name in cases[0]}
+    if "norm" in cases[0]:
+        around["norm"] = (np.stack([inputs["norm"][0] for inputs in cases]), cases[0]["norm"][1])
+    return weights, around
+
+
+@pytest.mark.parametrize("format", ["q4", "q8"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_layer_of_a_stack_is_as_it_is_alone(implementation, format):
+    cases = [around(seed, 50, 2, 3, 70, format=format, norm=True) for seed in (20, 21, 22)]
+    weights, own = stacked(cases)
+    shared = {name: cases[0][name] for name in ("x", "residual", "rows")}
+
+    @jax.jit
+    def of_layer(layer):
+        of = dataclasses.replace(weights, layer=layer)
+        return gk.block_matmul(weights=of, **shared, **own, implementation=implementation)
+
+    alone = [gk.block_matmul(**{**inputs, **shared}, implementation=implementation) for inputs in cases]
+    for layer, nearest in ((0, 0), (1, 1), (2, 2), (-1, 0), (7, 2)):
+        out = np.asarray(of_layer(jnp.int32(layer)))
+        if implementation == "native":
+            np.testing.assert_array_equal(out, alone[nearest])
+        else:
+            np.testing.assert_allclose(out, alone[nearest], rtol=1e-5, atol=1e-4)
+    unpacked = gk.unpack_blocks(dataclasses.replace(weights, layer=jnp.int32(1)))
+    np.testing.assert_array_equal(unpacked, gk.unpack_blocks(cases[1]["weights"]))
+
+
+def test_what_goes_with_a_stack_is_stacked():
+    inputs = around(20, 50, 2, 3, 70, norm=True)
+    weights, own = stacked([inputs, inputs])
+    weights = dataclasses.replace(weights, layer=jnp.int32(0))
+    with pytest.raises(ValueError, match=r"norm has shape \(70,\), expected"):
+        gk.block_matmul(inputs["x"], weights, norm=inputs["norm"])
+    with pytest.raises(ValueError, match=r"bias has shape \(50,\), expected"):
+        gk.block_matmul(inputs["x"], weights, norm=own["norm"], bias=inputs["bias"])
+
+
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="no compiled kernels here")
+def test_a_stack_is_read_in_place():
+    """Whose copy of a layer in every step would cost as much as the product."""
+    inputs = around(20, 512, 1, 1, 512, norm=True)
+    weights, own = stacked([inputs] * 4)
+
+    def layers(x, weights):
+        def step(x, layer):
+            out = gk.block_matmul(x, dataclasses.replace(weights, layer=layer), norm=own["norm"])
+            return out, ()
+
+        return jax.lax.scan(step, x, jnp.arange(4))[0]
+
+    memory = jax.jit(layers).lower(inputs["x"], weights).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < weights.packed[0].nbytes / 4

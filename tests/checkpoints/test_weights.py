@@ -22,14 +22,15 @@ def test_source_is_the_files_own_blocks(quantised):
     floats, blocks = load_checkpoint(quantised), load_checkpoint(quantised, weights="source")
     assert (floats.config.weight_format, blocks.config.weight_format) == ("float", "q4")
     assert blocks.provenance["weights"] == "q4"
-    path = "layers.1.mlp.gate_up.kernel"
+    path, stack = "layers.1.mlp.gate_up.kernel", "layers.mlp.gate_up.kernel"
     matrix = gelato_kernels.unpack_blocks(
         gelato_kernels.BlockWeights(
-            packed=blocks.parameters[path],
-            scales=blocks.parameters[f"{path}_scale"],
-            minimums=blocks.parameters[f"{path}_minimum"],
+            packed=blocks.parameters[stack],
+            scales=blocks.parameters[f"{stack}_scale"],
+            minimums=blocks.parameters[f"{stack}_minimum"],
             format="q4",
             shape=floats.parameters[path].shape[::-1],
+            layer=np.int32(1),
         )
     )
     np.testing.assert_array_equal(matrix.T, floats.parameters[path])

@@ -1,6 +1,8 @@
 """Decoders whose matrices are in blocks: what they compute, and that a token's numbers do not know its window."""
 
 import dataclasses
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 import gelato_jax as gelato
 import gelato_kernels
 from gelato_jax.control import static
+from gelato_jax.decoding import first_layers
 from gelato_jax.models import Model, allocate, quantize, random_model, restore_blocks, write
 from gelato_jax.testing import noisy_copy, tiny_config, tiny_pair
 from gelato_kernels import native
@@ -53,18 +56,21 @@ def _unpacked(model: Model) -> Model:
     floats = random_model(config).params
     params = {}
     for path, like in floats.items():
-        scale = model.params.get(f"{path}_scale")
+        of_layer = re.fullmatch(r"layers\.(\d+)\.(.+)", path)
+        name, layer = (f"layers.{of_layer[2]}", jnp.int32(of_layer[1])) if of_layer else (path, None)
+        scale = model.params.get(f"{name}_scale")
         if scale is None:
-            params[path] = model.params[path]
+            params[path] = model.params[name] if layer is None else model.params[name][layer]
             continue
         first = path in ("head.kernel", "embed.embedding")
-        minimums = model.params.get(f"{path}_minimum")
+        minimums = model.params.get(f"{name}_minimum")
         blocks = gelato_kernels.BlockWeights(
-            packed=model.params[path],
+            packed=model.params[name],
             scales=scale,
             minimums=minimums,
             format="q8" if minimums is None else "q4",
             shape=like.shape if first else like.shape[::-1],
+            layer=layer,
         )
         matrix = gelato_kernels.unpack_blocks(blocks)
         params[path] = matrix if first else matrix.T
@@ -120,3 +126,34 @@ def test_greedy_text_of_drafts_is_the_targets_own_without_ties(kind):
     expected = gelato.autoregressive(pair, prompts, settings=settings)
     answer = gelato.generate(pair, prompts, settings=settings, controller=static(5))
     assert answer.tokens == expected
+
+
+def test_layers_in_a_stack_are_read_and_cached_in_place():
+    """A slice of a stack, or of a cache, that was copied in every step would cost as much as the step."""
+    config = dataclasses.replace(SHAPES["llama"], hidden_size=256, mlp_size=512)
+    model = quantize(random_model(config), "q8")
+    cache, lengths = allocate(config=model.config, rows=1, slots=512), jnp.array([40], jnp.int32)
+
+    @partial(jax.jit, donate_argnames="cache")
+    def steps(model, cache, token):
+        def step(_, carry):
+            cache, token = carry
+            logits, cache = _window.__wrapped__(model, token, cache, lengths)
+            return cache, logits.argmax(axis=-1)
+
+        return jax.lax.fori_loop(0, 3, step, (cache, token))
+
+    memory = steps.lower(model, cache, jnp.ones((1, 1), jnp.int32)).compile().memory_analysis()
+    layer = model.params["layers.mlp.gate_up.kernel"][0].nbytes
+    assert memory.temp_size_in_bytes < layer / 2
+    assert memory.alias_size_in_bytes >= sum(array.nbytes for array in jax.tree.leaves(cache))
+
+
+@needs_compiler
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_first_layers_of_a_stack_are_a_draft(layers, tokens):
+    target = quantize(random_model(SHAPES["llama"]), "q4")
+    draft = first_layers(target, layers).model
+    floats = first_layers(_unpacked(target), layers).model
+    expected = _logits(floats, tokens, [TOKENS])
+    np.testing.assert_allclose(_logits(draft, tokens, [TOKENS]), expected, atol=5e-3 * np.abs(expected).max())

@@ -136,10 +136,11 @@ def block_matmul(
 
     Args:
         x: [..., in] floating, or [..., 2 * in] if gated; used as float32. A row that holds nan or infinity becomes nan.
-        weights: of `pack_blocks` or `quantize_blocks`.
+        weights: of `pack_blocks` or `quantize_blocks`; or a stack of such, and its `layer`.
         rows: [] or [...] integer, one for each window: of the second to last axis of x, [..., rows, in], only so many
             count; others are skipped, their results zero.
         norm: (scale [in], epsilon): x * rsqrt(mean(x^2) + epsilon) * scale is multiplied (arXiv 1910.07467, eq. 4).
+            Of a stack [layers, in], and likewise `bias`.
         gated: silu(first half of x) * second half is multiplied (arXiv 2002.05202, equation 6); not with `norm`.
         bias: [out] floating, added.
         residual: [..., out] floating, added last.
@@ -170,10 +171,11 @@ def block_matmul(
     def floats(name: str, given: ArrayLike | None, shape: tuple[int, ...], letters: str) -> Array | None:
         return None if given is None else expect(op, name, given, "floating", shape, letters).astype(jnp.float32)
 
+    stacked = () if weights.layer is None else weights.packed.shape[:1]
     around = Around(
         rows=rows,
-        norm=floats("norm", norm and norm[0], (inputs,), "[in] of weights"),
-        bias=floats("bias", bias, (out,), "[out] of weights"),
+        norm=floats("norm", norm and norm[0], (*stacked, inputs), "[in] of weights"),
+        bias=floats("bias", bias, (*stacked, out), "[out] of weights"),
         residual=floats("residual", residual, (*x.shape[:-1], out), "[..., out]"),
         epsilon=float(norm[1]) if norm else 0.0,
         gated=gated,

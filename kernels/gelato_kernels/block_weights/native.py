@@ -23,6 +23,7 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
         jnp.zeros(0, jnp.float16) if weights.minimums is None else weights.minimums,
         jnp.zeros(0, jnp.int32) if around.rows is None else around.rows.reshape(-1),
         *optional,
+        jnp.zeros(0, jnp.int32) if weights.layer is None else weights.layer,
         inputs=np.int64(inputs),
         window=np.int64(x.shape[-2] if x.ndim > 1 else 1),
         gated=around.gated,

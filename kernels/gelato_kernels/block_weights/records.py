@@ -17,7 +17,7 @@ Format = Literal["q4", "q8"]
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("packed", "scales", "minimums"),
+    data_fields=("packed", "scales", "minimums", "layer"),
     meta_fields=("format", "shape"),
 )
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class BlockWeights:
         minimums: the same of q4, None of q8.
         format: `q4` or `q8`.
         shape: (out, in) of the matrix.
+        layer: int32 [], or None. With it all arrays have a leading axis and this is the matrix of it that is meant: a
+            stack is read in place, where XLA would copy a slice.
     """
 
     packed: Array
@@ -42,6 +44,7 @@ class BlockWeights:
     minimums: Array | None
     format: Format
     shape: tuple[int, int]
+    layer: Array | None = None
 
 
 @functools.partial(
@@ -55,8 +58,8 @@ class Around:
 
     Attributes:
         rows: int32 [...] of each window that count, or None for all.
-        norm: float32 [in] scale of the RMS norm ahead, or None.
-        bias: float32 [out] or None.
+        norm: float32 [in] scale of the RMS norm ahead, or None; [layers, in] where the weights are a stack.
+        bias: float32 [out] or None; [layers, out] likewise.
         residual: float32 [..., out] or None.
         epsilon: of the norm.
         gated: x is [..., 2 * in]; its first half goes through silu and multiplies the second.

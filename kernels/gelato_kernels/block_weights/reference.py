@@ -1,6 +1,7 @@
 """`block_matmul` in plain jnp: the same rounding of rows as the compiled kernel, sums in whatever order XLA takes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,19 @@ SMALLEST_ROW = 1e-30
 """A row whose numbers all lie below counts as zeros, since the inverse of its step would overflow; likewise."""
 
 
+def one_layer(weights: BlockWeights, *others: Array | None) -> tuple[Any, ...]:
+    """Of a stack the matrix that is meant, and what goes with it of others that are stacked likewise."""
+    if weights.layer is None:
+        return weights, *others
+    layer = jnp.clip(weights.layer, 0, weights.packed.shape[0] - 1)
+    take = lambda stack: None if stack is None else lax.dynamic_index_in_dim(stack, layer, keepdims=False)  # noqa: E731
+    parts = {name: take(getattr(weights, name)) for name in ("packed", "scales", "minimums")}
+    return dataclasses.replace(weights, **parts, layer=None), *map(take, others)
+
+
 def unpack_blocks(weights: BlockWeights) -> Array:
     """The float32 matrix [out, in]."""
+    (weights,) = one_layer(weights)
     groups = weights.packed.shape[1]
     numbers = layout.from_panels(weights).astype(jnp.float32).reshape(-1, groups, GROUP)
     matrix = numbers * layout.of_outputs(weights.scales)[..., None]
@@ -37,6 +49,8 @@ def unpack_rows(weights: BlockWeights, rows: Array) -> Array:
 
 def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
     """Product [..., out] of x [..., in], or of what stands ahead of it, with what stands behind."""
+    weights, norm, bias = one_layer(weights, around.norm, around.bias)
+    around = dataclasses.replace(around, norm=norm, bias=bias)
     digits, step = _digits(_ahead(x, around))
     out = jnp.matmul(digits, unpack_blocks(_behind(weights, digits)).T, precision="highest") * step
     if around.bias is not None:

@@ -52,6 +52,7 @@ def rotary_attention(
     *,
     norms: tuple[ArrayLike, ArrayLike, float] | None = None,
     rows: ArrayLike | None = None,
+    layer: ArrayLike | None = None,
     scale: float | None = None,
     implementation: str | None = None,
 ) -> Attended:
@@ -69,6 +70,8 @@ def rotary_attention(
         norms: (query scale [H], key scale [H], epsilon): each head goes through x * rsqrt(mean(x^2) + epsilon) * scale
             (arXiv 1910.07467, eq. 4) before it is rotated.
         rows: [] or [B] integer: of the T tokens only so many count; others are skipped, their results zero.
+        layer: [] integer: of caches [B, layers, K, S, H], and norms [layers, H], which is meant; clipped to what there
+            is. By `native` it is read in place.
         scale: of the scores; None is H**-0.5.
         implementation: `native` (what a CPU gets where there is a C++ compiler, for caches in float32 or bfloat16; a
             token's result has the same bits in any window), `xla` (all else: XLA's code and, for the attention, what
@@ -84,11 +87,13 @@ def rotary_attention(
     op = "rotary_attention"
     projected = expect(op, "projected", projected, "floating", (None,) * 3, "[B, T, (N + 2 K) * H]")
     batch, window, width = projected.shape
-    cache_key = expect(op, "cache_key", cache_key, "floating", (batch, None, None, None), "[B, K, S, H] of projected")
+    stacked, letters = ((), "[B, K, S, H] of projected") if layer is None else ((None,), "[B, layers, K, S, H]")
+    cache_key = expect(op, "cache_key", cache_key, "floating", (batch, *stacked, None, None, None), letters)
     for name, shape in (("projected", projected.shape), ("cache_key", cache_key.shape)):
         if 0 in shape:
             raise ValueError(f"{op}: {name} has shape {shape}, expected no empty axis")
-    _, kv_heads, _, size = cache_key.shape
+    kv_heads, _, size = cache_key.shape[-3:]
+    layers = () if layer is None else cache_key.shape[1:2]
     heads = width // size - 2 * kv_heads
     if size % 2 or width % size or heads < kv_heads or heads % kv_heads:
         raise ValueError(
@@ -108,9 +113,10 @@ def rotary_attention(
     turn = Turn(
         cosine=expect(op, "cosine", cosine, "floating", angles, "[B, T, H / 2]").astype(jnp.float32),
         sine=expect(op, "sine", sine, "floating", angles, "[B, T, H / 2]").astype(jnp.float32),
-        query_norm=floats("norms[0]", norms and norms[0], (size,), "[H]"),
-        key_norm=floats("norms[1]", norms and norms[1], (size,), "[H]"),
+        query_norm=floats("norms[0]", norms and norms[0], (*layers, size), "[H]"),
+        key_norm=floats("norms[1]", norms and norms[1], (*layers, size), "[H]"),
         rows=rows,
+        layer=None if layer is None else expect(op, "layer", layer, "integer", (), "[]").astype(jnp.int32),
         epsilon=float(norms[2]) if norms else 0.0,
         scale=size**-0.5 if scale is None else float(scale),
     )

@@ -1,6 +1,8 @@
 """`rotary_attention` from its parts, with whatever serves `window_attention`."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -13,11 +15,25 @@ def rotary_attention(
     projected: Array, cache_key: Array, cache_value: Array, lengths: Array, turn: Turn
 ) -> tuple[Array, Array, Array]:
     """Fields of Attended."""
+    cache_key, cache_value, turn = one_layer(cache_key, cache_value, turn)
 
     def attend(query: Array, key: Array, value: Array) -> Array:
         return window_attention(query, cache_key, cache_value, lengths, key, value, scale=turn.scale)
 
     return from_parts(projected, cache_key.shape[1], cache_key.shape[3], turn, attend)
+
+
+def one_layer(cache_key: Array, cache_value: Array, turn: Turn) -> tuple[Array, Array, Turn]:
+    """Of stacks the layer that is meant, copied."""
+    if turn.layer is None:
+        return cache_key, cache_value, turn
+    layer = jnp.clip(turn.layer, 0, cache_key.shape[1] - 1)
+
+    def take(stack: Array | None, axis: int) -> Any:
+        return None if stack is None else lax.dynamic_index_in_dim(stack, layer, axis, keepdims=False)
+
+    turn = dataclasses.replace(turn, query_norm=take(turn.query_norm, 0), key_norm=take(turn.key_norm, 0), layer=None)
+    return take(cache_key, 1), take(cache_value, 1), turn
 
 
 def from_parts(

@@ -59,6 +59,7 @@ struct Attention {
   const float* fresh_value;
   float* out;  // [batch, window, heads, size]
   int64_t batch, window, heads, query_heads, kv_heads, slots, size;
+  int64_t cache_heads;  // From one row of a cache to the next: more than kv_heads where other layers lie between.
   const int32_t* counts;  // As of a product.
   float scale;  // Of scores.
   bool narrow;

@@ -157,7 +157,8 @@ struct Head {
   const float* query(int64_t query) const { return a.turned + (index * a.queries + query) * padded; }
   Text text(const void* cache, const float* fresh) const {
     const int64_t bytes = a.size * (a.narrow ? 2 : 4);
-    return {a, static_cast<const char*>(cache) + index * a.slots * bytes, fresh + index * a.window * a.size, length, padded};
+    const int64_t head = row * a.cache_heads + index % a.kv_heads;
+    return {a, static_cast<const char*>(cache) + head * a.slots * bytes, fresh + index * a.window * a.size, length, padded};
   }
 };
 

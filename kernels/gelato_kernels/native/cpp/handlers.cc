@@ -12,6 +12,20 @@ const T* data(const ffi::AnyBuffer& buffer) {  // Null where Python gave an empt
   return buffer.element_count() ? static_cast<const T*>(buffer.untyped_data()) : nullptr;
 }
 
+// What `layer` names of arrays that are stacked along an axis, or all where it names none. Out of range it is the nearest.
+int64_t layer_of(const ffi::AnyBuffer& layer, int64_t layers) {
+  const int32_t* index = data<int32_t>(layer);
+  return !index || *index < 0 ? 0 : *index < layers ? *index : layers - 1;
+}
+
+template <class T>
+const T* data(const ffi::AnyBuffer& stack, const ffi::AnyBuffer& layer) {
+  const T* first = data<T>(stack);
+  if (!first || !layer.element_count()) return first;
+  const int64_t layers = stack.dimensions()[0];
+  return first + layer_of(layer, layers) * (static_cast<int64_t>(stack.element_count()) / layers);
+}
+
 template <class T>
 T* out(ffi::Result<ffi::AnyBuffer>& buffer) { return static_cast<T*>(buffer->untyped_data()); }
 
@@ -21,21 +35,21 @@ ffi::Error done(bool had_memory) {
 
 ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer packed, ffi::AnyBuffer scale,
                         ffi::AnyBuffer minimum, ffi::AnyBuffer rows, ffi::AnyBuffer norm, ffi::AnyBuffer bias,
-                        ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> out, int64_t inputs, int64_t window,
-                        bool gated, float epsilon) {
+                        ffi::AnyBuffer residual, ffi::AnyBuffer layer, ffi::Result<ffi::AnyBuffer> out, int64_t inputs,
+                        int64_t window, bool gated, float epsilon) {
   Product p{};
   p.x = data<float>(x);
-  p.packed = data<uint8_t>(packed);
-  p.scale = data<uint16_t>(scale);
-  p.minimum = data<uint16_t>(minimum);
-  p.norm = data<float>(norm);
-  p.bias = data<float>(bias);
+  p.packed = data<uint8_t>(packed, layer);
+  p.scale = data<uint16_t>(scale, layer);
+  p.minimum = data<uint16_t>(minimum, layer);
+  p.norm = data<float>(norm, layer);
+  p.bias = data<float>(bias, layer);
   p.residual = data<float>(residual);
   p.out = static_cast<float*>(out->untyped_data());
   p.in = inputs;
   p.outputs = out->dimensions().back();
-  p.panels = scale.dimensions()[0];
-  p.groups = scale.dimensions()[1];
+  p.panels = scale.dimensions()[scale.dimensions().size() - 3];
+  p.groups = scale.dimensions()[scale.dimensions().size() - 2];
   p.window = window;
   p.gated = gated;
   p.epsilon = epsilon;
@@ -44,21 +58,26 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
   return done(run(p, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
-void set_cache(Attention& a, const ffi::AnyBuffer& key, const ffi::AnyBuffer& value, const ffi::AnyBuffer& lengths) {
-  a.key = key.untyped_data();
-  a.value = value.untyped_data();
+// Caches are [batch, kv_heads, slots, size], or [batch, layers, kv_heads, slots, size].
+void set_cache(Attention& a, const ffi::AnyBuffer& key, const ffi::AnyBuffer& value, const ffi::AnyBuffer& lengths,
+               int64_t layer) {
+  const auto shape = key.dimensions();
   a.lengths = data<int32_t>(lengths);
-  a.kv_heads = key.dimensions()[1];
-  a.slots = key.dimensions()[2];
-  a.size = key.dimensions()[3];
+  a.kv_heads = shape[shape.size() - 3];
+  a.slots = shape[shape.size() - 2];
+  a.size = shape[shape.size() - 1];
+  a.cache_heads = shape.size() == 5 ? shape[1] * a.kv_heads : a.kv_heads;
   a.narrow = key.element_type() == ffi::DataType::BF16;
+  const int64_t offset = layer * a.kv_heads * a.slots * a.size * (a.narrow ? 2 : 4);
+  a.key = static_cast<const char*>(key.untyped_data()) + offset;
+  a.value = static_cast<const char*>(value.untyped_data()) + offset;
 }
 
 ffi::Error window_attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer key, ffi::AnyBuffer value,
                             ffi::AnyBuffer lengths, ffi::AnyBuffer fresh_key, ffi::AnyBuffer fresh_value,
                             ffi::Result<ffi::AnyBuffer> out) {
   Attention a{};
-  set_cache(a, key, value, lengths);
+  set_cache(a, key, value, lengths, 0);
   a.query = data<float>(query);
   a.fresh_key = data<float>(fresh_key);
   a.fresh_value = data<float>(fresh_value);
@@ -73,10 +92,10 @@ ffi::Error window_attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::Any
 ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi::AnyBuffer key, ffi::AnyBuffer value,
                             ffi::AnyBuffer lengths, ffi::AnyBuffer cosine, ffi::AnyBuffer sine,
                             ffi::AnyBuffer query_norm, ffi::AnyBuffer key_norm, ffi::AnyBuffer rows,
-                            ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> fresh_key,
+                            ffi::AnyBuffer layer, ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> fresh_key,
                             ffi::Result<ffi::AnyBuffer> fresh_value, float scale, float epsilon) {
   Attention a{};
-  set_cache(a, key, value, lengths);
+  set_cache(a, key, value, lengths, layer_of(layer, key.dimensions()[1]));
   a.query = data<float>(projected);
   a.out = static_cast<float*>(out->untyped_data());
   a.batch = projected.dimensions()[0];
@@ -87,8 +106,8 @@ ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi:
   a.scale = scale;
   a.cosine = data<float>(cosine);
   a.sine = data<float>(sine);
-  a.query_norm = data<float>(query_norm);
-  a.key_norm = data<float>(key_norm);
+  a.query_norm = data<float>(query_norm, layer);
+  a.key_norm = data<float>(key_norm, layer);
   a.epsilon = epsilon;
   float* keys = static_cast<float*>(fresh_key->untyped_data());
   float* values = static_cast<float*>(fresh_value->untyped_data());
@@ -159,14 +178,14 @@ GELATO_EXPORT const char* gelato_isa() { return gelato::kernels().name; }
 #define OUT .Ret<ffi::AnyBuffer>()
 
 XLA_FFI_DEFINE_HANDLER(block_matmul_handler, gelato::block_matmul,
-                       POOL IN IN IN IN IN IN IN IN OUT
+                       POOL IN IN IN IN IN IN IN IN IN OUT
                            .Attr<int64_t>("inputs")
                            .Attr<int64_t>("window")
                            .Attr<bool>("gated")
                            .Attr<float>("epsilon"));
 XLA_FFI_DEFINE_HANDLER(window_attention_handler, gelato::window_attention, POOL IN IN IN IN IN IN OUT);
 XLA_FFI_DEFINE_HANDLER(rotary_attention_handler, gelato::rotary_attention,
-                       POOL IN IN IN IN IN IN IN IN IN OUT OUT OUT.Attr<float>("scale").Attr<float>("epsilon"));
+                       POOL IN IN IN IN IN IN IN IN IN IN OUT OUT OUT.Attr<float>("scale").Attr<float>("epsilon"));
 XLA_FFI_DEFINE_HANDLER(statistics_handler, gelato::statistics, POOL IN IN OUT OUT OUT OUT OUT.Attr<int64_t>("block"));
 XLA_FFI_DEFINE_HANDLER(residual_handler, gelato::residual, POOL IN IN IN IN IN IN IN OUT.Attr<int64_t>("block"));
 XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp, POOL IN IN IN IN OUT);
