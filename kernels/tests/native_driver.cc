@@ -1,5 +1,6 @@
 // Runs the compiled kernels without JAX, for a compiler's sanitizers: arrays that end where they end, odd sizes, several
 // callers at once. Exit code 0 where results are right, and the same bits alone and in a window.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -100,6 +101,20 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
   a.fresh_key = a.fresh_value = fresh.data();
   run(a, threads, schedule);
   for (float x : out) expect(std::isfinite(x), "attention is not finite", size, window);
+  // The same as the last of three layers that lie between one row and the next.
+  const int64_t layer = 2 * a.slots * size, layers = 3;
+  std::vector<float> stack(2 * layers * layer, NAN), of_stack(query.size(), NAN);
+  std::vector<uint16_t> narrow_stack(stack.size(), 0x7fc0);
+  for (int64_t b = 0; b < 2; ++b) {
+    std::copy_n(key.begin() + b * layer, layer, stack.begin() + (b * layers + layers - 1) * layer);
+    std::copy_n(halves.begin() + b * layer, layer, narrow_stack.begin() + (b * layers + layers - 1) * layer);
+  }
+  a.cache_heads = layers * a.kv_heads, a.out = of_stack.data();
+  a.key = a.value = narrow ? static_cast<const void*>(narrow_stack.data() + (layers - 1) * layer) : stack.data() + (layers - 1) * layer;
+  run(a, threads, schedule);
+  for (size_t i = 0; i < out.size(); ++i) expect(out[i] == of_stack[i], "attention depends on the layers beside", size, i);
+  a.cache_heads = a.kv_heads;
+  a.key = a.value = narrow ? static_cast<const void*>(halves.data()) : key.data();
   // The first token alone: its key is the first of each head's fresh ones.
   std::vector<float> one_query, one_fresh;
   for (int64_t b = 0; b < 2; ++b) one_query.insert(one_query.end(), query.begin() + b * window * 6 * size, query.begin() + (b * window + 1) * 6 * size);
