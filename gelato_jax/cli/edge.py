@@ -122,4 +122,4 @@ def _need_prometheus() -> None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
-        raise GelatoError('--metrics needs prometheus-client; pip install "gelato-jax[serve]"') from None
+        raise GelatoError('--metrics needs prometheus-client; pip install "gelato-jax[remote]"') from None

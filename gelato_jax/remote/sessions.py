@@ -28,7 +28,9 @@ from gelato_jax.remote.turns import Turns
 from gelato_jax.remote.wire import SESSION_BYTES, read_payload, read_sampling
 
 IDLE_S = 600.0
-"""After so many seconds without a call a session may be forgotten; its device then opens it again by itself."""
+"""After so many seconds without a call a session is forgotten; its device then opens it again by itself."""
+CROWDED_S = 60.0
+"""After so many already where another needs its place: a device that was killed must not hold it for longer."""
 MOST_DRAFTS = 32
 """Of a round, at most."""
 
@@ -294,11 +296,18 @@ class Sessions:
             raise
 
     def _make_room(self, name: bytes, owner: str) -> None:
-        """Forget the session that is opened again, and those that nobody uses; refuse where that is not enough."""
+        """Forget the session that is opened again, and those that nobody uses; refuse where that is not enough.
+
+        Of the unused, one is forgotten for each that comes, the longest unused first; of a guest's own, if it has all.
+        """
         self._sessions.pop(name, None)
         now = self._clock()
-        for other in [other for other, session in self._sessions.items() if now - session.used > IDLE_S]:
-            del self._sessions[other]
+        for other, session in sorted(self._sessions.items(), key=lambda entry: entry[1].used):
+            own = [one for one in self._sessions.values() if one.owner == owner]
+            crowded = len(self._sessions) >= self.most or (session.owner == owner and len(own) >= self._most_each)
+            unused_s = 0.0 if session.lock.locked() else now - session.used  # a call may take long: a program is made
+            if unused_s > (CROWDED_S if crowded else IDLE_S):
+                del self._sessions[other]
         if len(self._sessions) >= self.most:
             raise Refused("full", f"this edge serves {self.most} sessions already; try again later")
         if sum(session.owner == owner for session in self._sessions.values()) >= self._most_each:

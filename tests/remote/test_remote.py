@@ -18,7 +18,7 @@ from gelato_jax.remote.client import AwayError, EdgeClient
 from gelato_jax.remote.device import stream, without_weights
 from gelato_jax.remote.edge import serve
 from gelato_jax.remote.guests import Guests
-from gelato_jax.remote.sessions import IDLE_S, Refused, Sessions
+from gelato_jax.remote.sessions import CROWDED_S, IDLE_S, Refused, Sessions
 from gelato_jax.testing import tiny_pair
 from gelato_jax.types import RepeatOdds, RepeatOddsSet
 
@@ -368,14 +368,32 @@ def test_sessions_are_limited_and_idle_ones_make_room(pair):
     with pytest.raises(Refused, match="serves 2 sessions already") as refused:
         sessions.open(opening(pair, session=names[2]))
     assert refused.value.kind == "full"
-    now[0] = IDLE_S / 2
+    now[0] = CROWDED_S - 1
     sessions.verify(pb.VerifyRequest(session=names[1], round=1, uplink=b"\0"))
-    now[0] = IDLE_S + 1
+    with pytest.raises(Refused, match="serves 2 sessions already"):
+        sessions.open(opening(pair, session=names[2]))
+    now[0] = CROWDED_S + 1
     sessions.open(opening(pair, session=names[2]))
     with pytest.raises(Refused, match="no such session"):
         sessions.verify(pb.VerifyRequest(session=names[0], round=1, uplink=b"\0"))
     sessions.verify(pb.VerifyRequest(session=names[1], round=2, uplink=b"\0"))
     sessions.close(pb.CloseRequest(session=names[1]))
+    assert len(sessions) == 1
+
+
+def test_where_there_is_room_a_session_stays_for_long_and_one_that_is_computed_for_is_never_forgotten(pair):
+    now = [0.0]
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint, most=2, clock=lambda: now[0])
+    first, second, third = (bytes([number]) * 16 for number in range(3))
+    sessions.open(opening(pair, session=first))
+    now[0] = IDLE_S - 1
+    sessions.open(opening(pair, session=second))
+    assert len(sessions) == 2
+    with sessions._sessions[first].lock, pytest.raises(Refused, match="serves 2 sessions already"):
+        sessions.open(opening(pair, session=third))
+    sessions.close(pb.CloseRequest(session=second))
+    now[0] = IDLE_S + 1
+    sessions.open(opening(pair, session=second))
     assert len(sessions) == 1
 
 
