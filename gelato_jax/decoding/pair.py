@@ -80,7 +80,7 @@ def make_draft(
 
 
 def first_layers(target: Model, layers: int, exits: Sequence[int] = ()) -> DraftModel:
-    """An untrained draft: the target's first layers and its own head, sharing its arrays.
+    """An untrained draft: the target's first layers, copied where they are in a stack, and its own head, shared.
 
     It agrees with the target on few tokens; it serves until a draft is trained.
 

@@ -80,7 +80,7 @@ def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
     """
     never = (after.max() == jnp.inf).astype(jnp.int32)
     lengths = lengths + never
-    if len(fresh) > len(cache):
+    if len(fresh) > len(cache):  # parts of a stack
         keys, values = zip(*fresh, strict=True)
         fresh = ((jnp.concatenate(keys, axis=1), jnp.concatenate(values, axis=1)),)
 
