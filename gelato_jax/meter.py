@@ -69,11 +69,11 @@ class Chips:
             try:
                 self._counters |= find()
             except ZeusBaseError as error:
-                refusals.append(" ".join(str(error).split()))
+                refusals.append(" ".join(str(error).split()).rstrip("."))
         if not self._counters:
             raise GelatoError(
-                f"no chip of this machine counts joules where this user may read it: {' '.join(refusals)} "
-                "Take --meter battery, or let figures be modelled"
+                f"no chip of this machine counts joules where this user may read it ({'; '.join(refusals)}); "
+                "try battery in place of chips, or leave the meter out"
             )
         self.covers = " and ".join(self._counters)
 
@@ -140,7 +140,7 @@ class Battery:
         supplies = sorted(folder.iterdir()) if folder.is_dir() else []
         self._batteries = [one for one in supplies if _read(one / "type") == "Battery" and _watts(one) is not None]
         if not self._batteries:
-            raise GelatoError(f"{folder}: no battery there that tells its watts; figures can be modelled")
+            raise GelatoError(f"{folder}: no battery there that tells its watts; leave the meter out")
         status = {one.name: _read(one / "status") for one in self._batteries}
         if "Discharging" not in status.values():
             names = ", ".join(f"{name} is {state.lower()}" for name, state in status.items())

@@ -49,7 +49,7 @@ def test_a_machine_without_counters_is_told_what_was_looked_for(tmp_path, monkey
     monkeypatch.setattr(rapl, "RAPL_DIR", str(tmp_path / "absent"))
     monkeypatch.setattr(rapl, "CONTAINER_RAPL_DIR", str(tmp_path / "absent"))
     rapl.rapl_is_available.cache_clear()
-    with pytest.raises(GelatoError, match=r"RAPL.*--meter battery"):
+    with pytest.raises(GelatoError, match=r"RAPL.*try battery in place of chips"):
         Chips()
     rapl.rapl_is_available.cache_clear()
 

@@ -72,14 +72,14 @@ def summary(report: dict[str, Any], settings: dict[str, Any]) -> str:
         f"target a token; mean queue {shown('mean_queue_j', '.3g')} J",
     ]
     if (traffic := report["remote"]) is not None:
-        here.append(_remote_line(traffic, settings["remote"]))
+        here.append(_remote_line(traffic, settings["remote"], report))
     lines = ["", "measured on this machine", *(f"  {line}" for line in here)]
     lines += ["", f"modelled: {world_name(settings)}", *(f"  {line}" for line in modelled)]
     return "\n".join(lines)
 
 
-def _remote_line(traffic: dict[str, Any], address: str) -> str:
-    """What was measured of the edge's calls."""
+def _remote_line(traffic: dict[str, Any], address: str, report: dict[str, Any]) -> str:
+    """What was measured of the edge's calls, and of this machine's joules."""
     rounds, messages = max(traffic["rounds"], 1), max(traffic["messages"], 1)
     line = (
         f"edge {address}: the answers to a message took {1e3 * traffic['waited_s'] / messages:.1f} ms, "
@@ -87,7 +87,8 @@ def _remote_line(traffic: dict[str, Any], address: str) -> str:
         f"{traffic['sent_bytes'] / rounds:.0f} bytes up, {traffic['received_bytes'] / rounds:.0f} down a round"
     )
     if traffic["device_factor"] is not None:
-        line += f"; this machine drew {traffic['metered_j']:.3g} J, {traffic['device_factor']:.2f} times the preset's"
+        drew_j, tokens, factor = traffic["metered_j"], max(report["new_tokens"] - 1, 1), traffic["device_factor"]
+        line += f"; this machine drew {drew_j:.3g} J, {drew_j / tokens:.3g} a token, {factor:.2f} times the preset's"
     if traffic["alone_from"] is not None:
         line += f"; it stayed away, and from token {traffic['alone_from']} on THE DRAFT WROTE ALONE"
     troubles = f"; {traffic['retries']} calls again, {traffic['reopened']} sessions reopened"
