@@ -1,8 +1,13 @@
 """What a user may get wrong about two machines: one line, exit code 2, before anything is loaded."""
 
+import json
+
 import pytest
 
+from gelato_jax import meter
 from gelato_jax.cli.remote import read_tokens
+from gelato_jax.remote.edge import serve
+from gelato_jax.remote.sessions import Sessions
 
 
 @pytest.mark.parametrize(
@@ -76,3 +81,23 @@ def test_a_file_without_a_token_is_refused(gelato, text, tmp_path):
     code, _, error = gelato("edge", "--token-file", str(path))
     assert code == 2
     assert f"{path}: holds no token" in error
+
+
+def test_a_devices_joules_are_its_batterys(gelato, pair, tmp_path, monkeypatch):
+    battery = tmp_path / "supplies" / "BAT0"
+    battery.mkdir(parents=True)
+    for file, text in (("type", "Battery"), ("status", "Discharging"), ("power_now", "250000000")):
+        (battery / file).write_text(text)
+    monkeypatch.setattr(meter.Battery.__init__, "__defaults__", (battery.parent,))
+    server, port = serve(Sessions(pair.target, pair.tokenizer.fingerprint, eos_ids=pair.eos_ids), "127.0.0.1:0")
+    options = ("--max-new-tokens", "60", "--controller", "static", "--remote", f"127.0.0.1:{port}", "--remote-clock")
+    try:
+        code, out, error = gelato("generate", "3 1 4 1 5", *options, "--remote-meter", "battery", "--json", "-")
+    finally:
+        server.stop(0)
+    assert code == 0, error
+    report = json.loads(out)
+    seen = report["remote"]
+    assert seen["metered_j"] == pytest.approx(250 * report["wall_s"], rel=0.2)
+    if seen["device_factor"] is not None:  # the answer took a second
+        assert f"this machine drew {seen['metered_j']:.3g} J" in error
