@@ -53,6 +53,8 @@ class RemoteStream(Stream):
     """Token of the answer, from 0, from which the draft went on alone: what follows is not the target's text."""
     answers: Iterator[pb.VerifyReply] | None = None
     """Of a stream that goes on by itself."""
+    ahead: tuple[Begun, Uplink] | None = None
+    """What the next round begins with: it is drafted while this one is read and shown."""
     closed: bool = False
     """Whether the edge has been told that the session is over."""
     no_row: Array = dataclasses.field(init=False)
@@ -97,7 +99,8 @@ class RemoteStream(Stream):
 
     def _round(self) -> np.ndarray:
         payload, ids = self.job.policy.payload, self.job.draft_ids
-        begun, uplink = self._draft(least=0)
+        begun, uplink = self.ahead or self._draft(least=0)
+        self.ahead = None
         uplink = jax.device_get(uplink)
         message = payload.encode_uplink(uplink, 0, ids)
         verify = pb.VerifyRequest(session=self.opening.session, round=self.number, uplink=message)
@@ -125,6 +128,8 @@ class RemoteStream(Stream):
         if payload.keeps_row and np.asarray(asked)[0]:
             after, packed, _ = commit(self._row(verify)[None])
         self.state, self.number = after, self.number + passes
+        if not self.one_by_one:  # else the answer may be over
+            self.ahead = self._draft(least=0)
         return np.asarray(packed)
 
     def _round_alone(self) -> Sequence[np.ndarray]:

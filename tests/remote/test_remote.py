@@ -114,6 +114,16 @@ def test_text_over_the_wire_is_that_of_one_process(payload, temperature, pair, c
     assert client.traffic.sent_bytes > 0
 
 
+@pytest.mark.parametrize("may_stop", [False, True])
+def test_the_next_round_is_drafted_while_one_is_read_unless_the_text_may_end_there(may_stop, pair, client):
+    watched = stream(without_weights(pair), PROMPT, client, settings=settings(), **choices())
+    watched.one_by_one = may_stop
+    rounds = iter(watched)
+    next(rounds)
+    assert (watched.ahead is None) == may_stop
+    rounds.close()
+
+
 def test_a_stream_comes_in_pieces_that_nobody_asks_for(pair, client, monkeypatch):
     """One message for seven tokens, in rounds of four and three."""
     calls = []
