@@ -12,8 +12,11 @@ from tyro.conf import Positional, arg
 from gelato_jax.cli.bench_peers import checked_limit, measure
 from gelato_jax.cli.options import WeightsName, flag
 from gelato_jax.errors import GelatoError
+from gelato_jax.meter import MeterName
 
 _LIMIT, _NEW_TOKENS = 40, 64  # prompts and tokens of each, where neither is given; `bench_peers` has its own
+_ONLY = {"threads": "peers", "plot": "peers", "meter": "power", "seconds": "power", "write_device": "power"}
+"""Options that one benchmark alone has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Bench:
     """Check how sampled text is distributed on a tiny pair instead: every payload, every controller, 200,000 texts."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: every core)")] = None
     """Cores that each engine gets (peers)."""
-    meter: Literal["chips", "battery"] = "chips"
+    meter: MeterName = "chips"
     """What counts joules, as --remote-meter of `gelato generate` (power)."""
     seconds: Annotated[float, arg(metavar="S")] = 10.0
     """Of each measurement (power)."""
@@ -80,12 +83,12 @@ class Bench:
             )
         if self.what in ("kernels", "simulation"):
             _refuse_all_but_json(self)
-        for field in dataclasses.fields(self) if self.what != "power" else ():
-            if field.name in ("meter", "seconds", "write_device") and getattr(self, field.name) != field.default:
-                raise GelatoError(f"{flag(field.name)} has no effect with bench {self.what}; take bench power")
-        if self.what != "peers" and (self.threads, self.plot) != (None, None):
-            option = "--plot" if self.threads is None else "--threads"
-            raise GelatoError(f"{option} has no effect with bench {self.what}; leave it out, or take bench peers")
+        for field in dataclasses.fields(self):
+            only = _ONLY.get(field.name, self.what)
+            if only != self.what and getattr(self, field.name) != field.default:
+                raise GelatoError(
+                    f"{flag(field.name)} has no effect with bench {self.what}; leave it out, or take bench {only}"
+                )
         with JsonFile(self.json) as file:
             parts = {
                 "speed": _speed,

@@ -14,6 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from gelato_jax.control.registry import CONTROLLERS, DEPTH_EXITS, DRAFT_SAMPLINGS, LENGTH_EXITS
 from gelato_jax.control.registry import options as options_of
 from gelato_jax.errors import GelatoError
+from gelato_jax.meter import MeterName
 
 if TYPE_CHECKING:
     ControllerName = LengthExitName = DepthExitName = DraftSamplingName = str
@@ -284,9 +285,7 @@ class RemoteOptions:
     remote_clock: bool = False
     """Plan, and count seconds, by the delay and the edge's times as this machine's clock has them, in place of --link's
     delay and --edge. Rates and joules stay the presets'. What is drafted then differs from run to run."""
-    remote_meter: Annotated[
-        Literal["chips", "battery"] | None, arg(help_behavior_hint="(default: joules are modelled)")
-    ] = None
+    remote_meter: Annotated[MeterName | None, arg(help_behavior_hint="(default: joules are modelled)")] = None
     """With --remote-clock: plan, and run the energy queue, by this machine's joules as its meter has them, in place of
     --device's. chips: the counters of processors, GPUs or board (needs the extra `power`); the radio stays modelled.
     battery: all that is drawn from it (Linux), the radio included. Other programs count, too."""

@@ -108,8 +108,8 @@ class Clock:
     def rest(self) -> None:
         """What the meter has counted since the last round is no round's: an answer begins."""
         if self.meter is not None:
-            self._rested_j += self.meter.joules() - self._counted_j
-            self._counted_j = self.meter.joules()
+            before_j, self._counted_j = self._counted_j, self.meter.joules()
+            self._rested_j += self._counted_j - before_j
 
     def pay(self, cost: RoundCost) -> float:
         """Take in what a round cost by `system`, as the meter has counted meanwhile: its joules, measured."""

@@ -215,6 +215,20 @@ def test_a_layer_of_a_stack_is_as_it_is_alone(implementation, format):
     np.testing.assert_array_equal(unpacked, gk.unpack_blocks(cases[1]["weights"]))
 
 
+def test_a_stack_needs_a_layer_and_a_layer_a_stack():
+    """Else the compiled kernel would read another's memory."""
+    inputs = around(20, 50, 2, 3, 70)
+    weights, _ = stacked([inputs, inputs])
+    for wrong in (weights, dataclasses.replace(inputs["weights"], layer=jnp.int32(1))):
+        for read in (lambda w: gk.block_matmul(inputs["x"], w), gk.unpack_blocks, lambda w: gk.unpack_rows(w, 0)):
+            with pytest.raises(ValueError, match=r"weights\.packed has shape .* layer, expected"):
+                read(wrong)
+    with pytest.raises(ValueError, match=r"weights\.layer has dtype float32"):
+        gk.block_matmul(inputs["x"], dataclasses.replace(weights, layer=jnp.float32(0)))
+    rows = gk.unpack_rows(dataclasses.replace(weights, layer=1), jnp.array([3, 49]))
+    np.testing.assert_array_equal(rows, gk.unpack_blocks(inputs["weights"])[jnp.array([3, 49])])
+
+
 def test_what_goes_with_a_stack_is_stacked():
     inputs = around(20, 50, 2, 3, 70, norm=True)
     weights, own = stacked([inputs, inputs])

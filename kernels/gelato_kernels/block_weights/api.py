@@ -1,5 +1,7 @@
 """`block_matmul` and the weights that it reads: 4 or 8 bits, groups of 32 with a scale."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -96,8 +98,22 @@ def quantize_blocks(weights: ArrayLike, format: Format = "q4") -> BlockWeights:
 
 
 def unpack_blocks(weights: BlockWeights) -> Array:
-    """The float32 matrix [out, in] that the weights stand for."""
-    return reference.unpack_blocks(weights)
+    """The float32 matrix [out, in] that the weights stand for; of a stack, that of its layer."""
+    return reference.unpack_blocks(_checked("unpack_blocks", weights))
+
+
+def _checked(op: str, weights: BlockWeights) -> BlockWeights:
+    """Refuses a stack without a layer, and a layer of no stack: the compiled kernel would read beside the weights."""
+    axes = 3 if weights.layer is None else 4
+    for name in ("packed", "scales", "minimums"):
+        array = getattr(weights, name)
+        if array is not None and array.ndim != axes:
+            stack = "no layer, expected [panels" if weights.layer is None else "a layer, expected [layers, panels"
+            raise ValueError(f"{op}: weights.{name} has shape {array.shape} and there is {stack}, groups, ...]")
+    if weights.layer is None:
+        return weights
+    layer = expect(op, "weights.layer", weights.layer, "integer", (), "[]").astype(jnp.int32)
+    return dataclasses.replace(weights, layer=layer)
 
 
 def unpack_rows(weights: BlockWeights, rows: ArrayLike) -> Array:
@@ -115,7 +131,7 @@ def unpack_rows(weights: BlockWeights, rows: ArrayLike) -> Array:
         NotImplementedError: if differentiated.
     """
     rows = expect("unpack_rows", "rows", rows, "integer", None, "[...]")
-    return reference.unpack_rows(weights, jnp.clip(rows, 0, weights.shape[0] - 1))
+    return reference.unpack_rows(_checked("unpack_rows", weights), jnp.clip(rows, 0, weights.shape[0] - 1))
 
 
 def block_matmul(
@@ -171,6 +187,7 @@ def block_matmul(
     def floats(name: str, given: ArrayLike | None, shape: tuple[int, ...], letters: str) -> Array | None:
         return None if given is None else expect(op, name, given, "floating", shape, letters).astype(jnp.float32)
 
+    weights = _checked(op, weights)
     stacked = () if weights.layer is None else weights.packed.shape[:1]
     around = Around(
         rows=rows,

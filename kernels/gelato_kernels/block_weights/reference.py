@@ -39,6 +39,7 @@ def unpack_blocks(weights: BlockWeights) -> Array:
 
 def unpack_rows(weights: BlockWeights, rows: Array) -> Array:
     """Rows [..., in] float32 of the matrix."""
+    (weights,) = one_layer(weights)
     panel, lane = rows // PANEL, rows % PANEL
     numbers = layout.lane_numbers(weights, panel, lane).astype(jnp.float32)
     matrix = numbers * weights.scales[panel, :, lane].astype(jnp.float32)[..., None]
