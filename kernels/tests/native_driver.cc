@@ -1,6 +1,7 @@
 // Runs the compiled kernels without JAX, for a compiler's sanitizers: arrays that end where they end, odd sizes, several
-// callers at once. Exit code 0 where results are right, and the same bits alone and in a window.
+// callers at once. Exit code 0 where results are right, and the same bits alone and in a window; prints a digest of them.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -26,6 +27,16 @@ void expect(bool right, const char* what, int64_t a, int64_t b) {
   if (right) return;
   std::fprintf(stderr, "%s: %lld, %lld\n", what, static_cast<long long>(a), static_cast<long long>(b));
   std::_Exit(1);
+}
+
+std::atomic<uint64_t> digest{0};  // Of all results, in any order.
+
+void note(const std::vector<float>& results, uint64_t place) {
+  for (float x : results) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    digest += (place += 0x9E3779B97F4A7C15) * (bits | 1ull << 32);
+  }
 }
 
 std::vector<float> normal(std::mt19937& random, int64_t n) {
@@ -59,6 +70,7 @@ void product(unsigned seed, const Setting& s) {
   const int32_t some = static_cast<int32_t>(s.window > 1 ? s.window - 1 : 1);
   if (s.extras) p.bias = bias.data(), p.residual = residual.data(), p.counts = &some;
   expect(run(p, s.threads, schedule), "no memory", 0, 0);
+  note(out, seed);
   for (int64_t t = 0; t < s.window; ++t) {
     Product one = p;
     one.x = p.x + t * width, one.out = alone.data(), one.window = 1, one.counts = nullptr;
@@ -101,6 +113,7 @@ void attention(unsigned seed, int64_t size, int64_t window, int64_t length, bool
   a.fresh_key = a.fresh_value = fresh.data();
   run(a, threads, schedule);
   for (float x : out) expect(std::isfinite(x), "attention is not finite", size, window);
+  note(out, seed);
   // The same as the last of three layers that lie between one row and the next.
   const int64_t layer = 2 * a.slots * size, layers = 3;
   std::vector<float> stack(2 * layers * layer, NAN), of_stack(query.size(), NAN);
@@ -235,5 +248,5 @@ int main() {
   for (unsigned i = 0; i < 2; ++i) callers.emplace_back(everything, 1000 * i);
   for (std::thread& caller : callers) caller.join();
   for (std::thread& helper : pool) helper.join();
-  std::printf("%s: all right\n", gelato::kernels().name);
+  std::printf("%s: all right, %016llx\n", gelato::kernels().name, static_cast<unsigned long long>(digest));
 }

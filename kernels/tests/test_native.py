@@ -4,6 +4,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,9 +22,16 @@ from gelato_kernels.native import build, library
 HERE = Path(__file__).parent
 ROOT = Path(gk.__file__).parents[1]
 EQUALITY = HERE / "native_equality.py"
-ALL_SETS = ("generic", "avx2", "avx512")
+SETS = {"x86_64": ("generic", "avx2", "avx512"), "aarch64": ("generic", "neon", "dotprod")}
+ARM_COMPILER = "aarch64-linux-gnu-g++"
 
 needs_kernels = pytest.mark.skipif(not native.available(), reason=f"no compiled kernels: {native.reason()}")
+
+
+def own_sets():
+    """The sets of instructions that this processor has."""
+    sets = next(sets for sets in SETS.values() if native.instructions() in sets)
+    return sets[: sets.index(native.instructions()) + 1]
 
 
 def start(*arguments, **environment):
@@ -40,8 +48,7 @@ def start(*arguments, **environment):
 
 @needs_kernels
 def test_a_row_has_the_same_bits_in_every_window_by_every_set_of_instructions():
-    sets = ALL_SETS[: ALL_SETS.index(native.instructions()) + 1]
-    running = {name: start(EQUALITY, GELATO_NATIVE_ISA=name) for name in sets}
+    running = {name: start(EQUALITY, GELATO_NATIVE_ISA=name) for name in own_sets()}
     outputs = {name: process.communicate()[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, outputs[name]
@@ -71,32 +78,59 @@ def test_sums_that_know_their_window_are_caught():
         assert fault in output
 
 
+def compile_driver(command, machine, folder):
+    """The path of the driver, compiled by a command for a machine."""
+    command = [*command, "-std=c++17", "-ffp-contract=off", "-w", "-pthread", "-I", str(build.SOURCES)]
+    sources = {build.SOURCES / f"{name}.cc": own for name, own in build.units(machine).items() if name != "handlers"}
+    sources[HERE / "native_driver.cc"] = ()
+    objects = [str(folder / f"{source.stem}.o") for source in sources]
+    running = [
+        subprocess.Popen([*command, *own, "-c", str(source), "-o", target])
+        for (source, own), target in zip(sources.items(), objects, strict=True)
+    ]
+    assert not any([process.wait() for process in running])
+    subprocess.run([*command, *objects, "-o", str(folder / "driver")], check=True)
+    return folder / "driver"
+
+
+def run_driver(command, instructions):
+    """The digest of its results by a set of instructions."""
+    environment = {**os.environ, "GELATO_NATIVE_ISA": instructions}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    said, digest = ran.stdout.split(", ")
+    assert said == f"{instructions}: all right"
+    return digest
+
+
 @needs_kernels
 def test_sanitizers_find_nothing(tmp_path):
     """The driver reads and writes arrays to their last number, from two callers; see the README for threads."""
-    command = [*build.compiler(), "-std=c++17", "-O0", "-g1", "-ffp-contract=off", "-w", "-pthread"]
-    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(build.SOURCES)]
+    command = [*build.compiler(), "-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     probe = tmp_path / "probe.cc"
     probe.write_text("int main() { return 0; }")
     made = subprocess.run([*command, str(probe), "-o", str(tmp_path / "probe")], capture_output=True)
     if made.returncode or subprocess.run([tmp_path / "probe"], capture_output=True).returncode:
         pytest.skip("the compiler has no sanitizers")
-    wide = platform.machine().lower() in ("x86_64", "amd64")
-    sources = {build.SOURCES / f"{name}.cc": own for name, own in build.UNITS.items() if name != "handlers"}
-    sources[HERE / "native_driver.cc"] = ()
-    running = []
-    for source, own in sources.items():
-        target = tmp_path / f"{source.stem}.o"
-        running.append(subprocess.Popen([*command, *(own if wide else ()), "-c", str(source), "-o", str(target)]))
-    assert not any(process.wait() for process in running)
-    objects = [str(tmp_path / f"{source.stem}.o") for source in sources]
-    subprocess.run([*command, *objects, "-o", str(tmp_path / "driver")], check=True)
-    for name in ALL_SETS[: ALL_SETS.index(native.instructions()) + 1]:
-        ran = subprocess.run(
-            [tmp_path / "driver"], env={**os.environ, "GELATO_NATIVE_ISA": name}, capture_output=True, text=True
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert ran.stdout == f"{name}: all right\n"
+    driver = compile_driver(command, platform.machine(), tmp_path)
+    digests = {name: run_driver([driver], name) for name in own_sets()}
+    assert digests.get("avx512") in (None, digests.get("avx2"))
+
+
+@needs_kernels
+def test_arm_processors_compute_the_same_bits(tmp_path):
+    """Cross-compiled and emulated: with dotprod, without, and by a processor that does not have it."""
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if not emulator or not shutil.which(ARM_COMPILER) or native.instructions() not in ("avx2", "avx512"):
+        pytest.skip(f"needs {ARM_COMPILER}, qemu-user and a processor with AVX2")
+    (tmp_path / "here").mkdir()
+    here = compile_driver([*build.compiler(), "-O1"], platform.machine(), tmp_path / "here")
+    driver = compile_driver([ARM_COMPILER, "-O2", "-static"], "aarch64", tmp_path)
+    digests = {run_driver([here], "avx2"), *(run_driver([emulator, driver], name) for name in ("dotprod", "neon"))}
+    assert len(digests) == 1
+    run_driver([emulator, driver], "generic")
+    old = subprocess.run([emulator, "-cpu", "cortex-a72", driver], capture_output=True, text=True)
+    assert old.stdout.startswith("neon: all right")
 
 
 PLAIN = """

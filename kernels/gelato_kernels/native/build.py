@@ -26,11 +26,19 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 in another; -fno-math-errno makes a square root one instruction and changes no number."""
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
-UNITS = {"choose": (), "handlers": (), "isa_generic": (), "isa_avx2": AVX2, "isa_avx512": AVX512}
-"""Files that are compiled, with flags of their own on x86-64; which of them runs is asked of the processor."""
+DOTPROD = ("-march=armv8.2-a+dotprod",)
+X86_64 = {"isa_avx2": AVX2, "isa_avx512": AVX512}
+ARM64 = {"isa_neon": (), "isa_dotprod": DOTPROD}
+"""Files of one set of instructions, with flags of their own."""
+MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": ARM64, "arm64": ARM64}
 COMPILERS = ("c++", "g++", "clang++")
 PATIENCE_S = 300
 """Longest that a compiler may take (assumed: it takes about 5 s)."""
+
+
+def units(machine: str) -> dict[str, tuple[str, ...]]:
+    """Files that are compiled for a machine, with flags of their own; which set runs is asked of the processor."""
+    return {"choose": (), "handlers": (), "isa_generic": (), **MACHINES.get(machine.lower(), {})}
 
 
 class BuildError(Exception):
@@ -92,7 +100,7 @@ def _key(command: Sequence[str], flags: Sequence[str]) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
     version = _finish(_start([*command, "--version"]))
-    digest.update(repr((command, version, flags, UNITS, jaxlib.version.__version__, platform.machine())).encode())
+    digest.update(repr((command, version, flags, units(platform.machine()), jaxlib.version.__version__)).encode())
     return digest.hexdigest()[:24]
 
 
@@ -108,12 +116,12 @@ def _whole(path: Path) -> bool:
 
 def _compile(command: Sequence[str], flags: Sequence[str], folder: Path) -> Path:
     """Compile all files at once, then link them: the path of the library in `folder`."""
-    wide = platform.machine().lower() in ("x86_64", "amd64")
+    files = units(platform.machine())
     headers = jax.ffi.include_dir()
     running = []
-    for name, own in UNITS.items():
+    for name, own in files.items():
         source, made = str(SOURCES / f"{name}.cc"), str(folder / f"{name}.o")
-        arguments = [*command, *flags, *(own if wide else ()), "-I", headers, "-c", source, "-o", made]
+        arguments = [*command, *flags, *own, "-I", headers, "-c", source, "-o", made]
         running.append(_start(arguments))
     try:
         for process in running:
@@ -123,7 +131,7 @@ def _compile(command: Sequence[str], flags: Sequence[str], folder: Path) -> Path
             _end(process)  # of a build that has failed; one that has ended does not mind
     made = folder / "native.so"
     shared = ("-shared", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared", "-pthread")
-    objects = [str(folder / f"{name}.o") for name in UNITS]
+    objects = [str(folder / f"{name}.o") for name in files]
     _finish(_start([*command, *flags, *shared, *objects, "-o", str(made)]))
     return made
 

@@ -29,7 +29,7 @@ def reason() -> str | None:
 
 
 def instructions() -> str | None:
-    """The set that the kernels use, `generic`, `avx2` or `avx512`; None where there are no kernels."""
+    """The set that the kernels use: `generic`, `avx2`, `avx512`, `neon`, `dotprod`; None where there are no kernels."""
     with _lock:
         return _load()[0]
 

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#define GELATO_UNROLL _Pragma("GCC unroll 16")
+
 namespace gelato {
 
 constexpr int kLanes = 16;  // Outputs of a panel: each has a lane, so that no sum of a product is horizontal.
 constexpr int kGroup = 32;  // Inputs that share a scale.
-constexpr int kPairs = kGroup / 2;
+constexpr int kWords = kGroup / 2;  // Of 32 bits, that a group's digits take.
 constexpr int kLargestDigit = 16383;  // Of a rounded row: 15 bits with the sign.
 
 // How many rows of a window count: as many as stated, or all where nothing is.
@@ -33,7 +35,7 @@ struct Product {
   bool gated;
   // Scratch.
   float* prepared;   // [rows, groups * 32]
-  int32_t* digits;   // Of tile t, behind those of the rows ahead of it: [groups * 16 pairs, rows of the tile]
+  int32_t* digits;   // Of tile t, behind those of the rows ahead of it: [groups * 16 words, rows of the tile]
   float* sums;       // Likewise: [groups, rows of the tile], each the sum of a group's digits
   float* steps;      // [rows] what a digit of 1 stands for
   int32_t* position;  // [rows] where each stands in x and out
@@ -135,10 +137,12 @@ struct Kernels {
   void (*warp)(const Warp&, int64_t row);
 };
 
-// Null where this build, or this processor's family, has no such kernels.
+// Each of a file of its own, that is compiled for its family of processors.
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
+const Kernels* dotprod_kernels();
 
 // The best that this processor runs; GELATO_NATIVE_ISA asks for a lesser one.
 const Kernels& kernels();

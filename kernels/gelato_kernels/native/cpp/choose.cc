@@ -7,6 +7,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace gelato {
@@ -43,17 +45,27 @@ bool avx512() {
   return avx2() && has(saved(), {5, 6, 7}) && has(leaf(7).b, {16 /* F */, 17 /* DQ */, 30 /* BW */, 31 /* VL */}) &&
          has(leaf(7).c, {11 /* VNNI */});
 }
+#elif defined(__aarch64__) && defined(__linux__)
+bool dotprod() { return getauxval(AT_HWCAP) >> 20 & 1u; }  // HWCAP_ASIMDDP, which old headers do not name
 #else
-bool avx2() { return false; }
-bool avx512() { return false; }
+bool dotprod() { return true; }  // Apple's all have it.
 #endif
 
 const Kernels& choose() {
   const char* asked = std::getenv("GELATO_NATIVE_ISA");
-  const bool narrow = asked && !std::strcmp(asked, "generic"), middle = narrow || (asked && !std::strcmp(asked, "avx2"));
-  if (!middle && avx512() && avx512_kernels()) return *avx512_kernels();
-  if (!narrow && avx2() && avx2_kernels()) return *avx2_kernels();
-  return *generic_kernels();
+  const Kernels* best_first[] = {
+#if defined(__x86_64__)
+      avx512() ? avx512_kernels() : nullptr, avx2() ? avx2_kernels() : nullptr,
+#elif defined(__aarch64__)
+      dotprod() ? dotprod_kernels() : nullptr, neon_kernels(),
+#endif
+      generic_kernels()};
+  const Kernels* best = nullptr;
+  for (const Kernels* kernels : best_first) {
+    if (kernels && asked && !std::strcmp(kernels->name, asked)) return *kernels;
+    if (!best) best = kernels;
+  }
+  return *best;
 }
 
 }  // namespace

@@ -1,25 +1,13 @@
-// The kernels for processors with avx2; compiled with its flags, and empty where the compiler has none.
-#include "arguments.h"
-
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+// For x86-64 processors with AVX2, FMA and F16C.
 #include "vector_avx2.h"
 
-#include "attention.h"
-#include "product.h"
-#include "rows.h"
+#include "table.h"
 
 namespace gelato {
 
 const Kernels* avx2_kernels() {
-  static const Kernels kernels = {"avx2", kMostRows, prepare, multiply, turn, attend, join, split, statistics, residual, warp};
+  static const Kernels kernels = table("avx2");
   return &kernels;
 }
 
 }  // namespace gelato
-#else
-namespace gelato {
-
-const Kernels* avx2_kernels() { return nullptr; }
-
-}  // namespace gelato
-#endif

@@ -1,25 +1,13 @@
-// The kernels for processors with avx512; compiled with its flags, and empty where the compiler has none.
-#include "arguments.h"
-
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+// For x86-64 processors with AVX-512 and its VNNI.
 #include "vector_avx512.h"
 
-#include "attention.h"
-#include "product.h"
-#include "rows.h"
+#include "table.h"
 
 namespace gelato {
 
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", kMostRows, prepare, multiply, turn, attend, join, split, statistics, residual, warp};
+  static const Kernels kernels = table("avx512");
   return &kernels;
 }
 
 }  // namespace gelato
-#else
-namespace gelato {
-
-const Kernels* avx512_kernels() { return nullptr; }
-
-}  // namespace gelato
-#endif

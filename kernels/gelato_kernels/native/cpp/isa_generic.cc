@@ -1,14 +1,12 @@
-// The kernels in plain C++.
+// In plain C++.
 #include "vector_generic.h"
 
-#include "attention.h"
-#include "product.h"
-#include "rows.h"
+#include "table.h"
 
 namespace gelato {
 
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", kMostRows, prepare, multiply, turn, attend, join, split, statistics, residual, warp};
+  static const Kernels kernels = table("generic");
   return &kernels;
 }
 

@@ -7,8 +7,6 @@
 namespace gelato {
 namespace {
 
-#define GELATO_UNROLL _Pragma("GCC unroll 16")
-
 // exp(x) for |x| up to 87, beyond which x is clamped; within 1e-6 of itself. Coefficients: Cephes, expf.
 inline Floats exp(Floats x) {
   x = max(min(x, set(87.0f)), set(-87.0f));

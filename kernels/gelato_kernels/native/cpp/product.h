@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "mathematics.h"
 
@@ -58,7 +59,7 @@ void prepare(const Product& p, int64_t index) {
     const bool finite = largest <= std::numeric_limits<float>::max(), none = !finite || largest < kSmallestRow;
     p.steps[row] = !finite ? std::numeric_limits<float>::quiet_NaN() : none ? 0.0f : largest / kLargestDigit;
     const Floats inverse = set(none ? 0.0f : kLargestDigit / largest);
-    int32_t* digits = p.digits + tile.first * p.groups * kPairs + r;
+    int32_t* digits = p.digits + tile.first * p.groups * kWords + r;
     float* sums = p.sums + tile.first * p.groups + r;
     for (int64_t g = 0; g < p.groups; ++g) {
       int16_t group[kGroup] = {};
@@ -67,28 +68,36 @@ void prepare(const Product& p, int64_t index) {
       int32_t total = 0;
       for (int k = 0; k < kGroup; ++k) total += group[k];
       sums[g * tile.count] = static_cast<float>(total);
-      int32_t pairs[kPairs];
-      std::memcpy(pairs, group, sizeof group);
-      for (int k = 0; k < kPairs; ++k) digits[(g * kPairs + k) * tile.count] = pairs[k];
+      int32_t words[kWords];
+      order_digits(group, words);
+      for (int k = 0; k < kWords; ++k) digits[(g * kWords + k) * tile.count] = words[k];
     }
   }
 }
 
-// Four weights of every output lie in 16 bits of a 32-bit lane, the even inputs in its low half.
-template <int N, int P, int R>
-inline void add_nibbles(Ints (&dots)[P][R], const Pairs (&packed)[P], const int32_t* digits) {
-  Pairs w[P];
-  GELATO_UNROLL for (int p = 0; p < P; ++p) w[p] = nibble<N>(packed[p]);
+// Adds what the Nth of four words of digits gives with eight weights of every output.
+template <int N, int P, int R, class Eight>
+inline void add_word(Dots (&dots)[P][R], const Eight (&eight)[P], const int32_t* word) {
+  Weights w[P];
+  GELATO_UNROLL for (int p = 0; p < P; ++p) w[p] = weights<N>(eight[p]);
   GELATO_UNROLL for (int r = 0; r < R; ++r) {
-    const Pair x = pair(digits + N * R + r);
-    GELATO_UNROLL for (int p = 0; p < P; ++p) dots[p][r] = dot(dots[p][r], w[p], x);
+    const Digits x = digits(word + N * R + r);
+    GELATO_UNROLL for (int p = 0; p < P; ++p) add_dot<N>(dots[p][r], w[p], x);
   }
+}
+
+template <int P, int R, class Eight>
+inline void add_words(Dots (&dots)[P][R], const Eight (&eight)[P], const int32_t* words) {
+  add_word<0>(dots, eight, words);
+  add_word<1>(dots, eight, words);
+  add_word<2>(dots, eight, words);
+  add_word<3>(dots, eight, words);
 }
 
 template <bool Q4, int P, int R>
 void multiply_tile(const Product& a, int64_t panel, Tile tile) {
   constexpr int kBytes = Q4 ? kLanes * kGroup / 2 : kLanes * kGroup;
-  const int32_t* all_digits = a.digits + tile.first * a.groups * kPairs;
+  const int32_t* all_digits = a.digits + tile.first * a.groups * kWords;
   const float* all_sums = a.sums + tile.first * a.groups;
   Floats total[P][R];
   GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = set(0.0f);
@@ -98,32 +107,20 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
 #else
     const int64_t g = step;
 #endif
-    const int32_t* digits = all_digits + g * kPairs * R;
+    const int32_t* words = all_digits + g * kWords * R;
     // The panels behind these are asked for while these are multiplied: a core's own prefetching stops at a page's end.
     GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int line = 0; line < kBytes; line += 64)
       __builtin_prefetch(a.packed + ((panel + P + p) * a.groups + g) * kBytes + line, 0, 2);
-    Ints dots[P][R];
-    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_ints();
-    if constexpr (Q4) {
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        Pairs packed[P];
-        GELATO_UNROLL for (int p = 0; p < P; ++p)
-          packed[p] = load_pairs(a.packed + ((panel + p) * a.groups + g) * kBytes + quarter * 4 * kLanes);
-        add_nibbles<0>(dots, packed, digits + quarter * 4 * R);
-        add_nibbles<1>(dots, packed, digits + quarter * 4 * R);
-        add_nibbles<2>(dots, packed, digits + quarter * 4 * R);
-        add_nibbles<3>(dots, packed, digits + quarter * 4 * R);
+    Dots dots[P][R];
+    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_dots();
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      std::conditional_t<Q4, Packed, const uint8_t*> eight[P];
+      GELATO_UNROLL for (int p = 0; p < P; ++p) {
+        const uint8_t* at = a.packed + ((panel + p) * a.groups + g) * kBytes + quarter * kBytes / 4;
+        if constexpr (Q4) eight[p] = load_packed(at);
+        else eight[p] = at;
       }
-    } else {
-      for (int k = 0; k < kPairs; ++k) {
-        Pairs w[P];
-        GELATO_UNROLL for (int p = 0; p < P; ++p)
-          w[p] = widen(a.packed + ((panel + p) * a.groups + g) * kBytes + k * 2 * kLanes);
-        GELATO_UNROLL for (int r = 0; r < R; ++r) {
-          const Pair x = pair(digits + k * R + r);
-          GELATO_UNROLL for (int p = 0; p < P; ++p) dots[p][r] = dot(dots[p][r], w[p], x);
-        }
-      }
+      add_words(dots, eight, words + quarter * 4 * R);
     }
     GELATO_UNROLL for (int p = 0; p < P; ++p) {
       const int64_t at = ((panel + p) * a.groups + g) * kLanes;

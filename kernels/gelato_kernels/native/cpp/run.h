@@ -46,7 +46,7 @@ bool run(Product p, int64_t threads, const Schedule& schedule) {
   p.prepared = scratch(p.rows * (padded + padded / 2 + p.groups + 2), Use::kCall);
   if (!p.prepared) return false;
   p.digits = reinterpret_cast<int32_t*>(p.prepared + p.rows * padded);
-  p.sums = reinterpret_cast<float*>(p.digits + p.rows * p.groups * kPairs);
+  p.sums = reinterpret_cast<float*>(p.digits + p.rows * p.groups * kWords);
   p.steps = p.sums + p.rows * p.groups;
   p.position = reinterpret_cast<int32_t*>(p.steps + p.rows);
   for (int64_t b = 0, row = 0; b < p.batch; ++b)

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "arguments.h"
 
 namespace gelato {
@@ -15,8 +17,10 @@ constexpr int kValueVectors = 1;
 
 struct Floats { __m256 a, b; };
 struct Ints { __m256i a, b; };
-using Pairs = Ints;
-using Pair = __m256i;
+using Dots = Ints;
+using Packed = Ints;   // Four weights of every output in 16 bits of a 32-bit lane, the even inputs in its low half.
+using Weights = Ints;  // Two inputs of every output.
+using Digits = __m256i;
 
 inline Floats set(float x) { const __m256 v = _mm256_set1_ps(x); return {v, v}; }
 inline Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -77,19 +81,27 @@ inline void store_digits(int16_t* p, const Floats& x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));  // packs mixes halves
 }
 
-inline Pair pair(const int32_t* p) { return _mm256_set1_epi32(*p); }
-inline Ints dot(const Ints& sum, const Pairs& w, const Pair& x) {
-  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, x)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, x))};
+inline void order_digits(const int16_t* group, int32_t* words) { std::memcpy(words, group, kGroup * sizeof *group); }
+inline Dots no_dots() { return no_ints(); }
+inline Digits digits(const int32_t* p) { return _mm256_set1_epi32(*p); }
+template <int N>
+inline void add_dot(Dots& sum, const Weights& w, const Digits& x) {
+  sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, x));
+  sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, x));
 }
-inline Pairs load_pairs(const uint8_t* p) {
+inline Packed load_packed(const uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
 template <int N>
-inline Pairs nibble(const Pairs& x) {
+inline Weights weights(const Packed& x) {
   const __m256i mask = _mm256_set1_epi16(15);
   return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4 * N), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4 * N), mask)};
 }
-inline Pairs widen(const uint8_t* p) { return {_mm256_cvtepi8_epi16(eight(p)), _mm256_cvtepi8_epi16(eight(p + 16))}; }
+template <int N>
+inline Weights weights(const uint8_t* p) {
+  p += N * 2 * kLanes;
+  return {_mm256_cvtepi8_epi16(eight(p)), _mm256_cvtepi8_epi16(eight(p + 16))};
+}
 
 inline __m256 sum_lanes(const __m256* s) {
   const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "arguments.h"
 
 namespace gelato {
@@ -15,8 +17,10 @@ constexpr int kValueVectors = 4;
 
 using Floats = __m512;
 using Ints = __m512i;
-using Pairs = __m512i;
-using Pair = __m512i;
+using Dots = __m512i;
+using Packed = __m512i;   // Four weights of every output in 16 bits of a 32-bit lane, the even inputs in its low half.
+using Weights = __m512i;  // Two inputs of every output.
+using Digits = __m512i;
 
 inline Floats set(float x) { return _mm512_set1_ps(x); }
 inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
@@ -55,15 +59,19 @@ inline void store_digits(int16_t* p, Floats x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
 }
 
-inline Pair pair(const int32_t* p) { return _mm512_set1_epi32(*p); }
-inline Ints dot(Ints sum, Pairs w, Pair x) { return _mm512_dpwssd_epi32(sum, w, x); }
-inline Pairs load_pairs(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void order_digits(const int16_t* group, int32_t* words) { std::memcpy(words, group, kGroup * sizeof *group); }
+inline Dots no_dots() { return no_ints(); }
+inline Digits digits(const int32_t* p) { return _mm512_set1_epi32(*p); }
 template <int N>
-inline Pairs nibble(Pairs x) {
+inline void add_dot(Dots& sum, Weights w, Digits x) { sum = _mm512_dpwssd_epi32(sum, w, x); }
+inline Packed load_packed(const uint8_t* p) { return _mm512_loadu_si512(p); }
+template <int N>
+inline Weights weights(Packed x) {
   if (N == 3) return _mm512_srli_epi16(x, 12);
   return _mm512_and_si512(N == 0 ? x : _mm512_srli_epi16(x, 4 * N), _mm512_set1_epi16(15));
 }
-inline Pairs widen(const uint8_t* p) { return _mm512_cvtepi8_epi16(thirty_two(p)); }
+template <int N>
+inline Weights weights(const uint8_t* p) { return _mm512_cvtepi8_epi16(thirty_two(p + N * 2 * kLanes)); }
 
 inline __m256 sum_lanes(const __m256* s) {
   const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));

@@ -16,8 +16,10 @@ constexpr int kValueVectors = 1;   // Of a value's row that are summed at once.
 
 struct Floats { float v[16]; };
 struct Ints { int32_t v[16]; };
-struct Pairs { int16_t v[32]; };
-struct Pair { int16_t v[2]; };
+struct Weights { int16_t v[32]; };  // Two inputs of every output.
+struct Digits { int16_t v[2]; };
+using Dots = Ints;
+using Packed = Weights;  // Four weights of every output in 16 bits of a 32-bit lane, the even inputs in its low half.
 
 template <class F>
 inline Floats each(F f) {
@@ -105,23 +107,26 @@ inline void store_digits(int16_t* p, const Floats& a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(whole.v[i]);
 }
 
-inline Pair pair(const int32_t* p) { Pair r; std::memcpy(&r, p, 4); return r; }
+inline void order_digits(const int16_t* group, int32_t* words) { std::memcpy(words, group, kGroup * sizeof *group); }
+inline Dots no_dots() { return no_ints(); }
+inline Digits digits(const int32_t* p) { Digits r; std::memcpy(&r, p, 4); return r; }
 
-inline Ints dot(Ints sum, const Pairs& w, const Pair& x) {
+template <int N>
+inline void add_dot(Dots& sum, const Weights& w, const Digits& x) {
   for (int i = 0; i < 16; ++i) sum.v[i] += w.v[2 * i] * x.v[0] + w.v[2 * i + 1] * x.v[1];
-  return sum;
 }
 
-inline Pairs load_pairs(const uint8_t* p) { Pairs r; std::memcpy(&r, p, sizeof r); return r; }
+inline Packed load_packed(const uint8_t* p) { Packed r; std::memcpy(&r, p, sizeof r); return r; }
 template <int N>
-inline Pairs nibble(const Pairs& a) {
-  Pairs r;
+inline Weights weights(const Packed& a) {
+  Weights r;
   for (int i = 0; i < 32; ++i) r.v[i] = (static_cast<uint16_t>(a.v[i]) >> (4 * N)) & 15;
   return r;
 }
-inline Pairs widen(const uint8_t* p) {
-  Pairs r;
-  for (int i = 0; i < 32; ++i) r.v[i] = static_cast<int8_t>(p[i]);
+template <int N>
+inline Weights weights(const uint8_t* p) {
+  Weights r;
+  for (int i = 0; i < 32; ++i) r.v[i] = static_cast<int8_t>(p[N * 2 * kLanes + i]);
   return r;
 }
 
