@@ -17,6 +17,7 @@ from jax import Array
 
 from gelato_jax.decoding.baseline import Text
 from gelato_jax.decoding.job import DecodeSettings, encode_prompts, make_job
+from gelato_jax.decoding.memory import refuse_what_does_not_fit
 from gelato_jax.decoding.pair import Pair
 from gelato_jax.decoding.prefill import fresh_sessions
 from gelato_jax.decoding.programs import (
@@ -94,7 +95,7 @@ def generate(
         return _until_stops(watched, stops)
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
-    batch = encode_prompts(pair, prompts, settings, raw=raw)
+    batch = _encode(pair, prompts, settings, raw)
     session = open_session(session, job, len(prompts))
     text, totals, kept = decode(job, **batch, session=session, shapes=settings.shapes)
     return _generation(pair, job, text, batch["prompt_length"], totals, kept)
@@ -136,10 +137,19 @@ def autoregressive(
     """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
-    batch = encode_prompts(pair, prompts, settings, raw=raw)
+    batch = _encode(pair, prompts, settings, raw)
     text = jax.device_get(decode_autoregressive(job, **batch, shapes=settings.shapes))
     refuse_faults(text)
     return _rows(text.tokens, batch["prompt_length"], text.length)
+
+
+def _encode(
+    pair: Pair, prompts: Sequence[str] | Sequence[Sequence[int]], settings: DecodeSettings, raw: bool
+) -> dict[str, Array]:
+    """Prompts in one buffer, for which there is memory."""
+    batch = encode_prompts(pair, prompts, settings, raw=raw)
+    refuse_what_does_not_fit(pair, *batch["tokens"].shape)
+    return batch
 
 
 def open_session(session: Session | None, job: Job, rows: int) -> Session:
@@ -282,7 +292,7 @@ def stream(
     """
     settings = settings or DecodeSettings()
     job = make_job(pair, settings=settings, **choices)
-    batch = encode_prompts(pair, prompts, settings, raw=raw)
+    batch = _encode(pair, prompts, settings, raw)
     session = open_session(session, job, len(prompts))
     preparation = _prepare(job, batch, session, settings.shapes)
     state = start(job, **batch, session=session, shapes=settings.shapes)
