@@ -7,7 +7,7 @@ import pytest
 
 import gelato_jax as gelato
 from gelato_jax import testing
-from gelato_jax.decoding import lookup, memory
+from gelato_jax.decoding import DraftModel, lookup, memory
 from gelato_jax.decoding.job import buffer_slots
 from gelato_jax.decoding.prefill import begin_reading
 from gelato_jax.errors import GelatoError
@@ -21,7 +21,7 @@ def bytes_of(model, rows, slots):
 
 def test_caches_are_as_large_as_is_said():
     pair = testing.tiny_pair(exits=())
-    assert isinstance(pair.draft, gelato.decoding.DraftModel)
+    assert isinstance(pair.draft, DraftModel)
     expected = bytes_of(pair.target, 3, 64) + bytes_of(pair.draft.model, 3, 64)
     assert memory.cache_bytes(pair, 3, 64) == expected > 0
     alone = dataclasses.replace(pair, draft=lookup())
