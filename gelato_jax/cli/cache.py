@@ -1,11 +1,14 @@
 """Where compiled programs are kept between runs of the command."""
 
+import re
 import sys
 import warnings
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-_REJECTED = "Error reading persistent compilation cache entry"  # how JAX's warning begins, one for each program
+_REJECTED = re.compile(r"Error reading persistent compilation cache entry for '([^'/]+)'")
+"""JAX's warning, one for each program; its files begin with the name."""
 
 
 def keep_programs() -> None:
@@ -17,27 +20,30 @@ def keep_programs() -> None:
     folder = cache_directory() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    _say_rejections_once(str(folder))
+    _replace_rejected(folder)
 
 
 @cache
-def _say_rejections_once(folder: str) -> None:
-    """Put one line in place of JAX's warnings about kept programs that it cannot load.
+def _replace_rejected(folder: Path) -> None:
+    """Remove kept programs that JAX warns it cannot load, and put one line in place of its warnings.
 
-    JAX never replaces a file that is there, so what is rejected once is rejected at every start. XLA does so to all
-    programs of some CPUs, whose tuning it takes for a feature that the machine lacks (jax issue 38445).
+    JAX never replaces a file that is there, so what a killed process or a full disk left half-written would be
+    rejected at every start. XLA does so to all programs of some CPUs, whose tuning it takes for a feature that the
+    machine lacks (jax issue 38445).
     """
     show, said = warnings.showwarning, False
 
     def show_others(message: Warning | str, *args: Any, **kwargs: Any) -> None:
         nonlocal said
-        if not str(message).startswith(_REJECTED):
-            show(message, *args, **kwargs)
-        elif not said:
+        if not (rejected := _REJECTED.match(str(message))):
+            return show(message, *args, **kwargs)
+        for file in folder.glob(f"{rejected[1]}-*"):
+            file.unlink(missing_ok=True)
+        if not said:
             said = True
             print(
-                f"gelato: programs kept in {folder} cannot be loaded and are compiled again, now and at every start; "
-                "remove that folder, and if this line comes back, JAX cannot reload programs of this CPU",
+                f"gelato: programs kept in {folder} could not be loaded and are compiled again; if this line comes "
+                "back at every start, JAX cannot reload programs of this CPU",
                 file=sys.stderr,
             )
 

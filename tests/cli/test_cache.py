@@ -41,7 +41,7 @@ def test_a_second_process_loads_what_the_first_compiled(start):
     assert start() == ((asked, asked, 0), "")
 
 
-def test_programs_that_cannot_be_loaded_are_told_of_in_one_line(start, tmp_path):
+def test_programs_that_cannot_be_loaded_are_replaced_and_told_of_in_one_line(start, tmp_path):
     (asked, _, _), _ = start()
     files = list((tmp_path / "xla").glob("*-cache"))
     assert len(files) == asked > 1
@@ -49,5 +49,6 @@ def test_programs_that_cannot_be_loaded_are_told_of_in_one_line(start, tmp_path)
         file.write_bytes(b"no program")
     figures, error = start()
     assert figures == (asked, 0, asked)
-    assert error.startswith(f"gelato: programs kept in {tmp_path / 'xla'} cannot be loaded")
+    assert error.startswith(f"gelato: programs kept in {tmp_path / 'xla'} could not be loaded")
     assert error.count("\n") == 1
+    assert start() == ((asked, asked, 0), "")
