@@ -13,7 +13,7 @@
 namespace gelato {
 namespace {
 
-constexpr int kTileQueries = 4;  // That share a row of values while it is in registers.
+constexpr int kTileQueries = 4;  // That share a row of keys or values while it is in registers.
 
 inline float rounded_to_bfloat16(float x) {
   uint32_t bits;
@@ -23,45 +23,57 @@ inline float rounded_to_bfloat16(float x) {
   return x;
 }
 
+// Rows [16, padded] of keys or values, one behind the other: of float32, or of bfloat16 where `wide` is null.
+struct Rows {
+  const float* wide;
+  const uint16_t* narrow;
+
+  template <bool Narrow>
+  Floats part(int64_t at) const {
+    if constexpr (Narrow) return bfloats(narrow + at);
+    else return load(wide + at);
+  }
+};
+
 // Keys, or values, of one row and head by absolute position.
 struct Text {
   const Attention& a;
   const void* cache;   // [slots, size]
   const float* fresh;  // [window, size]
-  int64_t length, padded;
+  int64_t length, end, padded;
 
-  // Rows [at, at + count) as float32 with zeros up to `padded`; beyond `end` the last one again, whose weight is zero.
-  void rows(int64_t at, int64_t count, int64_t end, float* room, const float** row) const {
-    // The next rows are asked for while these are used: a core's own prefetching stops at a page's end.
-    const int64_t bytes = a.size * (a.narrow ? 2 : 4), next = (at + count) * bytes;
-    const int64_t left = length * bytes - next, ahead = left < count * bytes ? left : count * bytes;
-    for (int64_t line = 0; line < ahead; line += 64) __builtin_prefetch(static_cast<const char*>(cache) + next + line, 0, 2);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t position = at + i < end ? at + i : end - 1;
+  // Positions [at, at + 16), where they are or as float32 in `room`: beyond `end` the last one again, whose weight is zero.
+  Rows rows(int64_t at, float* room) const {
+    const int64_t offset = at * a.size;
+    if (padded == a.size && at + kLanes <= length)
+      return a.narrow ? Rows{nullptr, static_cast<const uint16_t*>(cache) + offset} : Rows{static_cast<const float*>(cache) + offset, nullptr};
+    for (int i = 0; i < kLanes; ++i) copy(at + i < end ? at + i : end - 1, room + i * padded);
+    return {room, nullptr};
+  }
+
+  // Asks for positions [at, at + 16): a core's own prefetching stops at a page's end.
+  void ask_for(int64_t at) const {
+    const int64_t bytes = a.size * (a.narrow ? 2 : 4), last = length < at + kLanes ? length : at + kLanes;
+    const char* first = static_cast<const char*>(cache);
+    for (int64_t line = at * bytes; line < last * bytes; line += 64) __builtin_prefetch(first + line, 0, 2);
+  }
+
+ private:
+  void copy(int64_t position, float* y) const {
+    int64_t h = 0;
+    if (position < length && a.narrow) {
+      const uint16_t* x = static_cast<const uint16_t*>(cache) + position * a.size;
+      for (; h + kLanes <= a.size; h += kLanes) store(y + h, bfloats(x + h));
+      for (; h < a.size; ++h) {
+        const uint32_t bits = static_cast<uint32_t>(x[h]) << 16;
+        std::memcpy(y + h, &bits, sizeof bits);
+      }
+    } else {
       const bool cached = position < length;
-      const int64_t offset = (cached ? position : position - length) * a.size;
-      if (!a.narrow && padded == a.size) {
-        row[i] = (cached ? static_cast<const float*>(cache) : fresh) + offset;
-        continue;
-      }
-      float* copy = room + i * padded;
-      row[i] = copy;
-      int64_t h = 0;
-      if (!a.narrow) {
-        std::memcpy(copy, (cached ? static_cast<const float*>(cache) : fresh) + offset, a.size * sizeof(float));
-        h = a.size;
-      } else if (cached) {
-        const uint16_t* narrow = static_cast<const uint16_t*>(cache) + offset;
-        for (; h + kLanes <= a.size; h += kLanes) store(copy + h, bfloats(narrow + h));
-        for (; h < a.size; ++h) {
-          const uint32_t bits = static_cast<uint32_t>(narrow[h]) << 16;
-          std::memcpy(copy + h, &bits, sizeof bits);
-        }
-      } else {
-        for (; h < a.size; ++h) copy[h] = rounded_to_bfloat16(fresh[offset + h]);
-      }
-      for (; h < padded; ++h) copy[h] = 0.0f;
+      const float* x = cached ? static_cast<const float*>(cache) + position * a.size : fresh + (position - length) * a.size;
+      for (; h < a.size; ++h) y[h] = a.narrow ? rounded_to_bfloat16(x[h]) : x[h];
     }
+    for (; h < padded; ++h) y[h] = 0.0f;
   }
 };
 
@@ -108,38 +120,90 @@ void split(const Attention& a, float* fresh_key, float* fresh_value) {
       }
 }
 
-// Scores of 16 keys for one query.
-inline Floats score(const float* query, const float* const* key, int64_t padded) {
-  Floats sums[kLanes];
+// Scores of 16 keys for R queries; queries are [R, padded], scores [R, kChunk]. A score is a sum of 16 lanes' sums, which
+// `reduce` adds: the same for `scores_across`, that knows the keys by columns.
+template <int R, bool Narrow>
+inline void scores(const float* query, const Rows& key, int64_t padded, float* score) {
   for (int first_key = 0; first_key < kLanes; first_key += kKeys) {
-    Floats partial[kKeys];
-    GELATO_UNROLL for (int i = 0; i < kKeys; ++i) partial[i] = set(0.0f);
-    for (int64_t h = 0; h < padded; h += kLanes) {
-      const Floats q = load(query + h);
-      GELATO_UNROLL for (int i = 0; i < kKeys; ++i) partial[i] = madd(load(key[first_key + i] + h), q, partial[i]);
-    }
-    GELATO_UNROLL for (int i = 0; i < kKeys; ++i) sums[first_key + i] = partial[i];
+    Floats partial[R][kKeys];
+    GELATO_UNROLL for (int r = 0; r < R; ++r) GELATO_UNROLL for (int i = 0; i < kKeys; ++i) partial[r][i] = set(0.0f);
+    for (int64_t h = 0; h < padded; h += kLanes)
+      GELATO_UNROLL for (int i = 0; i < kKeys; ++i) {
+        const Floats k = key.part<Narrow>((first_key + i) * padded + h);
+        GELATO_UNROLL for (int r = 0; r < R; ++r) partial[r][i] = madd(k, load(query + r * padded + h), partial[r][i]);
+      }
+    GELATO_UNROLL for (int r = 0; r < R; ++r) reduce(partial[r], score + r * kChunk + first_key);
   }
-  return reduce(sums);
 }
 
-// Adds 16 weighted rows to V vectors of R queries' sums; weights are [R, stride], sums [R, sum_stride].
-template <int R, int V>
-inline void add_values(const float* weight, int64_t stride, const float* const* value, int64_t h, float* sum,
-                       int64_t sum_stride) {
+// Rows [16, padded] as columns [padded, 16].
+inline void turn_around(const Rows& rows, int64_t padded, float* columns) {
+  for (int64_t h = 0; h < padded; h += kLanes) {
+    Floats block[kLanes];
+    for (int i = 0; i < kLanes; ++i) block[i] = rows.wide ? rows.part<false>(i * padded + h) : rows.part<true>(i * padded + h);
+    transpose(block);
+    for (int i = 0; i < kLanes; ++i) store(columns + (h + i) * kLanes, block[i]);
+  }
+}
+
+// The same, of keys [padded, 16].
+template <int R>
+inline void scores_across(const float* query, const float* keys, int64_t padded, float* score) {
+  // What lanes k and k + 8 of a key's sum come to.
+  const auto two_lanes = [&](int64_t k, Floats (&sum)[R]) {
+    Floats low[R], high[R];
+    GELATO_UNROLL for (int r = 0; r < R; ++r) low[r] = high[r] = set(0.0f);
+    for (int64_t h = k; h < padded; h += kLanes) {
+      const Floats x = load(keys + h * kLanes), y = load(keys + (h + kLanes / 2) * kLanes);
+      GELATO_UNROLL for (int r = 0; r < R; ++r) {
+        low[r] = madd(x, set(query[r * padded + h]), low[r]);
+        high[r] = madd(y, set(query[r * padded + h + kLanes / 2]), high[r]);
+      }
+    }
+    GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(low[r], high[r]);
+  };
+  const auto four_lanes = [&](int64_t k, Floats (&sum)[R]) {
+    Floats other[R];
+    two_lanes(k, sum);
+    two_lanes(k + 1, other);
+    GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(sum[r], other[r]);
+  };
+  const auto eight_lanes = [&](int64_t k, Floats (&sum)[R]) {
+    Floats other[R];
+    four_lanes(k, sum);
+    four_lanes(k + 2, other);
+    GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(sum[r], other[r]);
+  };
+  Floats sum[R], other[R];
+  eight_lanes(0, sum);
+  eight_lanes(4, other);
+  GELATO_UNROLL for (int r = 0; r < R; ++r) store(score + r * kChunk, add(sum[r], other[r]));
+}
+
+// Adds 16 weighted rows to V vectors of R queries' sums; weights are [R, kChunk], sums [R, stride].
+template <int R, int V, bool Narrow>
+inline void add_values(const float* weight, const Rows& value, int64_t padded, int64_t h, float* sum, int64_t stride) {
   Floats total[R][V];
   GELATO_UNROLL for (int r = 0; r < R; ++r) GELATO_UNROLL for (int v = 0; v < V; ++v)
-    total[r][v] = load(sum + r * sum_stride + h + v * kLanes);
+    total[r][v] = load(sum + r * stride + h + v * kLanes);
   for (int i = 0; i < kLanes; ++i) {
     Floats row[V];
-    GELATO_UNROLL for (int v = 0; v < V; ++v) row[v] = load(value[i] + h + v * kLanes);
+    GELATO_UNROLL for (int v = 0; v < V; ++v) row[v] = value.part<Narrow>(i * padded + h + v * kLanes);
     GELATO_UNROLL for (int r = 0; r < R; ++r) {
-      const Floats w = set(weight[r * stride + i]);
+      const Floats w = set(weight[r * kChunk + i]);
       GELATO_UNROLL for (int v = 0; v < V; ++v) total[r][v] = madd(w, row[v], total[r][v]);
     }
   }
   GELATO_UNROLL for (int r = 0; r < R; ++r) GELATO_UNROLL for (int v = 0; v < V; ++v)
-    store(sum + r * sum_stride + h + v * kLanes, total[r][v]);
+    store(sum + r * stride + h + v * kLanes, total[r][v]);
+}
+
+template <int R, bool Narrow>
+inline void add_values(const float* weight, const Rows& value, int64_t padded, float* sum, int64_t stride) {
+  int64_t h = 0;
+  for (; h + kValueVectors * kLanes <= padded; h += kValueVectors * kLanes)
+    add_values<R, kValueVectors, Narrow>(weight, value, padded, h, sum, stride);
+  for (; h < padded; h += kLanes) add_values<R, 1, Narrow>(weight, value, padded, h, sum, stride);
 }
 
 // A row and key head.
@@ -158,7 +222,7 @@ struct Head {
   Text text(const void* cache, const float* fresh) const {
     const int64_t bytes = a.size * (a.narrow ? 2 : 4);
     const int64_t head = row * a.cache_heads + index % a.kv_heads;
-    return {a, static_cast<const char*>(cache) + head * a.slots * bytes, fresh + index * a.window * a.size, length, padded};
+    return {a, static_cast<const char*>(cache) + head * a.slots * bytes, fresh + index * a.window * a.size, length, end, padded};
   }
 };
 
@@ -193,64 +257,80 @@ inline void write_out(const Head& head, int64_t query, const Part& part) {
     store_some(out + h, head.a.size - h, div(load(part.values + h), part.total()));
 }
 
-// What `count` positions from `first` on give R queries; parts are [R, stride].
+// A chunk's positions, 16 by 16.
+struct Chunk {
+  int64_t first, count;  // Of positions, the latter in whole sixteens.
+  Rows key[kChunk / kLanes], value[kChunk / kLanes];
+  const float* columns;  // [count / 16, padded, 16] keys by columns, or null
+};
+
+// What a chunk gives R queries; parts are [R, stride].
 template <int R>
-void attend_tile(const Head& head, int64_t query, const float* const* key, const float* const* value, int64_t first_position,
-                 int64_t count, float* parts) {
+void attend_tile(const Head& head, int64_t query, const Chunk& chunk, float* parts) {
   const int64_t padded = head.padded, stride = head.a.part();
   alignas(64) float weights[R * kChunk];
+  for (int64_t j = 0; j < chunk.count; j += kLanes) {
+    const Rows& key = chunk.key[j / kLanes];
+    if (chunk.columns) scores_across<R>(head.query(query), chunk.columns + j * padded, padded, weights + j);
+    else if (key.wide) scores<R, false>(head.query(query), key, padded, weights + j);
+    else scores<R, true>(head.query(query), key, padded, weights + j);
+  }
   for (int r = 0; r < R; ++r) {
     const Part part{parts + r * stride, padded};
-    const int64_t seen = head.seen(query + r) - first_position;
+    const int64_t seen = head.seen(query + r) - chunk.first;
     std::memset(part.values, 0, padded * sizeof(float));
     float* w = weights + r * kChunk;
     Floats most = set(-std::numeric_limits<float>::max());
-    for (int64_t j = 0; j < count; j += kLanes) {
-      const Floats s = first(score(head.query(query + r), key + j, padded), seen - j, -std::numeric_limits<float>::max());
-      most = max(most, s);
-      store(w + j, s);
-    }
+    for (int64_t j = 0; j < chunk.count; j += kLanes) most = max(most, first(load(w + j), seen - j, -std::numeric_limits<float>::max()));
     float lanes[kLanes], largest;
     store(lanes, most);
     largest = lanes[0];
     for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
     Floats added = set(0.0f);
-    for (int64_t j = 0; j < count; j += kLanes) {
+    for (int64_t j = 0; j < chunk.count; j += kLanes) {
       const Floats e = first(exp(sub(load(w + j), set(largest))), seen - j, 0.0f);
       added = add(added, e);
       store(w + j, e);
     }
     part.set_totals(set(largest), set(sum(added)));
   }
-  for (int64_t step = 0; step < count; step += kLanes) {
+  for (int64_t step = 0; step < chunk.count; step += kLanes) {
 #ifdef GELATO_MUTANT_ORDER  // As in product.h.
-    const int64_t j = head.a.window > 1 ? count - kLanes - step : step;
+    const int64_t j = head.a.window > 1 ? chunk.count - kLanes - step : step;
 #else
     const int64_t j = step;
 #endif
-    int64_t h = 0;
-    for (; h + kValueVectors * kLanes <= padded; h += kValueVectors * kLanes)
-      add_values<R, kValueVectors>(weights + j, kChunk, value + j, h, parts, stride);
-    for (; h < padded; h += kLanes) add_values<R, 1>(weights + j, kChunk, value + j, h, parts, stride);
+    const Rows& value = chunk.value[j / kLanes];
+    if (value.wide) add_values<R, false>(weights + j, value, padded, parts, stride);
+    else add_values<R, true>(weights + j, value, padded, parts, stride);
   }
 }
 
 // What the positions of a chunk give the queries [query, last); parts are [queries, stride].
-void attend_chunk(const Head& head, int64_t query, int64_t last, int64_t chunk, float* room, float* parts) {
-  const int64_t first_position = chunk * kChunk, left = head.end - first_position, stride = head.a.part();
+void attend_chunk(const Head& head, int64_t query, int64_t last, int64_t index, float* room, float* parts) {
+  const int64_t left = head.end - index * kChunk, stride = head.a.part(), rows = kLanes * head.padded;
   if (left <= 0) {
     for (int64_t q = query; q < last; ++q) Part{parts + (q - query) * stride, head.padded}.set_totals(set(0.0f), set(0.0f));
     return;
   }
-  const int64_t count = left < kChunk ? (left + kLanes - 1) / kLanes * kLanes : kChunk;
-  const float *key[kChunk], *value[kChunk];
-  head.text(head.a.key, head.a.fresh_key).rows(first_position, count, head.end, room, key);
-  head.text(head.a.value, head.a.fresh_value).rows(first_position, count, head.end, room + kChunk * head.padded, value);
+  Chunk chunk{index * kChunk, left < kChunk ? (left + kLanes - 1) / kLanes * kLanes : kChunk};
+  const Text keys = head.text(head.a.key, head.a.fresh_key), values = head.text(head.a.value, head.a.fresh_value);
+  // Turning keys around pays where many queries then add without crossing lanes.
+  float* columns = last - query < kColumnQueries ? nullptr : room + 2 * kChunk * head.padded;
+  for (int64_t j = 0; j < chunk.count; j += kLanes, room += 2 * rows) {
+    const int64_t at = chunk.first + j;
+    keys.ask_for(at + kChunk);  // while these are used
+    values.ask_for(at + kChunk);
+    chunk.key[j / kLanes] = keys.rows(at, room);
+    chunk.value[j / kLanes] = values.rows(at, room + rows);
+    if (columns) turn_around(chunk.key[j / kLanes], head.padded, columns + j * head.padded);
+  }
+  chunk.columns = columns;
   for (; query < last; query += kTileQueries, parts += kTileQueries * stride) switch (last - query) {
-      case 1: attend_tile<1>(head, query, key, value, first_position, count, parts); break;
-      case 2: attend_tile<2>(head, query, key, value, first_position, count, parts); break;
-      case 3: attend_tile<3>(head, query, key, value, first_position, count, parts); break;
-      default: attend_tile<kTileQueries>(head, query, key, value, first_position, count, parts);
+      case 1: attend_tile<1>(head, query, chunk, parts); break;
+      case 2: attend_tile<2>(head, query, chunk, parts); break;
+      case 3: attend_tile<3>(head, query, chunk, parts); break;
+      default: attend_tile<kTileQueries>(head, query, chunk, parts);
     }
 }
 
@@ -268,7 +348,7 @@ void turn(const Attention& a) {
 
 // Chunks are added up one after the other, whether a unit goes through them or `join` does: the bits are the same.
 void attend(const Attention& a, int64_t unit) {
-  const int64_t padded = a.padded(), stride = a.part(), rooms = 2 * kChunk * padded;
+  const int64_t padded = a.padded(), stride = a.part(), rooms = 3 * kChunk * padded;
   float* room = scratch(rooms + (a.apart ? 0 : 2 * a.block * stride), Use::kUnit);
   if (!room) __builtin_trap();  // no memory: there is no one to tell
   if (a.apart) {

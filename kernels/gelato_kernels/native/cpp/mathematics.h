@@ -38,6 +38,16 @@ inline void store_some(float* p, int64_t n, const Floats& x) {
   std::memcpy(p, some, n * sizeof(float));
 }
 
+#ifndef GELATO_TRANSPOSE  // Where a set has no better one.
+inline void transpose(Floats (&x)[kLanes]) {
+  float rows[kLanes][kLanes], columns[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) store(rows[i], x[i]);
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < kLanes; ++j) columns[j][i] = rows[i][j];
+  for (int i = 0; i < kLanes; ++i) x[i] = load(columns[i]);
+}
+#endif
+
 inline float sum(const Floats& x) {
   float s[kLanes];
   store(s, x);

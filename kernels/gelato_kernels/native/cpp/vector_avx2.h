@@ -13,6 +13,7 @@ namespace {
 constexpr int kMostRows = 4;
 constexpr int kPanels = 1;
 constexpr int kKeys = 4;
+constexpr int kColumnQueries = 32;
 constexpr int kValueVectors = 1;
 
 struct Floats { __m256 a, b; };
@@ -103,15 +104,12 @@ inline Weights weights(const uint8_t* p) {
   return {_mm256_cvtepi8_epi16(eight(p)), _mm256_cvtepi8_epi16(eight(p + 16))};
 }
 
-inline __m256 sum_lanes(const __m256* s) {
-  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
-  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(s[4], s[5]), _mm256_hadd_ps(s[6], s[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
-}
-inline Floats reduce(const Floats* x) {
-  __m256 s[16];
-  for (int i = 0; i < 16; ++i) s[i] = _mm256_add_ps(x[i].a, x[i].b);
-  return {sum_lanes(s), sum_lanes(s + 8)};
+// The sums of the lanes of four, added as the other sets add them.
+inline void reduce(const Floats (&x)[4], float* sums) {
+  __m256 s[4];
+  GELATO_UNROLL for (int i = 0; i < 4; ++i) s[i] = _mm256_add_ps(x[i].a, x[i].b);
+  const __m256 fours = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
 }
 
 }  // namespace

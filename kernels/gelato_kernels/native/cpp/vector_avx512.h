@@ -12,7 +12,8 @@ namespace {
 
 constexpr int kMostRows = 6;  // Two panels of 6 rows keep 24 sums; with the weights they fill the 32 registers.
 constexpr int kPanels = 2;
-constexpr int kKeys = 16;
+constexpr int kKeys = 4;            // Whose scores are summed at once.
+constexpr int kColumnQueries = 16;  // See attention.h.
 constexpr int kValueVectors = 4;
 
 using Floats = __m512;
@@ -73,15 +74,36 @@ inline Weights weights(Packed x) {
 template <int N>
 inline Weights weights(const uint8_t* p) { return _mm512_cvtepi8_epi16(thirty_two(p + N * 2 * kLanes)); }
 
-inline __m256 sum_lanes(const __m256* s) {
-  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
-  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(s[4], s[5]), _mm256_hadd_ps(s[6], s[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+// The sums of the lanes of four: i and i + 8 first, then neighbours, then pairs of these.
+inline void reduce(const Floats (&x)[4], float* sums) {
+  __m256 s[4];
+  GELATO_UNROLL for (int i = 0; i < 4; ++i) s[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+  const __m256 fours = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
 }
-inline Floats reduce(const Floats* x) {
-  __m256 s[16];
-  for (int i = 0; i < 16; ++i) s[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
-  return _mm512_insertf32x8(_mm512_castps256_ps512(sum_lanes(s)), sum_lanes(s + 8), 1);
+
+#define GELATO_TRANSPOSE
+inline void transpose(Floats (&x)[16]) {
+  Floats y[16];
+  GELATO_UNROLL for (int i = 0; i < 16; i += 2) {  // twos, of neighbours
+    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+  const auto twos = [](Floats a, Floats b, bool high) {
+    const __m512d p = _mm512_castps_pd(a), q = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(p, q) : _mm512_unpacklo_pd(p, q));
+  };
+  GELATO_UNROLL for (int i = 0; i < 16; i += 4)  // fours: column 4 q + j of rows i to i + 3 is quarter q of x[i + j]
+    GELATO_UNROLL for (int j = 0; j < 4; ++j) x[i + j] = twos(y[i + j / 2], y[i + j / 2 + 2], j % 2);
+  GELATO_UNROLL for (int j = 0; j < 4; ++j) {
+    const Floats even = _mm512_shuffle_f32x4(x[j], x[j + 4], 0x88), odd = _mm512_shuffle_f32x4(x[j], x[j + 4], 0xDD);
+    const Floats more = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0x88), rest = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0xDD);
+    y[j] = _mm512_shuffle_f32x4(even, more, 0x88);
+    y[j + 4] = _mm512_shuffle_f32x4(odd, rest, 0x88);
+    y[j + 8] = _mm512_shuffle_f32x4(even, more, 0xDD);
+    y[j + 12] = _mm512_shuffle_f32x4(odd, rest, 0xDD);
+  }
+  GELATO_UNROLL for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
 
 }  // namespace

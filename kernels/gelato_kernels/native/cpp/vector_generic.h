@@ -12,6 +12,7 @@ namespace {
 constexpr int kMostRows = 2;       // Of a product's tile.
 constexpr int kPanels = 1;         // That share each broadcast of a row's digits.
 constexpr int kKeys = 2;           // Whose scores are summed at once.
+constexpr int kColumnQueries = 32;  // See attention.h.
 constexpr int kValueVectors = 1;   // Of a value's row that are summed at once.
 
 struct Floats { float v[16]; };
@@ -130,13 +131,13 @@ inline Weights weights(const uint8_t* p) {
   return r;
 }
 
-// Lane i is the sum of the lanes of a[i], added as the other sets add them.
-inline Floats reduce(const Floats* a) {
-  return each([&](int i) {
+// The sums of the lanes of two, added as the other sets add them.
+inline void reduce(const Floats (&x)[2], float* sums) {
+  for (int i = 0; i < 2; ++i) {
     float s[8];
-    for (int k = 0; k < 8; ++k) s[k] = a[i].v[k] + a[i].v[k + 8];
-    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-  });
+    for (int k = 0; k < 8; ++k) s[k] = x[i].v[k] + x[i].v[k + 8];
+    sums[i] = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+  }
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ namespace {
 constexpr int kMostRows = 2;  // Of high and low sums, that fill 16 of the 32 registers; GCC spills more.
 constexpr int kPanels = 1;
 constexpr int kKeys = 4;
+constexpr int kColumnQueries = 32;
 constexpr int kValueVectors = 1;
 
 struct Floats { float32x4_t v[4]; };
@@ -142,16 +143,12 @@ inline void add_dot(Dots& sum, const Weights& w, Digits x) {
   GELATO_UNROLL for (int i = 0; i < 4; ++i) part.v[i] = dot(part.v[i], w.v[i], x);
 }
 
-// Lane i is the sum of the lanes of x[i], added as the other sets add them.
-inline Floats reduce(const Floats* x) {
-  return each([&](int i) {
-    float32x4_t pairs[4];
-    for (int k = 0; k < 4; ++k) {
-      const float32x4_t* v = x[4 * i + k].v;
-      pairs[k] = vpaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3]));
-    }
-    return vpaddq_f32(vpaddq_f32(pairs[0], pairs[1]), vpaddq_f32(pairs[2], pairs[3]));
-  });
+// The sums of the lanes of four, added as the other sets add them.
+inline void reduce(const Floats (&x)[4], float* sums) {
+  float32x4_t pairs[4];
+  GELATO_UNROLL for (int i = 0; i < 4; ++i)
+    pairs[i] = vpaddq_f32(vaddq_f32(x[i].v[0], x[i].v[2]), vaddq_f32(x[i].v[1], x[i].v[3]));
+  vst1q_f32(sums, vpaddq_f32(vpaddq_f32(pairs[0], pairs[1]), vpaddq_f32(pairs[2], pairs[3])));
 }
 
 }  // namespace
