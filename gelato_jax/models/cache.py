@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import DTypeLike
 
 from gelato_jax.config import ModelConfig
+from gelato_kernels import write_window
 
 KeyValue = tuple[Array, Array]
 """Keys and values of one layer: `[B, K, S, H]` in a cache, `[B, K, T, H]` fresh from a window; of L layers in a stack
@@ -68,8 +69,8 @@ def pad_window(fresh: Fresh, window: int) -> Fresh:
 def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
     """Write a window's keys and values after each row's `lengths [B]`, in place when donated.
 
-    A cache holds the longest text and the widest window after it (`decoding.job.buffer_slots` sees to it): of several
-    rows what would pass the end is dropped, of one alone the window would end on the last slot.
+    A cache holds the longest text and the widest window after it (`decoding.job.buffer_slots` sees to it); what would
+    pass the end is dropped.
 
     Args:
         cache: what the window attended to.
@@ -85,7 +86,7 @@ def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
         fresh = ((jnp.concatenate(keys, axis=1), jnp.concatenate(values, axis=1)),)
 
     def into(old: KeyValue, new: KeyValue, rows: slice) -> KeyValue:
-        return _write(old[0], new[0][rows], lengths[rows]), _write(old[1], new[1][rows], lengths[rows])
+        return write_window(old[0], new[0][rows], lengths[rows]), write_window(old[1], new[1][rows], lengths[rows])
 
     return tuple(
         Joined(tuple(into(own, new, slice(row, row + 1)) for row, own in enumerate(old.rows)))
@@ -93,16 +94,3 @@ def write(cache: Cache, fresh: Fresh, lengths: Array, *, after: Array) -> Cache:
         else into(old, new, slice(None))
         for old, new in zip(cache, fresh, strict=True)
     )
-
-
-@jax.jit  # so that all layers share one tracing and lowering; XLA inlines the calls
-def _write(old: Array, new: Array, lengths: Array) -> Array:
-    *leading, window, _ = new.shape
-    new = new.astype(old.dtype)
-    if leading[0] == 1:  # one move of memory, where several rows are scattered and copied first
-        return lax.dynamic_update_slice_in_dim(old, new, lengths[0], axis=len(leading))
-    # Heads are indexed too: updates that span them want another layout on a TPU than the attention kernel reads, and
-    # XLA would copy whole caches between the two at every step.
-    places = jnp.ix_(*map(jnp.arange, (*leading, window)))
-    slots = lengths.reshape(-1, *[1] * len(leading)) + places[-1]
-    return old.at[(*places[:-1], slots)].set(new, mode="drop")

@@ -10,6 +10,7 @@ are legal, no epsilon bends a distribution, and no op offers a gradient.
 from gelato_kernels.attention.api import window_attention
 from gelato_kernels.block_weights.api import block_matmul, pack_blocks, quantize_blocks, unpack_blocks, unpack_rows
 from gelato_kernels.block_weights.records import BlockWeights
+from gelato_kernels.caching.api import write_window
 from gelato_kernels.coupling.api import gumbel_argmax
 from gelato_kernels.noise import gumbel_noise, uniforms
 from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
@@ -51,4 +52,5 @@ __all__ = [
     "unpack_rows",
     "warp_logits",
     "window_attention",
+    "write_window",
 ]

@@ -11,7 +11,15 @@ VARIABLE = "GELATO_NATIVE"
 """Environment variable: `0` leaves the library out. `GELATO_NATIVE_ISA` is read by the library itself."""
 HANDLERS = tuple(
     f"gelato_{name}"
-    for name in ("block_matmul", "residual", "rotary_attention", "statistics", "warp", "window_attention")
+    for name in (
+        "block_matmul",
+        "residual",
+        "rotary_attention",
+        "statistics",
+        "warp",
+        "window_attention",
+        "write_window",
+    )
 )
 
 _lock = threading.Lock()

@@ -86,6 +86,14 @@ struct Attention {
   int64_t part() const { return padded() + 2 * kLanes; }
 };
 
+struct Write {
+  const float* fresh;  // [batch, heads, window, size]
+  void* cache;         // [batch, heads, slots, size], float32, or bfloat16 if narrow
+  const int32_t* lengths;  // [batch]
+  int64_t batch, heads, window, slots, size;
+  bool narrow;
+};
+
 constexpr int64_t kChunk = 64;  // Positions, from a multiple of as many on: their keys and values stay in a first cache.
 
 // Of rows [vocab] of logits, in blocks of which the last may be short.

@@ -1,5 +1,6 @@
 // XLA's custom calls. Shapes are checked where they are traced, in Python.
 #include "run.h"
+#include "write.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -117,6 +118,25 @@ ffi::Error rotary_attention(ffi::ThreadPool pool, ffi::AnyBuffer projected, ffi:
   return done(run(a, pool.num_threads(), [&](auto task) { pool.Schedule(std::move(task)); }));
 }
 
+ffi::Error write_window(ffi::AnyBuffer cache, ffi::AnyBuffer window, ffi::AnyBuffer lengths,
+                        ffi::Result<ffi::AnyBuffer> written) {
+  if (written->untyped_data() != cache.untyped_data()) return ffi::Error(ffi::ErrorCode::kInternal, "not in place");
+  const auto shape = cache.dimensions();
+  Write w{};
+  w.fresh = data<float>(window);
+  w.cache = written->untyped_data();
+  w.lengths = data<int32_t>(lengths);
+  w.batch = shape[0];
+  w.slots = shape[shape.size() - 2];
+  w.size = shape[shape.size() - 1];
+  w.window = window.dimensions()[shape.size() - 2];
+  w.narrow = cache.element_type() == ffi::DataType::BF16;
+  w.heads = 1;
+  for (size_t axis = 1; axis + 2 < shape.size(); ++axis) w.heads *= shape[axis];
+  run(w);
+  return ffi::Error::Success();
+}
+
 ffi::Error statistics(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature,
                       ffi::Result<ffi::AnyBuffer> maximum, ffi::Result<ffi::AnyBuffer> total,
                       ffi::Result<ffi::AnyBuffer> weighted, ffi::Result<ffi::AnyBuffer> argmax,
@@ -186,6 +206,7 @@ XLA_FFI_DEFINE_HANDLER(block_matmul_handler, gelato::block_matmul,
 XLA_FFI_DEFINE_HANDLER(window_attention_handler, gelato::window_attention, POOL IN IN IN IN IN IN OUT);
 XLA_FFI_DEFINE_HANDLER(rotary_attention_handler, gelato::rotary_attention,
                        POOL IN IN IN IN IN IN IN IN IN IN OUT OUT OUT.Attr<float>("scale").Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER(write_window_handler, gelato::write_window, ffi::Ffi::Bind() IN IN IN OUT);
 XLA_FFI_DEFINE_HANDLER(statistics_handler, gelato::statistics, POOL IN IN OUT OUT OUT OUT OUT.Attr<int64_t>("block"));
 XLA_FFI_DEFINE_HANDLER(residual_handler, gelato::residual, POOL IN IN IN IN IN IN IN OUT.Attr<int64_t>("block"));
 XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp, POOL IN IN IN IN OUT);
@@ -193,6 +214,7 @@ XLA_FFI_DEFINE_HANDLER(warp_handler, gelato::warp, POOL IN IN IN IN OUT);
 GELATO_EXPORT XLA_FFI_Error* gelato_block_matmul(XLA_FFI_CallFrame* frame) { return block_matmul_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_window_attention(XLA_FFI_CallFrame* frame) { return window_attention_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_rotary_attention(XLA_FFI_CallFrame* frame) { return rotary_attention_handler(frame); }
+GELATO_EXPORT XLA_FFI_Error* gelato_write_window(XLA_FFI_CallFrame* frame) { return write_window_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_statistics(XLA_FFI_CallFrame* frame) { return statistics_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_residual(XLA_FFI_CallFrame* frame) { return residual_handler(frame); }
 GELATO_EXPORT XLA_FFI_Error* gelato_warp(XLA_FFI_CallFrame* frame) { return warp_handler(frame); }

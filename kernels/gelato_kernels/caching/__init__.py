@@ -1,0 +1,1 @@
+"""Keys and values of a window of tokens, put into a cache."""
