@@ -13,6 +13,9 @@ BlockFormat = Literal["q8", "q4"]
 """Of matrices that are `gelato_kernels.BlockWeights`."""
 WeightFormat = Literal["float", "int8", "q8", "q4"]
 """How a model's matrices are kept; see `ModelConfig.weight_format`."""
+CacheType = Literal["auto", "float32", "bfloat16"]
+"""Of keys and values. bfloat16 is half of float32's memory, and half of what a long text costs a step; auto is the
+embedding's type, float32 where that is in blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class ModelConfig:
         weight_format: `float`; `int8`: every matrix but the embedding has 8-bit weights and a float32 scale per
             output; `q8` and `q4`: matrices have 8 or 4 bits and a scale for every 32 inputs, embedding and head
             always 8 (`models.quantize`, `gelato_kernels.BlockWeights`).
+        cache_type: of keys and values behind a text.
     """
 
     family: Literal["llama", "qwen2", "qwen3"]
@@ -83,6 +87,7 @@ class ModelConfig:
     head_vocab_size: int | None = None
     known_vocab_size: int | None = None
     weight_format: WeightFormat = "float"
+    cache_type: CacheType = "auto"
 
     def __post_init__(self) -> None:
         """Fill the default exit and refuse shapes that cannot run."""

@@ -10,6 +10,7 @@ from gelato_checkpoints.drafts import load_draft, shipped_draft
 from gelato_checkpoints.load import Checkpoint, load_checkpoint
 from gelato_checkpoints.placing import place
 from gelato_checkpoints.weights import Weights
+from gelato_jax.config import CacheType
 from gelato_jax.decoding import DraftModel, Lookup, Pair, first_layers, lookup, make_draft
 from gelato_jax.models import Model, parameter_outlines
 
@@ -41,6 +42,7 @@ def load_pair(
     draft: str | Path | None = None,
     *,
     weights: Weights = "auto",
+    cache: CacheType = "auto",
     progress: OnProgress = silent,
 ) -> Pair:
     """Load a target and its draft, fetching and converting them first where that has not been done.
@@ -51,6 +53,7 @@ def load_pair(
             for the target's first K layers, or `lookup` for none at all: text that repeats is looked up. None is the
             trained draft that ships for the target, or its first `FALLBACK_LAYERS` layers where there is none.
         weights: how they are kept in memory, see `gelato_checkpoints.weights`; a trained draft follows its target.
+        cache: type of keys and values, of both models.
         progress: told of download, conversion and loading, with `untrained` of a fallback, and with `shorter` of a
             draft whose context is shorter than the target's.
 
@@ -62,7 +65,7 @@ def load_pair(
         CheckpointError: a name is unknown, a step failed, or draft and target do not belong together.
     """
     checkpoint = load_checkpoint(target, weights=weights, progress=progress)
-    model = load_model(checkpoint)
+    model = load_model(checkpoint).with_cache(cache)
     choice = shipped_draft(checkpoint) if draft is None else draft
     if choice is None:
         choice = f"{_LAYERS}{min(FALLBACK_LAYERS, model.config.num_layers)}"
@@ -75,6 +78,7 @@ def load_pair(
         draft_model = load_draft(folder, checkpoint, model, progress=progress)
     else:
         draft_model = _other_model(checkpoint, load_checkpoint(choice, weights=weights, progress=progress))
+    draft_model = dataclasses.replace(draft_model, model=draft_model.model.with_cache(cache))
     positions = draft_model.model.config.max_positions
     if positions < model.config.max_positions:
         progress("shorter", positions, model.config.max_positions)

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from gelato_jax.cli.bench_peers import checked_limit, measure
 from gelato_jax.cli.options import WeightsName, flag
+from gelato_jax.config import CacheType
 from gelato_jax.errors import GelatoError
 from gelato_jax.meter import MeterName
 
@@ -42,6 +43,8 @@ class Bench:
     """The draft, as in `gelato generate`."""
     weights: WeightsName = "auto"
     """How weights are kept, as in `gelato generate` (all but kernels and simulation)."""
+    cache: CacheType = "auto"
+    """Type of keys and values, as in `gelato generate` (all but kernels and simulation)."""
     draft_length: int = 4
     """Tokens drafted in every timed round, or in the measured window (decode, profile, power)."""
     prompts: Path | None = None
@@ -125,7 +128,13 @@ def _pair(options: Bench):
 
     keep_programs()
     with Progress() as progress:
-        return load_pair(options.model, options.draft, weights=options.weights, progress=progress.stage)
+        return load_pair(
+            options.model,
+            options.draft,
+            weights=options.weights,
+            cache=options.cache,
+            progress=progress.stage,
+        )
 
 
 def _decode(options: Bench) -> tuple[list[str], dict[str, Any], bool]:

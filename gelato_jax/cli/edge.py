@@ -12,6 +12,7 @@ from tyro.conf import arg
 from gelato_jax.addresses import check_address, is_socket_file
 from gelato_jax.cli.options import Range, WeightsName, complete
 from gelato_jax.cli.remote import need_grpc, read_tokens
+from gelato_jax.config import CacheType
 from gelato_jax.errors import GelatoError
 
 _DRAIN_S = 30.0
@@ -29,6 +30,8 @@ class Edge:
     """The target: a name from `gelato models`, hf:OWNER/NAME, a folder or a .gguf file."""
     weights: WeightsName = "auto"
     """How weights are kept, as in `gelato generate`."""
+    cache: CacheType = "auto"
+    """Type of keys and values, as in `gelato generate`."""
     listen: Annotated[str, arg(metavar="HOST:PORT")] = "127.0.0.1:8470"
     """Where to listen; 0.0.0.0:8470 is all of this machine's addresses, unix:PATH a file for this machine alone."""
     token_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
@@ -80,7 +83,7 @@ class Edge:
         keep_programs()
         with Progress() as progress:
             checkpoint = gelato_checkpoints.load_checkpoint(self.model, weights=self.weights, progress=progress.stage)
-            target = gelato_checkpoints.load_model(checkpoint)
+            target = gelato_checkpoints.load_model(checkpoint).with_cache(self.cache)
         tokenizer = checkpoint.tokenizer
         guests = Guests(tokens, calls_per_s=self.calls_per_s)
         sessions = Sessions(

@@ -44,7 +44,11 @@ def open_pair(
         client.info()  # an edge that is not there is named before anything is loaded
     meter = None if values["remote_meter"] is None else open_meter(values["remote_meter"])
     pair = gelato_checkpoints.load_pair(
-        values["model"], values["draft"], weights=values["weights"], progress=progress.stage
+        values["model"],
+        values["draft"],
+        weights=values["weights"],
+        cache=values["cache"],
+        progress=progress.stage,
     )
     if choices["system"] is None:
         cache = gelato_checkpoints.cache_directory() / "local-times"

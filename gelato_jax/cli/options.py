@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from gelato_jax.config import CacheType
 from gelato_jax.control.registry import CONTROLLERS, DEPTH_EXITS, DRAFT_SAMPLINGS, LENGTH_EXITS
 from gelato_jax.control.registry import options as options_of
 from gelato_jax.errors import GelatoError
@@ -110,6 +111,9 @@ class PairOptions:
     """How weights are kept: float (float32 on a CPU, else bfloat16), float32, bfloat16, q8 or q4 (8 or 4 bits, a scale
     for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto is source for such a file on a CPU, else float.
     """
+    cache: CacheType = "auto"
+    """Type of keys and values, float32 or bfloat16: the latter takes half the memory, and makes long texts faster. auto
+    is the weights' own, float32 where these are in blocks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

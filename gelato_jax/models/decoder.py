@@ -8,6 +8,7 @@ All methods only read the cache; `cache.write` follows.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from flax import nnx
 from jax import Array, lax
 
 import gelato_kernels
-from gelato_jax.config import ModelConfig
+from gelato_jax.config import CacheType, ModelConfig
 from gelato_jax.models.attention import Attention
 from gelato_jax.models.cache import Cache, Fresh, Joined, KeyValue
 from gelato_jax.models.layers import Angles, Embedding, GatedMLP, Head, RMSNorm, rope_frequencies
@@ -118,7 +119,9 @@ class Decoder(nnx.Module):
 
     @property
     def cache_dtype(self) -> Any:
-        """Type of its caches: that of its embedding, float32 where that is in blocks."""
+        """Type of its caches, see `config.CacheType`."""
+        if self.config.cache_type != "auto":
+            return jnp.dtype(self.config.cache_type)
         return jnp.float32 if self.config.block_format else self.embed.embedding.dtype
 
     def embed_tokens(self, tokens: Array) -> Array:
@@ -230,6 +233,10 @@ class Model:
         """The module over these weights. Only at trace time: it costs nothing in the program."""
         graphdef, treedef, outlines = _structure(self.config)
         return nnx.merge(graphdef, jax.tree.unflatten(treedef, [self.params[path] for path in outlines]))
+
+    def with_cache(self, cache_type: CacheType) -> "Model":
+        """The same model with caches of another type."""
+        return replace(self, config=replace(self.config, cache_type=cache_type))
 
 
 @lru_cache(maxsize=32)

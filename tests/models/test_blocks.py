@@ -37,7 +37,7 @@ def _window(model, tokens, cache, lengths):
 
 def _logits(model, tokens, windows):
     """Logits of a text that is read in windows."""
-    cache, read, rows = allocate(model.config, 1, 64), 0, []
+    cache, read, rows = allocate(model.config, 1, 64, model.bind().cache_dtype), 0, []
     for size in windows:
         logits, cache = _window(model, tokens[:, read : read + size], cache, jnp.array([read], jnp.int32))
         rows.append(np.asarray(logits[0]))
@@ -86,10 +86,10 @@ def test_a_decoder_in_blocks_is_the_float_decoder_of_its_weights(name, kind, tok
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["q4", "q8"])
+@pytest.mark.parametrize(("kind", "cache_type"), [("q4", "auto"), ("q8", "auto"), ("q4", "bfloat16")])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_tokens_logits_do_not_depend_on_its_window(name, kind, tokens):
-    model = quantize(random_model(SHAPES[name]), kind)
+def test_a_tokens_logits_do_not_depend_on_its_window(name, kind, cache_type, tokens):
+    model = quantize(random_model(SHAPES[name]), kind).with_cache(cache_type)
     alone = _logits(model, tokens, [1] * TOKENS)
     for window in (2, 3, 5, 9, 17):
         windows = [window] * (TOKENS // window) + [1] * (TOKENS % window)
@@ -116,10 +116,10 @@ def test_weights_of_one_scale_an_output_become_blocks_without_another_rounding()
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["q4", "q8"])
-def test_greedy_text_of_drafts_is_the_targets_own_without_ties(kind):
+@pytest.mark.parametrize(("kind", "cache_type"), [("q4", "auto"), ("q8", "auto"), ("q4", "bfloat16")])
+def test_greedy_text_of_drafts_is_the_targets_own_without_ties(kind, cache_type):
     """No near-tie is excused: a token's logits have the same bits in every window."""
-    target = quantize(random_model(SHAPES["llama"], 1), kind)
+    target = quantize(random_model(SHAPES["llama"], 1), kind).with_cache(cache_type)
     pair = dataclasses.replace(tiny_pair(vocab_size=83), target=target, draft=noisy_copy(_unpacked(target), 0.05))
     settings = gelato.DecodeSettings(max_new_tokens=60, max_draft_length=6)
     prompts = [[number, 5, 7] for number in range(12)]
@@ -128,11 +128,12 @@ def test_greedy_text_of_drafts_is_the_targets_own_without_ties(kind):
     assert answer.tokens == expected
 
 
-def test_layers_in_a_stack_are_read_and_cached_in_place():
+@pytest.mark.parametrize(("rows", "cache_type"), [(1, "auto"), pytest.param(3, "bfloat16", marks=needs_compiler)])
+def test_layers_in_a_stack_are_read_and_cached_in_place(rows, cache_type):
     """A slice of a stack, or of a cache, that was copied in every step would cost as much as the step."""
     config = dataclasses.replace(SHAPES["llama"], hidden_size=256, mlp_size=512)
-    model = quantize(random_model(config), "q8")
-    cache, lengths = allocate(config=model.config, rows=1, slots=512), jnp.array([40], jnp.int32)
+    model = quantize(random_model(config), "q8").with_cache(cache_type)
+    cache, lengths = allocate(model.config, rows, 512, model.bind().cache_dtype), jnp.full(rows, 40, jnp.int32)
 
     @partial(jax.jit, donate_argnames="cache")
     def steps(model, cache, token):
@@ -143,7 +144,7 @@ def test_layers_in_a_stack_are_read_and_cached_in_place():
 
         return jax.lax.fori_loop(0, 3, step, (cache, token))
 
-    memory = steps.lower(model, cache, jnp.ones((1, 1), jnp.int32)).compile().memory_analysis()
+    memory = steps.lower(model, cache, jnp.ones((rows, 1), jnp.int32)).compile().memory_analysis()
     layer = model.params["layers.mlp.gate_up.kernel"][0].nbytes
     assert memory.temp_size_in_bytes < layer / 2
     assert memory.alias_size_in_bytes >= sum(array.nbytes for array in jax.tree.leaves(cache))
