@@ -14,6 +14,7 @@ from gelato_checkpoints.placing import weight_dtype
 from gelato_checkpoints.tokenizer import Tokenizer
 from gelato_checkpoints.weights import FLOATS, Weights, in_blocks, settle
 from gelato_jax.config import ModelConfig
+from gelato_kernels import native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ def load_checkpoint(name: str | Path, *, weights: Weights = "float", progress: O
     """
     from gelato_checkpoints.catalog import cache_directory, resolve
 
+    if weights not in FLOATS:
+        native.prepare()  # a first start downloads and converts meanwhile
     folder = resolve(name, progress=progress)
     if store.is_draft(folder):
         raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")

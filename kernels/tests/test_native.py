@@ -206,6 +206,27 @@ def test_a_library_is_compiled_once_and_again_when_it_is_cut_short(fake, tmp_pat
     assert [p.suffix for p in path.parent.iterdir()] == [".so", ".so"]  # what was written on the way is gone
 
 
+def test_what_killed_builds_left_is_removed(fake, tmp_path):
+    left, going_on = (tmp_path / "cache" / "gelato-kernels" / f"build-{name}" for name in ("old", "young"))
+    for folder in (left, going_on):
+        folder.mkdir(parents=True)
+        (folder / "choose.o").touch()
+    os.utime(left, (0, 0))
+    build.library()
+    assert not left.exists()
+    assert going_on.exists()
+
+
+def test_kernels_are_prepared_beside_other_work(tmp_path):
+    program = (
+        "import time; from gelato_kernels import native; from gelato_kernels.native import library;"
+        "began = time.monotonic(); native.prepare(); waited = time.monotonic() - began;"
+        "print(waited < 0.5, native.available(), native.reason())"
+    )
+    output = start("-c", program).communicate()[0]
+    assert output == f"True {native.available()} {native.reason()}\n"
+
+
 def test_two_that_build_at_once_do_not_meet(fake):
     paths = []
     builders = [threading.Thread(target=lambda: paths.append(build.library())) for _ in range(4)]

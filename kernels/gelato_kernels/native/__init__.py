@@ -3,6 +3,6 @@
 The ops work without them; `available` and `reason` say what this machine has.
 """
 
-from gelato_kernels.native.library import available, instructions, reason
+from gelato_kernels.native.library import available, instructions, prepare, reason
 
-__all__ = ["available", "instructions", "reason"]
+__all__ = ["available", "instructions", "prepare", "reason"]

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,9 @@ PATIENCE_S = 300
 
 def units(machine: str) -> dict[str, tuple[str, ...]]:
     """Files that are compiled for a machine, with flags of their own; which set runs is asked of the processor."""
-    return {"choose": (), "handlers": (), "isa_generic": (), **MACHINES.get(machine.lower(), {})}
+    better = MACHINES.get(machine.lower(), {})
+    # Where there are better sets the plain one hardly ever runs, and takes longest to compile.
+    return {"choose": (), "handlers": (), "isa_generic": ("-O2",) if better else (), **better}
 
 
 class BuildError(Exception):
@@ -83,6 +86,7 @@ def library(extra: Sequence[str] = ()) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
             made = _compile(command, flags, Path(folder))
             data = made.read_bytes()
@@ -92,6 +96,13 @@ def library(extra: Sequence[str] = ()) -> Path:
     except OSError as error:
         raise BuildError(f"{path.parent}: {error.strerror or error}") from None
     return path
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What killed processes left; a build that goes on is younger."""
+    for left in folder.glob("build-*"):
+        if time.time() - left.stat().st_mtime > 2 * PATIENCE_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _key(command: Sequence[str], flags: Sequence[str]) -> str:

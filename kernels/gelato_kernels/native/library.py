@@ -36,6 +36,14 @@ def reason() -> str | None:
         return _load()[1]
 
 
+def prepare() -> None:
+    """Begin to compile them, if that must be, beside what the caller does next; who asks later waits for it.
+
+    A process that ends meanwhile does not; what it leaves half-made the next build removes.
+    """
+    threading.Thread(target=available, daemon=True).start()
+
+
 def instructions() -> str | None:
     """The set that the kernels use: `generic`, `avx2`, `avx512`, `neon`, `dotprod`; None where there are no kernels."""
     with _lock:
