@@ -5,7 +5,7 @@ because past draws steer the controller and with it where a round begins. `seede
 (row, absolute position), and both models must see the same.
 
 Keys are kept as their bits: a program that takes or gives JAX's typed keys is called the slow way, 3 ms in place of a
-few tenths for a round's seven hundred arrays. Typed keys are taken too; a simulation has some of a kind of its own.
+few tenths for a round's seven hundred arrays.
 """
 
 from enum import IntEnum
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import gelato_kernels
+from gelato_jax.threefry import exponential, fold_in, random_bits
 
 
 class _Stream(IntEnum):
@@ -36,11 +37,6 @@ class Use(IntEnum):
     DRAFT = 3
 
 
-def typed(key: Array) -> Array:
-    """A key as `jax.random` takes it; of bits `[..., 2]`, or typed as it is."""
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-
-
 def row_keys(seeds: Array) -> Array:
     """One key per row, `[B, 2]` bits: a row's draws depend on its seed alone, not on its place or its batch mates.
 
@@ -49,10 +45,10 @@ def row_keys(seeds: Array) -> Array:
     """
 
     def draw(seed: Array) -> Array:
-        own = jax.random.key(seed[0])
-        return jax.random.key_data(jnp.where(seed[1] > 0, jax.random.fold_in(own, seed[1]), own))
+        own = jnp.stack([jnp.zeros_like(seed[0]), seed[0]])  # `jax.random.key` of it
+        return jnp.where(seed[1] > 0, fold_in(own, seed[1]), own)
 
-    return jax.vmap(draw)(seeds)
+    return jax.vmap(draw)(jnp.asarray(seeds).astype(jnp.uint32))
 
 
 def spread(seed: Array, rows: int) -> Array:
@@ -63,20 +59,14 @@ def spread(seed: Array, rows: int) -> Array:
 
 def link_keys(keys: Array) -> Array:
     """The key of each row's radio link, of the rows' own `[B, 2]`, and like those."""
-
-    def fold(key: Array) -> Array:
-        own = jax.random.fold_in(typed(key), _Stream.LINK)
-        return jax.random.key_data(own) if own.dtype != key.dtype else own
-
-    return jax.vmap(fold)(keys)
+    return jax.vmap(lambda key: fold_in(key, _Stream.LINK))(keys)
 
 
 def round_uniforms(keys: Array, rounds: Array, use: int | Array, shape: tuple[int, ...]) -> Array:
     """Uniforms `[B, *shape]` of one use in each row's round `[B]`."""
 
     def draw(key: Array, number: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(typed(key), _Stream.ROUND), number)
-        return gelato_kernels.uniforms(jax.random.fold_in(key, use), shape)
+        return _uniforms(fold_in(fold_in(fold_in(key, _Stream.ROUND), number), use), shape)
 
     return jax.vmap(draw)(keys, rounds)
 
@@ -85,8 +75,8 @@ def position_noise(keys: Array, positions: Array, vocab_size: int) -> Array:
     """Gumbel noise `[B, T, V]` of the tokens at absolute `positions [B, T]`, by target id."""
 
     def draw(key: Array, position: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(typed(key), _Stream.POSITION), position)
-        return gelato_kernels.gumbel_noise(key, (vocab_size,))
+        key = fold_in(fold_in(key, _Stream.POSITION), position)
+        return gelato_kernels.uniforms_to_gumbel(_uniforms(key, (vocab_size,)))
 
     return jax.vmap(jax.vmap(draw, (None, 0)))(keys, positions)
 
@@ -101,5 +91,14 @@ def environment_uniform(key: Array, round: Array) -> Array:
     return _stream_uniform(key, _Stream.ENVIRONMENT, round)
 
 
+def fading(key: Array, block: Array) -> Array:
+    """Exp(1) [] of a link's key and a block [] int32 of its time: the power gain of a Rayleigh channel."""
+    return exponential(fold_in(key, block))
+
+
+def _uniforms(key: Array, shape: tuple[int, ...]) -> Array:
+    return gelato_kernels.bits_to_uniforms(random_bits(key, shape))
+
+
 def _stream_uniform(key: Array, stream: _Stream, index: Array) -> Array:
-    return gelato_kernels.uniforms(jax.random.fold_in(jax.random.fold_in(typed(key), stream), index), ())
+    return _uniforms(fold_in(fold_in(key, stream), index), ())

@@ -304,9 +304,7 @@ def accepted_drafts(uplink: Uplink, log_prob: Array, log_weights: Array, noise: 
     drafts, most = log_weights.shape[1] - 1, uplink.tokens.shape[1]
     # Uniforms are drawn for G drafts whatever the window: padding must not change the text.
     uniforms = noise.uniforms(Use.ACCEPT, (most,))[:, :drafts]
-    return gelato_kernels.accept(
-        log_weights[:, :drafts], uplink.tokens[:, :drafts], log_prob[:, :drafts], uplink.length, uniforms
-    )
+    return gelato_kernels.accept(log_weights, uplink.tokens[:, :drafts], log_prob[:, :drafts], uplink.length, uniforms)
 
 
 def draw_on_edge(

@@ -20,7 +20,6 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.payloads import Vocabularies
 from gelato_jax.simulation.environment import Environment
 from gelato_jax.simulation.lifetime import Simulation, Sizes, lifetime
-from gelato_jax.simulation.noise import unrolled
 from gelato_jax.simulation.recording import Recording, Rollouts
 from gelato_jax.system import System
 
@@ -217,7 +216,7 @@ def _run(
     mesh: Mesh,
 ) -> Simulation:
     """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
-    device_keys = unrolled(keys.row_keys(keys.spread(seed, texts.shape[0])))
+    device_keys = keys.row_keys(keys.spread(seed, texts.shape[0]))
 
     def one(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
         return lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)

@@ -4,12 +4,11 @@ The fading of a coherence block is a pure function of the link's key and the blo
 link has no hidden state and two runs that share a key meet the same channel at the same time.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelato_jax.keys import typed
+from gelato_jax.keys import fading
 from gelato_jax.types import number, record
 
 TRANSMIT_DBM = 23.0  # 3GPP TR 36.814, power class 3 terminal
@@ -110,7 +109,7 @@ class Link:
 
         Up- and downlink share the gain (reciprocity, assumed).
         """
-        drawn = jax.random.exponential(jax.random.fold_in(typed(state.key), state.block), dtype=jnp.float32)
+        drawn = fading(state.key, state.block)
         return self.channel(1.0 + self.fading * (jnp.maximum(drawn, DEEPEST_FADE) - 1.0))
 
     def channel(self, gain: Array | float = 1.0) -> Channel:

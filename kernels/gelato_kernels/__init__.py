@@ -12,7 +12,7 @@ from gelato_kernels.block_weights.api import block_matmul, pack_blocks, quantize
 from gelato_kernels.block_weights.records import BlockWeights
 from gelato_kernels.caching.api import write_window
 from gelato_kernels.coupling.api import gumbel_argmax
-from gelato_kernels.noise import gumbel_noise, uniforms
+from gelato_kernels.noise import bits_to_uniforms, gumbel_noise, uniforms, uniforms_to_gumbel
 from gelato_kernels.quantized.api import quantize_rows, quantized_matmul
 from gelato_kernels.rotary.api import Attended, rotary_attention
 from gelato_kernels.sampling.api import sample
@@ -31,6 +31,7 @@ __all__ = [
     "Verification",
     "VerifyUniforms",
     "accept",
+    "bits_to_uniforms",
     "block_matmul",
     "entropy",
     "gumbel_argmax",
@@ -48,6 +49,7 @@ __all__ = [
     "top_p_logits",
     "unembed_entropy",
     "uniforms",
+    "uniforms_to_gumbel",
     "unpack_blocks",
     "unpack_rows",
     "warp_logits",

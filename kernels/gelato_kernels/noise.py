@@ -18,7 +18,12 @@ def uniforms(key: Array, shape: tuple[int, ...]) -> Array:
     Returns:
         float32 array, 2^-24 <= u <= 1 - 2^-24: never 0, never 1.
     """
-    mantissa = jax.random.bits(key, shape, jnp.uint32) >> (32 - MANTISSA_BITS)
+    return bits_to_uniforms(jax.random.bits(key, shape, jnp.uint32))
+
+
+def bits_to_uniforms(bits: Array) -> Array:
+    """`uniforms` of random bits at hand, uint32."""
+    mantissa = bits >> (32 - MANTISSA_BITS)
     return (mantissa.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-MANTISSA_BITS)
 
 
@@ -32,4 +37,9 @@ def gumbel_noise(key: Array, shape: tuple[int, ...]) -> Array:
     Returns:
         float32 array.
     """
-    return -jnp.log(-jnp.log(uniforms(key, shape)))
+    return uniforms_to_gumbel(uniforms(key, shape))
+
+
+def uniforms_to_gumbel(uniforms: Array) -> Array:
+    """`gumbel_noise` of uniforms at hand."""
+    return -jnp.log(-jnp.log(uniforms))

@@ -23,7 +23,6 @@ from gelato_jax.decoding import job, make_job
 from gelato_jax.decoding.cost import observe_prompt
 from gelato_jax.payloads.candidates import Candidates
 from gelato_jax.simulation import Environment, lifetime, save
-from gelato_jax.simulation.noise import unrolled
 from gelato_jax.simulation.recorder import make_recording
 from gelato_jax.types import record as record_of_arrays
 from gelato_kernels.attention import xla
@@ -391,17 +390,6 @@ def test_numbers_rounds_and_settings_compile_nothing(greedy, world):
     for number in range(2):
         simulation.simulate(greedy, [setup(2.0 + number, 1.0)], devices=6, rounds=9 + number, seed=number)
         assert running._run._cache_size() == 2  # a setting alone has a program of its own
-
-
-def test_the_written_out_hash_is_jaxs_own():
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2**31 - 5), jnp.arange(50))
-    draws = (
-        lambda key: jax.random.bits(jax.random.fold_in(key, 7), (3, 2), jnp.uint32),
-        lambda key: jax.random.exponential(jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), 3)),
-        lambda key: jax.random.key_data(jax.random.fold_in(key, jnp.int32(4))),
-    )
-    for draw in draws:
-        np.testing.assert_array_equal(jax.vmap(draw)(keys), jax.vmap(draw)(unrolled(keys)))
 
 
 def test_what_warms_up_is_not_counted(greedy, still):

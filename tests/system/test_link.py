@@ -42,7 +42,7 @@ def _fading_link(**changes):
 
 def test_gain_is_exponential_with_mean_one():
     link = _fading_link()
-    state = link.init(jax.random.key(0))
+    state = link.init(jax.random.key_data(jax.random.key(0)))
     blocks = jnp.arange(20_000)
     observe = jax.vmap(lambda block: link.observe(type(state)(key=state.key, block=block, phase_s=state.phase_s)))
     gain = np.asarray(observe(blocks).uplink_bps) / float(link.channel().uplink_bps)
@@ -53,12 +53,12 @@ def test_gain_is_exponential_with_mean_one():
 
 def test_without_fading_the_channel_is_the_mean():
     link = _fading_link(fading=0.0, snr=3.0)
-    assert float(link.observe(link.init(jax.random.key(1))).uplink_bps) == pytest.approx(2e6)
+    assert float(link.observe(link.init(jax.random.key_data(jax.random.key(1)))).uplink_bps) == pytest.approx(2e6)
 
 
 def test_channel_holds_within_a_block_and_changes_between_blocks():
     link = _fading_link(coherence_s=0.1)
-    start = link.init(jax.random.key(2))
+    start = link.init(jax.random.key_data(jax.random.key(2)))
     later = link.advance(start, jnp.float32(0.06))
     next_block = link.advance(later, jnp.float32(0.06))
     rate = [float(link.observe(state).uplink_bps) for state in (start, later, next_block)]
@@ -70,7 +70,9 @@ def test_channel_holds_within_a_block_and_changes_between_blocks():
 def test_clock_does_not_drift():
     link = _fading_link(coherence_s=0.1)
     steps = np.random.default_rng(0).uniform(0.0, 0.5, 100_000).astype(np.float32)
-    end, _ = jax.lax.scan(lambda s, dt: (link.advance(s, dt), None), link.init(jax.random.key(0)), jnp.asarray(steps))
+    end, _ = jax.lax.scan(
+        lambda s, dt: (link.advance(s, dt), None), link.init(jax.random.key_data(jax.random.key(0))), jnp.asarray(steps)
+    )
     elapsed = float(end.block) * float(link.coherence_s) + float(end.phase_s)
     # each step rounds the phase by less than 3e-8 s at random: 1e-4 s is over 10 standard deviations
     assert elapsed == pytest.approx(steps.astype(np.float64).sum(), abs=1e-4)
@@ -78,7 +80,7 @@ def test_clock_does_not_drift():
 
 def test_two_runs_with_one_key_meet_the_same_channel():
     link = _fading_link()
-    states = [link.init(jax.random.key(5)), link.init(jax.random.key(5))]
+    states = [link.init(jax.random.key_data(jax.random.key(5))), link.init(jax.random.key_data(jax.random.key(5)))]
     states[0] = link.advance(link.advance(states[0], jnp.float32(0.3)), jnp.float32(0.45))
     states[1] = link.advance(states[1], jnp.float32(0.75))
     assert float(link.observe(states[0]).uplink_bps) == float(link.observe(states[1]).uplink_bps)

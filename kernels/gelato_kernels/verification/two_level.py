@@ -38,8 +38,18 @@ def _sweep(logits: Array, sweeps: Sweeps) -> _RowSums:
 
 
 def _entries(rows: Array, tokens: Array) -> Array:
-    """Entry of each token, float32: [B, K, V] and [B, K] give [B, K]; an id outside the vocabulary gives nan."""
-    return jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0].astype(jnp.float32)
+    """Entry of each token, float32: [B, K or more, V] and [B, K] give [B, K]; an id outside the vocabulary gives nan.
+
+    Rows beyond K are passed over by looking at one entry: without them XLA would copy the others.
+    """
+    more = rows.shape[1] - tokens.shape[1]
+    every = jnp.pad(tokens, ((0, 0), (0, more)))[..., None]
+    return jnp.take_along_axis(rows, every, axis=-1)[:, : tokens.shape[1], 0].astype(jnp.float32)
+
+
+def _before_bonus(sums: _RowSums, tokens: Array) -> _RowSums:
+    """Of the rows that draft tokens [B, K] are held to."""
+    return jax.tree.map(lambda field: field[:, : tokens.shape[1]], sums)
 
 
 def _probability(token_logit: Array, sums: _RowSums) -> Array:
@@ -65,8 +75,7 @@ def accept(
     sweeps: Sweeps,
 ) -> Array:
     """num_accepted [B] int32; see the API."""
-    target_logits = target_logits[:, : draft_tokens.shape[1]]
-    sums = _sweep(target_logits, sweeps)
+    sums = _before_bonus(_sweep(target_logits, sweeps), draft_tokens)
     accepted = _accepted(_entries(target_logits, draft_tokens), sums, jnp.exp(draft_log_prob), uniforms)
     return prefix_length(accepted, draft_length)
 
@@ -188,9 +197,9 @@ def speculative_verify(
         draft = _draft_of_support(draft_support, draft_tokens, target_logits.shape[-1])
     else:
         draft = None
-    before_bonus = jax.tree.map(lambda field: field[:, :drafted], sums)
     token_prob = jnp.ones(()) if draft is None else draft.token_prob
-    accepted = _accepted(_entries(target_logits[:, :drafted], draft_tokens), before_bonus, token_prob, uniforms.accept)
+    entries, before_bonus = _entries(target_logits, draft_tokens), _before_bonus(sums, draft_tokens)
+    accepted = _accepted(entries, before_bonus, token_prob, uniforms.accept)
     stop = prefix_length(accepted, draft_length)
     is_bonus = stop == draft_length
     target, target_sums = _at(target_logits, stop), _rows_at(sums, stop)
