@@ -176,6 +176,10 @@ def _profile(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         f"a step reads {result.weight_bytes / 1e6:.1f} MB of weights, {result.read_bytes_per_s / 1e9:.1f} GB/s: "
         f"{result.share:.0%} of the {result.memory_bytes_per_s / 1e9:.1f} GB/s that a sum over an array reads"
     )
+    lines.append(
+        f"a text of up to {result.slots} tokens holds {result.peak_bytes / 1e6:.1f} MB at most, "
+        f"{result.peak_bytes / result.kept_bytes:.2f} x the weights and caches of both models"
+    )
     return lines, {**dataclasses.asdict(result), "share": result.share}, True
 
 

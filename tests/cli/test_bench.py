@@ -76,6 +76,7 @@ def test_profile_tells_kinds_of_operations_and_bytes(gelato, monkeypatch, pair):
         array.nbytes for path, array in pair.target.params.items() if not path.startswith("embed.")
     )
     assert figures["share"] == pytest.approx(figures["read_bytes_per_s"] / figures["memory_bytes_per_s"])
+    assert figures["peak_bytes"] > figures["kept_bytes"] > figures["weight_bytes"]
 
 
 def test_scale_times_longer_texts_and_more_rows(gelato, monkeypatch):

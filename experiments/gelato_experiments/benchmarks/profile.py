@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from gelato_jax.decoding import DecodeSettings, Pair, Shapes
 from gelato_jax.decoding.local import round_state, run_rounds, run_windows
+from gelato_jax.decoding.programs import advance
+from gelato_jax.decoding.records import DecodeState, Job
 from gelato_jax.decoding.timing import alternate
 from gelato_jax.errors import GelatoError
 from gelato_jax.models import Model
@@ -57,6 +59,9 @@ class Result:
     weight_bytes: int  # that one step of the target reads
     read_bytes_per_s: float  # by that step
     memory_bytes_per_s: float  # by a sum over an array
+    peak_bytes: int  # of a stream's rounds: arguments, results and temporaries, by XLA's own account
+    kept_bytes: int  # of those the weights and caches of both models
+    slots: int  # tokens that the caches have room for
 
     @property
     def share(self) -> float:
@@ -88,7 +93,10 @@ def run(pair: Pair, *, settings: DecodeSettings, progress: Callable[[str], None]
     profiles = [step, _profile(name, lowered, state, job, STEPS)]
     progress("memory")
     weights = weight_bytes(pair.target)
-    return Result(profiles, weights, weights / step.seconds, memory_bytes_per_s())
+    peak, kept = peak_bytes(state, job, shapes), bytes_of((job.target, job.draft, state.edge.cache, state.device.cache))
+    return Result(
+        profiles, weights, weights / step.seconds, memory_bytes_per_s(), peak, kept, state.device.tokens.shape[1]
+    )
 
 
 def _profile(what: str, lowered: jax.stages.Lowered, *arguments: object) -> Profile:
@@ -130,6 +138,18 @@ def weight_bytes(model: Model) -> int:
     """Bytes of weights that a step reads: all but an embedding that is not the head too."""
     looked_up = () if model.config.tied_head else ("embed.",)
     return sum(array.nbytes for path, array in model.params.items() if not path.startswith(looked_up))
+
+
+def peak_bytes(state: DecodeState, job: Job, shapes: Shapes) -> int:
+    """What a stream's rounds hold at once, of one row behind its prompt."""
+    memory = advance.lower(state, job, jnp.int32(1), shapes=shapes).compile().memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes
+
+
+def bytes_of(arrays: object) -> int:
+    """Of all arrays in a tree."""
+    return sum(array.nbytes for array in jax.tree.leaves(arrays))
 
 
 def memory_bytes_per_s() -> float:
