@@ -24,7 +24,7 @@ from gelato_checkpoints import (
     store,
 )
 from gelato_jax.control import default_calibration
-from gelato_jax.decoding import Lookup, make_draft
+from gelato_jax.decoding import Lookup, make_draft, memory
 from gelato_jax.models import Model, quantize
 from gelato_jax.training.warm_start import DraftShape, warm_start
 from gelato_jax.types import KNOWN_POSITIONS, Calibrations, RepeatOdds, RepeatOddsSet
@@ -257,6 +257,15 @@ def test_a_pair_from_a_draft_folder_decodes_as_its_target(save, target):
     found = gelato_jax.generate(pair, ["tea 12"], settings=settings)
     assert found.tokens == gelato_jax.autoregressive(pair, ["tea 12"], settings=settings)
     assert int(found.totals.drafted[0]) > 0
+
+
+def test_both_models_have_caches_of_the_type_asked_for(save, target):
+    folder = save()
+    pair = load_pair(target[0].path, folder, cache="bfloat16")
+    settings = gelato_jax.DecodeSettings(max_draft_length=2, max_new_tokens=4, prefill_chunk=16)
+    assert len(gelato_jax.generate(pair, ["tea 12"], settings=settings).tokens[0]) == 4
+    narrow = memory.cache_bytes(pair, 2, 64)
+    assert 2 * narrow == memory.cache_bytes(load_pair(target[0].path, folder), 2, 64)
 
 
 def test_the_default_draft_is_the_one_that_ships(save, target, shipped):

@@ -1,5 +1,7 @@
 """The command line on a tiny pair: `load_pair` is replaced, everything else is real."""
 
+import dataclasses
+
 import pytest
 
 import gelato_checkpoints
@@ -15,7 +17,11 @@ def pair():
 @pytest.fixture
 def gelato(pair, monkeypatch, tmp_path, capfd):
     """Run a command line in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setattr(gelato_checkpoints, "load_pair", lambda target, draft, *, weights, progress: pair)
+
+    def load_pair(target, draft, *, weights, cache="auto", progress):
+        return dataclasses.replace(pair, target=pair.target.with_cache(cache))
+
+    monkeypatch.setattr(gelato_checkpoints, "load_pair", load_pair)
     monkeypatch.setenv("GELATO_CACHE", str(tmp_path / "cache"))
 
     def call(*arguments: str) -> tuple[int, str, str]:

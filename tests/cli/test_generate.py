@@ -39,6 +39,20 @@ def test_text_and_summary_go_apart(gelato, ids):
     assert "J/token" not in here
 
 
+def test_a_cache_may_be_narrow(gelato, monkeypatch):
+    seen, stream = [], gelato_jax.stream
+
+    def watched(pair, *arguments, **choices):
+        seen.append(pair)
+        return stream(pair, *arguments, **choices)
+
+    monkeypatch.setattr(gelato_jax, "stream", watched)
+    for cache in ("auto", "bfloat16"):
+        code, out, _ = gelato("generate", PROMPT, "--max-new-tokens", "4", "--cache", cache, "--json", "-")
+        assert (code, report_of(out)["settings"]["cache"]) == (0, cache)
+    assert [pair.target.bind().cache_dtype.name for pair in seen] == ["float32", "bfloat16"]
+
+
 def test_json_on_standard_output_alone(gelato, ids):
     code, out, error = gelato("generate", PROMPT, "--max-new-tokens", "24", "--json", "-", "--power-budget-w", "inf")
     assert code == 0

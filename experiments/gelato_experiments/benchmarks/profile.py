@@ -143,6 +143,7 @@ def weight_bytes(model: Model) -> int:
 def peak_bytes(state: DecodeState, job: Job, shapes: Shapes) -> int:
     """What a stream's rounds hold at once, of one row behind its prompt."""
     memory = advance.lower(state, job, jnp.int32(1), shapes=shapes).compile().memory_analysis()
+    assert memory is not None  # a backend that keeps no account
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return held + memory.temp_size_in_bytes
 
