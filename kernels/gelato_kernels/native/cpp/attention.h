@@ -45,8 +45,10 @@ struct Text {
   // Positions [at, at + 16), where they are or as float32 in `room`: beyond `end` the last one again, whose weight is zero.
   Rows rows(int64_t at, float* room) const {
     const int64_t offset = at * a.size;
-    if (padded == a.size && at + kLanes <= length)
-      return a.narrow ? Rows{nullptr, static_cast<const uint16_t*>(cache) + offset} : Rows{static_cast<const float*>(cache) + offset, nullptr};
+    if (padded == a.size && at + kLanes <= length) {
+      if (a.narrow) return {nullptr, static_cast<const uint16_t*>(cache) + offset};
+      return {static_cast<const float*>(cache) + offset, nullptr};
+    }
     for (int i = 0; i < kLanes; ++i) copy(at + i < end ? at + i : end - 1, room + i * padded);
     return {room, nullptr};
   }
@@ -146,11 +148,10 @@ inline void turn_around(const Rows& rows, int64_t padded, float* columns) {
   }
 }
 
-// The same, of keys [padded, 16].
-template <int R>
-inline void scores_across(const float* query, const float* keys, int64_t padded, float* score) {
-  // What lanes k and k + 8 of a key's sum come to.
-  const auto two_lanes = [&](int64_t k, Floats (&sum)[R]) {
+// What N lanes of the sums of `scores` come to, k the first of them, of keys as columns [padded, 16].
+template <int N, int R>
+inline void sum_lanes(const float* query, const float* keys, int64_t padded, int64_t k, Floats (&sum)[R]) {
+  if constexpr (N == 2) {  // lanes k and k + 8
     Floats low[R], high[R];
     GELATO_UNROLL for (int r = 0; r < R; ++r) low[r] = high[r] = set(0.0f);
     for (int64_t h = k; h < padded; h += kLanes) {
@@ -161,23 +162,19 @@ inline void scores_across(const float* query, const float* keys, int64_t padded,
       }
     }
     GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(low[r], high[r]);
-  };
-  const auto four_lanes = [&](int64_t k, Floats (&sum)[R]) {
+  } else {
     Floats other[R];
-    two_lanes(k, sum);
-    two_lanes(k + 1, other);
+    sum_lanes<N / 2>(query, keys, padded, k, sum);
+    sum_lanes<N / 2>(query, keys, padded, k + N / 4, other);
     GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(sum[r], other[r]);
-  };
-  const auto eight_lanes = [&](int64_t k, Floats (&sum)[R]) {
-    Floats other[R];
-    four_lanes(k, sum);
-    four_lanes(k + 2, other);
-    GELATO_UNROLL for (int r = 0; r < R; ++r) sum[r] = add(sum[r], other[r]);
-  };
-  Floats sum[R], other[R];
-  eight_lanes(0, sum);
-  eight_lanes(4, other);
-  GELATO_UNROLL for (int r = 0; r < R; ++r) store(score + r * kChunk, add(sum[r], other[r]));
+  }
+}
+
+template <int R>
+inline void scores_across(const float* query, const float* keys, int64_t padded, float* score) {
+  Floats sum[R];
+  sum_lanes<kLanes>(query, keys, padded, 0, sum);
+  GELATO_UNROLL for (int r = 0; r < R; ++r) store(score + r * kChunk, sum[r]);
 }
 
 // Adds 16 weighted rows to V vectors of R queries' sums; weights are [R, kChunk], sums [R, stride].
@@ -280,8 +277,9 @@ void attend_tile(const Head& head, int64_t query, const Chunk& chunk, float* par
     const int64_t seen = head.seen(query + r) - chunk.first;
     std::memset(part.values, 0, padded * sizeof(float));
     float* w = weights + r * kChunk;
-    Floats most = set(-std::numeric_limits<float>::max());
-    for (int64_t j = 0; j < chunk.count; j += kLanes) most = max(most, first(load(w + j), seen - j, -std::numeric_limits<float>::max()));
+    constexpr float kLeast = -std::numeric_limits<float>::max();
+    Floats most = set(kLeast);
+    for (int64_t j = 0; j < chunk.count; j += kLanes) most = max(most, first(load(w + j), seen - j, kLeast));
     float lanes[kLanes], largest;
     store(lanes, most);
     largest = lanes[0];
