@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "run.h"
+#include "write.h"
 
 namespace {
 
@@ -176,6 +177,23 @@ void rotation(unsigned seed, int64_t size, int64_t window, bool normed) {
   }
 }
 
+void writes(unsigned seed, int64_t window, int64_t size, bool narrow) {
+  std::mt19937 random(seed);
+  const int64_t batch = 5, heads = 3, slots = 7;
+  const auto fresh = normal(random, batch * heads * window * size), before = normal(random, batch * heads * slots * size);
+  std::vector<float> wide = before;
+  std::vector<uint16_t> halves;
+  for (float x : before) halves.push_back(to_bfloat16(x));
+  const std::vector<int32_t> lengths = {0, 4, -2, 7, 2000000000};
+  run(Write{fresh.data(), narrow ? static_cast<void*>(halves.data()) : wide.data(), lengths.data(), batch, heads, window, slots, size, narrow});
+  for (int64_t i = 0; i < batch * heads * slots * size; ++i) {
+    const int64_t head = i / (slots * size), token = i / size % slots - lengths[head / heads];
+    const bool written = token >= 0 && token < window;
+    const float y = written ? fresh[(head * window + token) * size + i % size] : before[i];
+    expect(narrow ? halves[i] == to_bfloat16(y) : wide[i] == y, "a cache is wrong", i, token);
+  }
+}
+
 void passes(unsigned seed, int64_t vocab, int64_t block) {
   std::mt19937 random(seed);
   const int64_t rows = 3, blocks = (vocab + block - 1) / block;
@@ -225,6 +243,8 @@ void passes(unsigned seed, int64_t vocab, int64_t block) {
 
 void everything(unsigned seed) {
   for (int64_t vocab : {1, 6, 16, 129, 5003}) passes(seed++, vocab, vocab < 256 ? vocab : 256);
+  for (int64_t window : {0, 1, 3, 9})
+    for (bool narrow : {false, true}) writes(seed++, window, 5, narrow);
   for (int64_t size : {2, 22, 64})
     for (int64_t window : {1, 3, 17})
       for (bool normed : {false, true}) rotation(seed++, size, window, normed);

@@ -36,6 +36,7 @@ FLOAT_OPS = {
     "block_matmul": lambda x: gk.block_matmul(x, BLOCKS),
     "warp_logits": lambda x: gk.warp_logits(x, 0.7),
     "window_attention": lambda x: gk.window_attention(x[:, :, None], *CACHE, LENGTH, *FRESH),
+    "write_window": lambda x: gk.write_window(x, x[:, :2], LENGTH),
     "rotary_attention": lambda x: gk.rotary_attention(jnp.tile(x, 4), *CACHE, LENGTH, *ANGLES).output,
 }
 
@@ -96,6 +97,9 @@ FAULTS = {
         lambda: gk.window_attention(QUERY, *CACHE, LENGTH, FRESH[0][:, :, :2], FRESH[1]),
         "(2, 1, 2, 8), expected (2, 1, 3, 8)",
     ),
+    "cache_axes": (lambda: gk.write_window(ROW, ROW, LENGTH), "(2, 8), expected at least three axes"),
+    "cache_heads": (lambda: gk.write_window(LOGITS, LOGITS[..., :7], LENGTH), "(2, 3, 7), expected (2, any, 8)"),
+    "cache_lengths": (lambda: gk.write_window(LOGITS, LOGITS, LENGTH[:1]), "(1,), expected (2,)"),
     "unknown": (lambda: gk.sample(ROW, U, implementation="cuda"), "no implementation 'cuda', there are ['mosaic_gpu'"),
 }
 
