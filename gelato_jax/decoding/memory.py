@@ -17,10 +17,11 @@ _CONTAINER = Path("/sys/fs/cgroup")
 def cache_bytes(pair: Pair, rows: int, slots: int) -> int:
     """Of the caches of `rows` texts with room for `slots` tokens each, of target and draft together."""
     models = [pair.target, pair.draft.model] if isinstance(pair.draft, DraftModel) else [pair.target]
-    return sum(_cache_bytes(model, rows, slots) for model in models)
+    return sum(model_cache_bytes(model, rows, slots) for model in models)
 
 
-def _cache_bytes(model: Model, rows: int, slots: int) -> int:
+def model_cache_bytes(model: Model, rows: int, slots: int) -> int:
+    """Of one of them."""
     cache = jax.eval_shape(lambda: allocate(model.config, rows, slots, model.bind().cache_dtype))
     return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(cache))
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelato_jax import keys
+from gelato_jax.decoding import memory
 from gelato_jax.decoding.job import buffer_slots
 from gelato_jax.decoding.records import Shapes
 from gelato_jax.errors import GelatoError
@@ -131,6 +132,13 @@ class _Asked(NamedTuple):
         return _going_on(self.uplink, self.size - len(self.said)) if self.said else self.uplink
 
 
+def _refuse_what_does_not_fit(needed: int, slots: int) -> None:
+    """Say so to a device before the system ends an edge that asks for more memory than there is."""
+    free = memory.free_bytes()
+    if free is not None and needed > free:
+        raise Refused("full", f"this edge has no memory left for a text of {slots:,} tokens; try again later")
+
+
 class Sessions:
     """All sessions of one target. Calls may come from any thread; one at a time computes, for several that wait.
 
@@ -189,6 +197,7 @@ class Sessions:
                 "take a draft of the same family",
             )
         terms, opening = self._describe(call), call.SerializeToString(deterministic=True)
+        needed = memory.model_cache_bytes(self.target, 1, terms.slots)
         with self._lock:
             session = self._sessions.get(call.session)
             if session is not None and session.owner != owner:
@@ -197,6 +206,7 @@ class Sessions:
                 raise Refused("invalid", f"this session was opened again at round {session.opened_at}")  # a late copy
             if session is None or session.opening != opening:
                 self._make_room(call.session, owner)
+                _refuse_what_does_not_fit(needed, terms.slots)
                 session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), call.round, owner)
         with session.lock, self._dropped_if_it_fails(call.session, session):
             while session.opened is None:  # else the reply was lost

@@ -11,7 +11,7 @@ import pytest
 import gelato_jax as gelato
 from gelato_jax import control, payloads
 from gelato_jax.control.banditspec import banditspec
-from gelato_jax.decoding import lookup
+from gelato_jax.decoding import lookup, memory
 from gelato_jax.errors import GelatoError
 from gelato_jax.remote import edge_pb2 as pb
 from gelato_jax.remote.client import AwayError, EdgeClient
@@ -388,6 +388,17 @@ def test_sessions_are_limited_and_idle_ones_make_room(pair):
         sessions.verify(pb.VerifyRequest(session=names[0], round=1, uplink=b"\0"))
     sessions.verify(pb.VerifyRequest(session=names[1], round=2, uplink=b"\0"))
     sessions.close(pb.CloseRequest(session=names[1]))
+    assert len(sessions) == 1
+
+
+def test_a_text_that_would_not_fit_the_edges_memory_is_refused(pair, monkeypatch):
+    sessions = Sessions(pair.target, pair.tokenizer.fingerprint)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100)
+    with pytest.raises(Refused, match=r"no memory left for a text of \d+ tokens; try again later") as refused:
+        sessions.open(opening(pair))
+    assert (refused.value.kind, len(sessions)) == ("full", 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
+    sessions.open(opening(pair))
     assert len(sessions) == 1
 
 
