@@ -71,7 +71,8 @@ class _Faults:
         return self.mutant == MUTANTS.index(name)
 
     def bent_accept(self, weights: Array, tokens: Array, log_prob: Array, length: Array, uniforms: Array) -> Array:
-        log_p = weights - gelato_kernels.entropy(weights).logsumexp[..., None]
+        drafted = weights[:, : tokens.shape[1]]  # a row for the bonus may follow
+        log_p = drafted - gelato_kernels.entropy(drafted).logsumexp[..., None]
         log_p = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
         log_prob = log_prob - jnp.where(self.on("ratio x 1.05"), jnp.log(1.05), 0.0)
         # p / (p^2 / q) = q / p
