@@ -48,14 +48,20 @@ def _left_in_container() -> int | None:
         return None
 
 
+def too_little_for(needed: int) -> int | None:
+    """The bytes that are free where they are fewer than needed, else None."""
+    free = free_bytes()
+    return free if free is not None and free < needed else None
+
+
 def refuse_what_does_not_fit(pair: Pair, rows: int, slots: int) -> None:
     """Raise where caches of so many texts would not fit the memory that is free.
 
     Raises:
         GelatoError: with both figures.
     """
-    needed, free = cache_bytes(pair, rows, slots), free_bytes()
-    if free is not None and needed > free:
+    needed = cache_bytes(pair, rows, slots)
+    if (free := too_little_for(needed)) is not None:
         raise GelatoError(
             f"{rows} {'text' if rows == 1 else 'texts'} of up to {slots:,} tokens need {needed / _GB:.2f} GB for keys "
             f"and values, and {free / _GB:.2f} GB are free: decode fewer at once, or shorter ones"

@@ -132,13 +132,6 @@ class _Asked(NamedTuple):
         return _going_on(self.uplink, self.size - len(self.said)) if self.said else self.uplink
 
 
-def _refuse_what_does_not_fit(needed: int, slots: int) -> None:
-    """Say so to a device before the system ends an edge that asks for more memory than there is."""
-    free = memory.free_bytes()
-    if free is not None and needed > free:
-        raise Refused("full", f"this edge has no memory left for a text of {slots:,} tokens; try again later")
-
-
 class Sessions:
     """All sessions of one target. Calls may come from any thread; one at a time computes, for several that wait.
 
@@ -206,7 +199,9 @@ class Sessions:
                 raise Refused("invalid", f"this session was opened again at round {session.opened_at}")  # a late copy
             if session is None or session.opening != opening:
                 self._make_room(call.session, owner)
-                _refuse_what_does_not_fit(needed, terms.slots)
+                if memory.too_little_for(needed) is not None:  # else the system would end the edge, for all
+                    text = f"a text of {terms.slots:,} tokens"
+                    raise Refused("full", f"this edge has no memory left for {text}; try again later")
                 session = self._sessions[call.session] = _Session(Row(terms), opening, self._clock(), call.round, owner)
         with session.lock, self._dropped_if_it_fails(call.session, session):
             while session.opened is None:  # else the reply was lost
