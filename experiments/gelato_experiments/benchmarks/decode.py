@@ -3,8 +3,8 @@
 - `autoregressive_over_bare`: a step of the baseline loop over a bare step (forward pass, head, argmax);
 - `round_over_parts`: a round of speculative decoding over the models' passes in it, by turns in a loop of their own:
   draft steps, the verification window, the draft's reading of a token that it did not draft from;
-- `overhead_share`: the share of a round spent on everything but the models (control, entropy,
-  sampling, verification), measured by running the same rounds on models too small to count.
+- `overhead_share`: the share of a round spent on everything but the models (control, entropy, sampling,
+  verification): the same rounds of small models with the pair's vocabularies, less those models' own passes.
 
 Compilation is apart, results are waited for, and the ratios are medians of alternating calls, so
 that a machine that slows down slows both sides.
@@ -27,7 +27,7 @@ from gelato_jax.decoding.local import round_state, run_rounds, run_window, run_w
 from gelato_jax.decoding.programs import decode_autoregressive
 from gelato_jax.decoding.records import DecodeState
 from gelato_jax.decoding.timing import alternate
-from gelato_jax.models import Cache, Model, random_model
+from gelato_jax.models import Cache, Decoder, Model, random_model, write
 
 CALLS = 15
 """Timed calls of each program; medians are reported."""
@@ -35,6 +35,8 @@ FEW, MANY = 2, 26
 """Steps, or rounds, of two timed calls. Their difference is what these take: calls cost both alike."""
 PROMPT = tuple(range(1, 40))
 """Token ids; what they say does not matter to a clock."""
+_TOKENS = 64
+"""Of these ids a pass without an argmax makes up its next tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,42 +112,55 @@ def _autoregressive(pair: Pair) -> tuple[float, tuple[float, float]]:
     return statistics.median(bare), (statistics.median(loop), _ratio(loop, bare))
 
 
-def _round_program(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> Callable[[int], object]:
-    state, job = round_state(pair, shapes, settings, rounds=MANY)
-    return lambda rounds: run_rounds(state, job, rounds, shapes=shapes)
-
-
 @partial(jax.jit, static_argnames=("shapes", "rounds"))
-def _catch_ups(state: DecodeState, job: Job, *, shapes: Shapes, rounds: int) -> Array:
-    """Whether the draft is fed a committed token ahead of drafting, in each of some rounds: `[rounds]` bool."""
+def _course(state: DecodeState, job: Job, *, shapes: Shapes, rounds: int) -> tuple[Array, Array]:
+    """Of some rounds, whether the draft is fed a committed token ahead of drafting, bool, and the text's length, int32.
 
-    def step(state: DecodeState, _: None) -> tuple[DecodeState, Array]:
+    Both `[rounds]`.
+    """
+
+    def step(state: DecodeState, _: None) -> tuple[DecodeState, tuple[Array, Array]]:
+        length = state.device.length[0]
         state, seen = decode_round(state, job, shapes)
-        return state, seen.caught_up[0] > 0
+        return state, (seen.caught_up[0] > 0, length)
 
     return lax.scan(step, state, length=rounds)[1]
 
 
-@partial(jax.jit, static_argnames="size")
-def _run_parts(state: DecodeState, job: Job, fed: Array, rounds: int, *, size: int) -> tuple[Cache, Cache, Array]:
-    """The models' passes of some rounds, in their order, and nothing else. `fed [rounds]`: see `_catch_ups`."""
+@partial(jax.jit, static_argnames=("size", "argmax"))
+def _run_parts(
+    state: DecodeState, job: Job, course: tuple[Array, Array], rounds: int, *, size: int, argmax: bool = True
+) -> tuple[Cache, Cache, Array]:
+    """The models' passes of some rounds, in their order and where they stand in the text, and nothing else.
+
+    With `argmax` a pass finds its tokens, as a bare step does; else logits are all that it makes.
+    """
+    window_of = run_window if argmax else _run_logits
     device, draft, target = state.device, with_weights(job.draft).model.bind(), job.target.bind()
-    lengths = device.length - 1
+    fed, ends = course
 
     def run(index: Array, carry: tuple[Cache, Cache, Array]) -> tuple[Cache, Cache, Array]:
         behind, verified, tokens = carry
+        lengths = ends[index, None] - 1
         lagging = dataclasses.replace(device, cache=behind, cache_length=lengths - 1)
         behind, _ = catch_up(draft, lagging, ~device.done & fed[index])
 
-        def step(_: Array, drafting: tuple[Cache, Array]) -> tuple[Cache, Array]:
-            return run_window(draft, *drafting, lengths, 1)
+        def step(drafted: Array, drafting: tuple[Cache, Array]) -> tuple[Cache, Array]:
+            return window_of(draft, *drafting, lengths + drafted, 1)
 
         behind, last = lax.fori_loop(0, size, step, (behind, tokens[:, :1]))
         window = jnp.broadcast_to(last, tokens.shape)
-        return (behind, *run_window(target, verified, window, lengths, size + 1))
+        return (behind, *window_of(target, verified, window, lengths, size + 1))
 
     start = (device.cache, state.edge.cache, jnp.zeros((1, size + 1), jnp.int32))
     return lax.fori_loop(0, rounds, run, start)
+
+
+def _run_logits(decoder: Decoder, cache: Cache, tokens: Array, lengths: Array, valid: int) -> tuple[Cache, Array]:
+    """As `run_window`, but tokens are taken from the first logits: all are made, none is read twice."""
+    x, fresh = decoder.forward(tokens, cache, lengths, jnp.asarray(valid))
+    logits = lax.optimization_barrier(decoder.unembed(x, valid=jnp.asarray(valid)))
+    return write(cache, fresh, lengths, after=x), logits[..., 0].astype(jnp.int32) % _TOKENS
 
 
 def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
@@ -155,10 +170,10 @@ def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
     """
     size = shapes.max_draft_length
     state, job = round_state(pair, shapes, DecodeSettings(max_draft_length=size), rounds=MANY)
-    fed = _catch_ups(state, job, shapes=shapes, rounds=MANY)
+    course = _course(state, job, shapes=shapes, rounds=MANY)
     rounds, parts, drafts, windows = _seconds(
         lambda rounds: run_rounds(state, job, rounds, shapes=shapes),
-        lambda rounds: _run_parts(state, job, fed, rounds, size=size),
+        lambda rounds: _run_parts(state, job, course, rounds, size=size),
         lambda rounds: run_windows(with_weights(pair.draft).model, rounds * size, 1, window=1),
         lambda rounds: run_windows(pair.target, rounds, size + 1, window=size + 1),
     )
@@ -167,14 +182,16 @@ def _rounds(pair: Pair, shapes: Shapes) -> tuple[float, float, float, float]:
 
 
 def _overhead(pair: Pair, shapes: Shapes, settings: DecodeSettings) -> float:
-    """Seconds of a round whose models cost next to nothing but whose vocabularies, exits and kernels are the pair's.
-
-    An upper bound of what is not the models: the hollow layers and heads are still in it.
-    """
+    """Seconds of a round beside its models: one of small models with the pair's vocabularies, less their passes."""
     target, draft = hollow(pair.target.config, 0), hollow(with_weights(pair.draft).model.config, 1)
     empty = dataclasses.replace(pair, target=target, draft=dataclasses.replace(pair.draft, model=draft))
-    (times,) = _seconds(_round_program(empty, shapes, settings))
-    return statistics.median(times)
+    state, job = round_state(empty, shapes, settings, rounds=MANY)
+    course = _course(state, job, shapes=shapes, rounds=MANY)
+    rounds, passes = _seconds(
+        lambda rounds: run_rounds(state, job, rounds, shapes=shapes),
+        lambda rounds: _run_parts(state, job, course, rounds, size=shapes.max_draft_length, argmax=False),
+    )
+    return statistics.median(a - b for a, b in zip(rounds, passes, strict=True))
 
 
 _LAST_NORMS = ("norm", "exit_norms")

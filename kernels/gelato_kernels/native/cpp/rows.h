@@ -26,20 +26,22 @@ inline float largest(const Floats& x) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// The maximum of n logits, and the first of them that has it. Nan where one is nan, or none is finite, or one infinite.
-inline float maximum(const float* x, int64_t n, int64_t* index) {
+// The maximum of n logits, the first of them that has it, and the maxima of chunks of them where they are wanted. Nan
+// where one is nan, or none is finite, or one infinite.
+inline float maximum(const float* x, int64_t n, int64_t* index, int64_t length = 256, float* highs = nullptr) {
   Ints bits = no_ints();  // Of magnitudes: those of nan are above infinity's.
   float most = -kInfinity;
   int64_t chunk = 0;
-  constexpr int64_t kChunk = 256;
-  for (int64_t start = 0; start < n; start += kChunk) {
+  for (int64_t start = 0; start < n; start += length) {
     Floats high = set(-kInfinity);
-    for (int64_t i = start; i < std::min(start + kChunk, n); i += kLanes) {
-      const Floats some = logits(x + i, n - i);
+    for (int64_t i = start, end = std::min(start + length, n); i < end; i += kLanes) {
+      const Floats some = logits(x + i, end - i);
       high = max(high, some);
       bits = max(bits, magnitude(some));
     }
-    if (const float here = largest(high); here > most) most = here, chunk = start;
+    const float here = largest(high);
+    if (here > most) most = here, chunk = start;
+    if (highs) *highs++ = here;
   }
   int32_t lanes[kLanes];
   store(lanes, bits);
@@ -52,7 +54,7 @@ void statistics(const Statistics& s, int64_t row) {
   const float* x = s.logits + row * s.vocab;
   float* sums = s.block_sums + row * s.blocks;
   int64_t index;
-  const float most = s.maximum[row] = maximum(x, s.vocab, &index);
+  const float most = s.maximum[row] = maximum(x, s.vocab, &index, s.block, sums);
   s.argmax[row] = static_cast<int32_t>(index);
   if (std::isnan(most)) {
     s.total[row] = s.weighted[row] = most;
@@ -62,6 +64,10 @@ void statistics(const Statistics& s, int64_t row) {
   const Floats high = set(most), inverse = set(s.temperature ? 1.0f / s.temperature[row] : 1.0f);
   double total = 0.0, weighted = 0.0;
   for (int64_t b = 0; b < s.blocks; ++b) {
+    if (sums[b] - most <= kLowest && !s.temperature) {  // Weighs nothing, as most of a row that sampling has cut.
+      sums[b] = 0.0f;
+      continue;
+    }
     Floats plain = set(0.0f), moment = set(0.0f), warm = set(0.0f);
     for (int64_t i = b * s.block, end = std::min(i + s.block, s.vocab); i < end; i += kLanes) {
       const Floats below = sub(logits(x + i, end - i), high), w = weight(below);
@@ -150,24 +156,43 @@ inline float kth_largest(const float* x, int64_t n, int64_t k, float* room) {
   return room[k - 1];
 }
 
-// The threshold of top-p of n logits whose largest is `most`. `room` is for 3 n numbers, n rounded up to lanes.
+// The threshold of top-p of n logits whose largest is `most`. `room` is for 2 n numbers, n rounded up to lanes.
 inline float nucleus(const float* x, int64_t n, float most, float level, float* room) {
-  double total = 0.0;
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Floats w = weight(sub(logits(x + i, n - i), set(most)));
-    store(room + i, w);
-    total += sum(w);
+  constexpr float kNear = -3.0f, kFar = -9.0f;  // Nats: of text, the few logits above one of them weigh enough.
+  constexpr int64_t kChunk = 1024;
+  double near = 0.0, far = 0.0, total = 0.0;
+  for (int64_t start = 0; start < n; start += kChunk) {
+    Floats nears = set(0.0f), fars = set(0.0f), all = set(0.0f);
+    for (int64_t i = start; i < std::min(start + kChunk, n); i += kLanes) {
+      const Floats below = sub(logits(x + i, n - i), set(most)), w = weight(below);
+      nears = add(nears, zero_under(w, below, kNear));
+      fars = add(fars, zero_under(w, below, kFar));
+      all = add(all, w);
+    }
+    near += sum(nears);
+    far += sum(fars);
+    total += sum(all);
   }
-  // All that weighs less than an even share of what may be left out can be left out together.
   level = std::max(level, 0.0f);
-  const float least = static_cast<float>((1.0 - level) * total / static_cast<double>(n));
-  Weighted* candidates = reinterpret_cast<Weighted*>(room + (n + kLanes - 1) / kLanes * kLanes);
+  const double wanted = level * total, enough = wanted * (1.0 + 1e-5);  // By more than a float sum may be off.
+  // Else what weighs less than an even share of what may be left out can be left out together.
+  const float share = std::max(kLowest, static_cast<float>(std::log((1.0 - level) * total / static_cast<double>(n))));
+  const float limit = near > enough ? kNear : far > enough ? kFar : std::min(share, kFar);
+  Weighted* candidates = reinterpret_cast<Weighted*>(room);
   int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    candidates[count] = {x[i], room[i]};
-    count += room[i] > least;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Floats some = logits(x + i, n - i), below = sub(some, set(most));
+    if (!any_over(below, limit)) continue;
+    float logit[kLanes], under[kLanes], w[kLanes];
+    store(logit, some);
+    store(under, below);
+    store(w, weight(below));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      candidates[count] = {logit[lane], w[lane]};
+      count += under[lane] > limit;
+    }
   }
-  return count ? threshold(candidates, count, level * total) : most;
+  return threshold(candidates, count, wanted);
 }
 
 void warp(const Warp& w, int64_t row) {
@@ -186,7 +211,7 @@ void warp(const Warp& w, int64_t row) {
   for (int64_t i = 0; i < n; i += kLanes) store_some(out + i, n - i, div(load_some(x + i, n - i), by));
   const int64_t k = w.top_k[row];
   if (std::isnan(most) || ((k <= 0 || k >= n) && level >= 1.0f)) return;
-  float* room = scratch(3 * (n + kLanes), Use::kUnit);
+  float* room = scratch(2 * (n + kLanes), Use::kUnit);
   if (!room) __builtin_trap();  // no memory: there is no one to tell
   if (k > 0 && k < n) keep(out, n, kth_largest(out, n, k, room));
   if (level < 1.0f) keep(out, n, nucleus(out, n, out[index], level, room));

@@ -58,6 +58,10 @@ inline Floats zero_under(const Floats& x, const Floats& of, float limit) {  // w
   const __m256 v = _mm256_set1_ps(limit);
   return {_mm256_and_ps(x.a, _mm256_cmp_ps(of.a, v, _CMP_GT_OQ)), _mm256_and_ps(x.b, _mm256_cmp_ps(of.b, v, _CMP_GT_OQ))};
 }
+inline bool any_over(const Floats& x, float limit) {
+  const __m256 v = _mm256_set1_ps(limit);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, v, _CMP_GT_OQ), _mm256_cmp_ps(x.b, v, _CMP_GT_OQ))) != 0;
+}
 
 inline __m128i eight(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline Floats halves(const uint16_t* p) { return {_mm256_cvtph_ps(eight(p)), _mm256_cvtph_ps(eight(p + 8))}; }

@@ -44,6 +44,7 @@ inline Floats first(Floats x, int64_t n, float other) {
 inline Floats zero_under(Floats x, Floats of, float limit) {  // where `of` is not above the limit
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, _mm512_set1_ps(limit), _CMP_GT_OQ), x);
 }
+inline bool any_over(Floats x, float limit) { return _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0; }
 
 inline __m256i thirty_two(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Floats halves(const uint16_t* p) { return _mm512_cvtph_ps(thirty_two(p)); }

@@ -65,6 +65,11 @@ inline Floats first(const Floats& a, int64_t n, float other) {
 inline Floats zero_under(const Floats& a, const Floats& of, float limit) {  // where `of` is not above the limit
   return each([&](int i) { return of.v[i] > limit ? a.v[i] : 0.0f; });
 }
+inline bool any_over(const Floats& a, float limit) {
+  bool any = false;
+  for (const float number : a.v) any |= number > limit;
+  return any;
+}
 
 inline float half(uint16_t h) {
   // The exponent is shifted to float32's; a subnormal is its fraction times 2^-24.

@@ -68,6 +68,10 @@ inline Floats first(const Floats& x, int64_t n, float other) {
 inline Floats zero_under(const Floats& x, const Floats& of, float limit) {  // where `of` is not above the limit
   return each([&](int i) { return vbslq_f32(vcgtq_f32(of.v[i], vdupq_n_f32(limit)), x.v[i], vdupq_n_f32(0.0f)); });
 }
+inline bool any_over(const Floats& x, float limit) {
+  const float32x4_t high = vmaxnmq_f32(vmaxnmq_f32(x.v[0], x.v[1]), vmaxnmq_f32(x.v[2], x.v[3]));
+  return vmaxnmvq_f32(high) > limit;
+}
 
 inline Floats halves(const uint16_t* p) {
   return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
