@@ -29,8 +29,11 @@ def synthetic_recording(
 
     A class's entropy is the one at which the reported curve exp(-0.35 H) gives the class's acceptance.
 
+    Where classes move otherwise behind a rejection, a token's `chance` is that of being accepted given all classes of
+    its rollout: acceptances have the model's distribution, jointly with what a device sees.
+
     Args:
-        model: classes of entropy, of descending acceptance in (0, 1].
+        model: classes of entropy, of descending acceptance in (0, 1], alike at every place.
         texts: R.
         positions: N of each.
         max_draft_length: G.
@@ -38,15 +41,17 @@ def synthetic_recording(
         seed: of the draws.
 
     Raises:
-        ValueError: an acceptance is 0 or does not descend.
+        ValueError: an acceptance is 0 or does not descend, or the model tells places apart.
     """
     acceptance = np.asarray(model.acceptance, np.float64)
+    if acceptance.ndim != 1 or model.transition.ndim != 2:
+        raise ValueError("the model tells places apart, which no calibration does")
     if (acceptance <= 0).any() or (np.diff(acceptance) >= 0).any():
         raise ValueError(f"acceptance {acceptance.tolist()} must descend and stay over 0: classes ascend in entropy")
     shape = (texts, positions, 1, max_draft_length)
     kinds = _draw_classes(model, (texts, positions, max_draft_length), np.random.default_rng(seed))[:, :, None]
+    chance = _chances(model, kinds)
     levels = -np.log(acceptance) / REPORTED_DECAY
-    chance = acceptance[kinds].astype(np.float32)
     count = np.full(texts, positions, np.int32)
     leaves: dict[str, Any] = dict(
         entropy=levels[kinds].astype(np.float32),
@@ -75,16 +80,43 @@ def synthetic_recording(
 
 
 def _draw_classes(model: EntropyModel, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Chains of classes along the last axis."""
-    first, following = np.cumsum(model.initial), np.cumsum(model.transition, axis=1)
-    last = len(first) - 1
-    uniform = random.random(shape)
-    kinds = np.empty(shape, np.int64)
-    kinds[..., 0] = np.minimum((uniform[..., :1] >= first).sum(axis=-1), last)
+    """Classes along the last axis: on the track while all is accepted, then off it."""
+    tables = [np.cumsum(table, axis=1) for table in model.moves(0)]
+    last = model.classes - 1
+    uniform, accepted = random.random(shape), random.random(shape)
+    kinds, on = np.empty(shape, np.int64), np.ones(shape[:-1], bool)
+    kinds[..., 0] = np.minimum((uniform[..., :1] >= np.cumsum(model.initial)).sum(axis=-1), last)
     for index in range(1, shape[-1]):
-        rows = following[kinds[..., index - 1]]
+        before = kinds[..., index - 1]
+        on &= accepted[..., index - 1] < model.acceptance[before]
+        rows = np.where(on[..., None], tables[0][before], tables[1][before])
         kinds[..., index] = np.minimum((uniform[..., index, None] >= rows).sum(axis=-1), last)
     return kinds
+
+
+def _chances(model: EntropyModel, kinds: np.ndarray) -> np.ndarray:
+    """Chance that each token is accepted if those before it are, given all classes of its rollout, `[..., G]` float32.
+
+    From the end: how likely the classes to come are if all is accepted so far, against after a rejection.
+    """
+    on, off = model.moves(0)
+    size = kinds.shape[-1]
+    good, bad = (
+        np.ones(kinds.shape[:-1]),
+        np.ones(kinds.shape[:-1]),
+    )  # of the classes behind a token, on the track and off
+    chance = np.empty(kinds.shape, np.float32)
+    for index in reversed(range(size)):
+        accept = model.acceptance[kinds[..., index]]
+        if index < size - 1:
+            step = kinds[..., index], kinds[..., index + 1]
+            good, bad = on[step] * good, off[step] * bad
+        stays = accept * good
+        whole = stays + (1.0 - accept) * bad
+        chance[..., index] = stays / whole
+        scale = np.maximum(whole, bad)
+        good, bad = whole / scale, bad / scale
+    return chance
 
 
 def _streak(model: EntropyModel) -> np.ndarray:

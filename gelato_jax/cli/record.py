@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from gelato_jax.cli.options import Range, complete
+from gelato_jax.cli.options import Range, WeightsName, complete
 from gelato_jax.errors import GelatoError
 from gelato_jax.files import check_writable
 
@@ -43,6 +43,9 @@ class Record:
     """Tokens of a text at most; 2 or more, for the first is never drafted."""
     max_draft_length: Annotated[int, arg(metavar="G"), Range(1, 32)] = 12
     """Tokens drafted at every position, 1..32: the most that a replay may draft in a round."""
+    weights: WeightsName = "float"
+    """How weights are kept, as in `gelato generate`. In blocks recording is faster, and needs compiled kernels to come
+    out the same elsewhere."""
     temperature: Annotated[float, arg(metavar="T"), Range(0.0)] = 0.0
     """Temperature of the texts: 0 always takes the likeliest token, 1 is the model's own distribution."""
     seed: Annotated[int, arg(metavar="N"), Range(0, 2**31 - 1)] = 0
@@ -90,8 +93,9 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
 
     keep_programs()
     with Progress() as progress:
-        # In floats: figures that are kept must come again on a machine without compiled kernels.
-        pair = gelato_checkpoints.load_pair(options.model, options.draft, weights="float", progress=progress.stage)
+        pair = gelato_checkpoints.load_pair(
+            options.model, options.draft, weights=options.weights, progress=progress.stage
+        )
         chosen = _chosen(options, pair, prompts)
         recording = make_recording(
             pair,
@@ -111,6 +115,7 @@ def _record(options: Record, out: Path) -> dict[str, Any]:
         "pair": options.model,
         "draft": "default" if options.draft is None else options.draft,
         "draft_fingerprint": recording.about["draft"],
+        "weights": pair.target.config.weight_format,
         "prompt_file": "shipped" if options.prompts is None else options.prompts.name,
         "prompt_tokens": [options.longer_than, options.shorter_than],
     }

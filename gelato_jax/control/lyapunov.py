@@ -7,11 +7,11 @@ A row that does not draft learns nothing of its draft. All therefore send a *pro
 place of a round without drafts once `probe_after` tokens in a row have come without any, and in the rounds behind it
 while the last probe's first draft stood; evidence that a draft is better than believed so comes in one piece.
 A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
-before the next, so a cap that holds without probes holds with them. Its price, where not drafting is right: with
-acceptance a and a draft that takes as long as x tokens without drafts, single probes cost (x - a) / (1 - a) such
-tokens in `probe_after`, at most 1 / `probe_after` of the rate if x <= 1, beside what the draft must first catch up
-with: `CATCH_UP_TOKENS` in `probe_after` at most, and where it always takes more no probe is sent. Exits may end a
-probe after its first draft.
+before the next, so a cap that holds without probes holds with them. What drafts lose at present prices, catching up
+included, has a queue of its own, from which each token without drafts takes `PROBE_SHARE`; no probe is sent before it is
+empty: finding out, and drafts that a lucky probe led to, cost that share of the tokens where not drafting is right. Where
+catching up takes more than `CATCH_UP_TOKENS` tokens in `probe_after` none is sent either, for a text would stand still.
+Exits may end a probe after its first draft.
 """
 
 import dataclasses
@@ -30,6 +30,8 @@ PROBE_AFTER = 100
 """Tokens without drafts before a probe: at most one per cent of the rate; assumed."""
 CATCH_UP_TOKENS = 2.0
 """Tokens without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
+PROBE_SHARE = 0.005
+"""Of the tokens without drafts, what drafts may lose for probes to go on; assumed."""
 PROBE_LENGTH = 1
 """Drafts of a probe: what the bound on its price is for; assumed."""
 PASSES_A_TOKEN = 30.0
@@ -58,6 +60,7 @@ class LyapunovState:
     seconds: Compensated  # [] sum(T), less the draft's reading of prompts
     ahead: Array  # [] J of the queue that went into reading this request's prompt, the share of tokens to come
     idle: Array  # [] int32 tokens without drafts since the last drafts; kept while probes stand
+    lost: Array  # [] tokens that drafts lost beyond the share of those without that they may, >= 0
 
 
 def ratio(
@@ -222,7 +225,7 @@ def _init(params: LyapunovParams) -> LyapunovState:
     zero = Compensated.zero()
     nothing = jnp.zeros((), jnp.float32)
     count = jnp.zeros((), jnp.int32)
-    return LyapunovState(queue=zero, passes=zero, tokens=zero, seconds=zero, ahead=nothing, idle=count)
+    return LyapunovState(queue=zero, passes=zero, tokens=zero, seconds=zero, ahead=nothing, idle=count, lost=nothing)
 
 
 def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
@@ -233,7 +236,7 @@ def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable,
     probe = jnp.minimum(params.probe_length, cost_table.time_s.shape[0] - 1)
     token_s = cost_table.time_s[0] / cost_table.stream_length
     cheap = cost_table.catch_up_s * params.probe_after <= CATCH_UP_TOKENS * state.idle * token_s
-    due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0) & cheap
+    due = (best == 0) & (state.idle >= params.probe_after) & (state.queue.value <= 0) & (state.lost <= 0) & cheap
     return jnp.where(due, probe, best).astype(jnp.int32)
 
 
@@ -322,8 +325,30 @@ def _price(params: LyapunovParams, state: LyapunovState, cost_table: CostTable) 
     return jnp.maximum(state.queue.value - state.ahead, 0.0) + left
 
 
-def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
-    stands = (state.idle >= params.probe_after) & (outcome.accepted > 0)
+def _update_ratio(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
+    """Drafts that were worth less than their price, meant or not, are what was lost."""
+    value = params.penalty_weight
+    owed = state.queue.value * _overspent(params, outcome.energy_j, outcome.time_s) / jnp.where(value > 0, value, 1.0)
+    passes = _passes_over(params, jnp.asarray(outcome.passes, jnp.float32), outcome.tokens)
+    return _update(params, state, outcome, owed + state.passes.value / PASSES_A_TOKEN * passes)
+
+
+def _update_gelato(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
+    """Its prices are none of tokens: only what probes took longer than their tokens is lost."""
+    nothing = jnp.zeros(())
+    after = _update(params, state, outcome, nothing)
+    meant = (outcome.drafted > 0) & (state.idle < params.probe_after)
+    return dataclasses.replace(after, lost=jnp.where(meant, state.lost, after.lost))
+
+
+def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation, owed: Array) -> LyapunovState:
+    """The state after a round, which cost `owed` tokens beside its time."""
+    drafted, waited = outcome.drafted > 0, state.idle >= params.probe_after
+    stands = waited & (outcome.accepted > 0)
+    seconds = state.seconds.value
+    theta = state.tokens.value / jnp.where(seconds > 0, seconds, 1.0)
+    lost = theta * outcome.time_s + owed - outcome.tokens
+    lost = jnp.where(drafted, lost, -PROBE_SHARE * outcome.tokens)
     share = jnp.minimum(outcome.tokens / jnp.maximum(outcome.remaining, 1), 1.0)
     read, cost = outcome.read_prompt, outcome.cost
     ahead = jnp.where(read, _reading(params, read, cost.catch_up_j, cost.catch_up_s), state.ahead)
@@ -333,7 +358,8 @@ def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation) 
         tokens=state.tokens.add(outcome.tokens.astype(jnp.float32)),
         seconds=state.seconds.add(outcome.time_s - jnp.where(read, cost.catch_up_s, 0.0)),
         ahead=ahead * (1.0 - share),
-        idle=jnp.where(outcome.drafted == 0, state.idle + outcome.tokens, stands * state.idle).astype(jnp.int32),
+        idle=jnp.where(drafted, stands * state.idle, state.idle + outcome.tokens).astype(jnp.int32),
+        lost=jnp.maximum(state.lost + lost, 0.0),
     )
 
 
@@ -347,6 +373,6 @@ def _queue(params: LyapunovParams, state: LyapunovState) -> Array:
     return state.queue.value
 
 
-_CAPPED = {"update": _update, "queue": _queue, "charge": _charge, "power_budget": _power_budget}
-_RATIO = ControllerRule(init=_init, plan=_plan_ratio, **_CAPPED)
-_GELATO = ControllerRule(init=_init, plan=_plan_gelato, **_CAPPED)
+_CAPPED = {"queue": _queue, "charge": _charge, "power_budget": _power_budget}
+_RATIO = ControllerRule(init=_init, plan=_plan_ratio, update=_update_ratio, **_CAPPED)
+_GELATO = ControllerRule(init=_init, plan=_plan_gelato, update=_update_gelato, **_CAPPED)

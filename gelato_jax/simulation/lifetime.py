@@ -1,6 +1,7 @@
 """One simulated device from its first request to its last round: replayed requests, one after the other."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,12 +65,15 @@ def lifetime(
     rollouts: Rollouts,
     key: Array,
     text: Array,
+    fold: Array,
+    folds: Array,
     warmup: Array,
     rounds: Array,
     sizes: Sizes,
 ) -> Simulation:
-    """One device, from its first request to its last round."""
-    text = jnp.where(text < 0, _draw_text(key, jnp.zeros((), jnp.int32), rollouts), text)
+    """One device, from its first request to its last round; it reads the texts `fold`, `fold + folds`, ..."""
+    draw = partial(_draw_text, key, first=fold, step=folds, texts=rollouts.positions.shape[0])
+    text = jnp.where(text < 0, draw(jnp.zeros((), jnp.int32)), text)
     count, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
     begun = _Life(
         device=DeviceState(key=key, text=text, position=count, done=~no, acceptable=count),
@@ -85,8 +89,7 @@ def lifetime(
             mode = environment.next_mode(key, life.row.round, mode)
             trusted, world = environment.believed(believed, mode), environment.actual(actual, mode)
         if sizes.endless:
-            drawn = _draw_text(key, life.requests, rollouts)
-            life = _next_request(life, drawn, rollouts, trusted, world, sizes)
+            life = _next_request(life, draw(life.requests), rollouts, trusted, world, sizes)
         state = DecodeState(device=life.device, edge=None, row=life.row)
         drafter = RecordedDrafter(rollouts, trusted, sizes.max_draft_length)
         after, seen = run_round(
@@ -124,10 +127,11 @@ def _since(before: Totals, now: Totals) -> Totals:
     return jax.tree.map(less, now, before, is_leaf=lambda node: isinstance(node, Compensated))
 
 
-def _draw_text(key: Array, request: Array, rollouts: Rollouts) -> Array:
+def _draw_text(key: Array, request: Array, *, first: Array, step: Array, texts: int) -> Array:
+    """One of the texts `first`, `first + step`, ..., all alike likely."""
+    count = (texts - first + step - 1) // step
     uniform = keys.request_uniform(key, request)
-    count = rollouts.positions.shape[0]
-    return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
+    return first + step * jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
 
 
 def _next_request(life: _Life, text: Array, rollouts: Rollouts, believed: Setup, actual: Setup, sizes: Sizes) -> _Life:

@@ -138,7 +138,7 @@ def _score(state: EdgeState, drafted: Draft, cache: Cache, work: Job) -> tuple[A
     decoder = work.target.bind()
     tokens = jnp.concatenate([state.last[:, None], drafted.proposal.tokens], axis=1)
     x, fresh = decoder.forward(tokens, cache, state.length - 1)
-    committed = jax.tree.map(lambda array: array[:, :, :1], fresh)
+    committed = jax.tree.map(lambda array: array[..., :1, :], fresh)
     logits = decoder.unembed(x)
     weights = shape_logits(logits, work.sampling)
     return weights, write(cache, committed, state.length - 1, after=x)

@@ -103,6 +103,7 @@ def simulate(
     believed: Sequence[Setup] | None = None,
     environment: Environment | None = None,
     texts: Sequence[int] | None = None,
+    folds: int = 1,
     endless: bool = True,
     history: bool = False,
     jax_devices: Sequence[Any] | None = None,
@@ -123,6 +124,8 @@ def simulate(
         believed: the worlds that the devices believe to be in, one for each setting; the true ones if not given.
         environment: how the worlds change from round to round; not at all if not given.
         texts: `[D]` the first text of each device; drawn if not given.
+        folds: equal parts of the devices, in their order, no two of which draw the same text: figures of such parts
+            differ as those of other texts would.
         endless: False ends a device with its first text.
         history: keep every round's report.
         jax_devices: what computes; all that JAX has if not given.
@@ -141,6 +144,10 @@ def simulate(
         raise GelatoError(f"devices {devices}, rounds {rounds} and settings {len(settings)} must be at least 1")
     if texts is not None and (len(texts) != devices or not 0 <= min(texts) <= max(texts) < len(recording.categories)):
         raise GelatoError(f"texts must name one of the {len(recording.categories)} texts for each of {devices} devices")
+    if not 1 <= folds <= len(recording.categories) or devices % folds:
+        raise GelatoError(
+            f"folds is {folds}, must divide the {devices} devices and be at most the {len(recording.categories)} texts"
+        )
     _one_structure(settings)
     sizes = Sizes(max_draft_length=size, endless=endless, kept_rounds=rounds if history else None)
     mesh = Mesh(np.array(jax.devices() if jax_devices is None else jax_devices), ("devices",))
@@ -150,13 +157,15 @@ def simulate(
     first = np.full(padded, -1, np.int32)
     if texts is not None:
         first[:devices] = texts
+    fold = np.minimum(np.arange(padded) * folds // devices, folds - 1).astype(np.int32)
     rollouts = jax.tree.map(jnp.asarray, recording.rollouts)
+    drawn = (jnp.asarray(first), jnp.asarray(fold), folds)
     parts = []
     for begin in range(0, len(settings), group):
         actual = _group(settings, begin, group)
         trusted = actual if believed is None else _group(believed, begin, group)
         world = (trusted, actual, environment, rollouts)
-        parts.append(_run(*world, jnp.asarray(first), seed, warmup, rounds, sizes=sizes, chunk=chunk, mesh=mesh))
+        parts.append(_run(*world, *drawn, seed, warmup, rounds, sizes=sizes, chunk=chunk, mesh=mesh))
     kept = lambda *leaves: np.concatenate(leaves)[: len(settings), :devices]  # noqa: E731
     return jax.tree.map(kept, *jax.device_get(parts))
 
@@ -207,6 +216,8 @@ def _run(
     environment: Environment | None,
     rollouts: Rollouts,
     texts: Array,
+    fold: Array,
+    folds: Array,
     seed: Array,
     warmup: Array,
     rounds: Array,
@@ -215,26 +226,26 @@ def _run(
     chunk: int,
     mesh: Mesh,
 ) -> Simulation:
-    """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn."""
+    """All devices under a group of settings; `texts [D]` is -1 where the first text is to be drawn, of `fold [D]`."""
     device_keys = keys.row_keys(keys.spread(seed, texts.shape[0]))
 
-    def one(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
-        return lifetime(believed, actual, environment, rollouts, key, text, warmup, rounds, sizes)
+    def one(believed: Setup, actual: Setup, key: Array, text: Array, fold: Array) -> Simulation:
+        return lifetime(believed, actual, environment, rollouts, key, text, fold, folds, warmup, rounds, sizes)
 
-    rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0)), in_axes=(0, 0, None, None))
+    rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0, 0, 0)), in_axes=(0, 0, None, None, None))
 
-    def share(believed: Setup, actual: Setup, key: Array, text: Array) -> Simulation:
+    def share(believed: Setup, actual: Setup, *of_devices: Array) -> Simulation:
         """The devices of one jax device, chunk by chunk."""
         split = lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:])  # noqa: E731
-        parts = lax.map(lambda part: rows(believed, actual, *part), (split(key), split(text)))
+        parts = lax.map(lambda part: rows(believed, actual, *part), tuple(map(split, of_devices)))
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:]), parts)
 
     everywhere, over = PartitionSpec(), PartitionSpec("devices")
     shared = jax.shard_map(
         share,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, over, over),
+        in_specs=(everywhere, everywhere, over, over, over),
         out_specs=PartitionSpec(None, "devices"),
         check_vma=False,
     )
-    return shared(believed, actual, device_keys, texts)
+    return shared(believed, actual, device_keys, texts, fold)

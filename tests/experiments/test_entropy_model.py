@@ -31,20 +31,36 @@ def test_fit_finds_the_model_that_drew_the_rollouts():
         np.testing.assert_allclose(found.acceptance, model.acceptance, atol=0.02)
 
 
-def test_fit_counts_acceptance_while_alive_and_transitions_always():
-    # Class 1 is accepted as a first token; after a rejection it would not be, which must not count.
-    entropy = [[0.0, 1.0], [1.0, 0.0], [0.0, np.nan]]
-    chance = [[0.0, 0.0], [1.0, 0.5], [0.0, np.nan]]
+def test_fit_tells_the_track_from_what_is_off_it():
+    # Class 1 is accepted as a first token; behind a rejection it would not be, which must not count.
+    entropy = [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    chance = [[0.0, 0.0], [1.0, 0.5], [1.0, 1.0]]
     model = fit(entropy, chance, [0.5])
     np.testing.assert_allclose(model.initial, [2 / 3, 1 / 3])
-    np.testing.assert_allclose(model.transition, [[0.0, 1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(model.acceptance, [0.5 / 3, 1.0])
-    everything = fit(entropy, chance, [0.5], alive=np.ones((3, 2)))
-    np.testing.assert_allclose(everything.acceptance, [0.5 / 3, 0.5])
-    # A class that no token fell into: the overall mean and distribution.
+    np.testing.assert_allclose(model.acceptance, [(0.0 + 1.0 + 1.0 + 0.5) / 4, 1.0])
+    np.testing.assert_allclose(model.transition, [[1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(model.off_transition, [[0.0, 1.0], [0.0, 1.0]])  # class 1 was never left off the track
+    by_place = fit(entropy, chance, [0.5], by_place=True)
+    np.testing.assert_allclose(by_place.acceptance, [[0.5, 1.0], [0.75, 0.75]])  # class 1 never came second
+    np.testing.assert_allclose(by_place.survival(2), [1.0, 2 / 3, 0.5])
+    weighed = fit(entropy, chance, [0.5], weight=[0.0, 2.0, 2.0])
+    np.testing.assert_allclose(weighed.initial, [0.5, 0.5])
+    # A class that no token fell into: the overall mean, and all tokens' classes.
     padded = fit(entropy, chance, [0.5, 2.0])
-    assert padded.acceptance[2] == pytest.approx(1.5 / 5)
-    np.testing.assert_allclose(padded.transition[2], [3 / 5, 2 / 5, 0.0])
+    assert padded.acceptance[2] == pytest.approx(3.5 / 5)
+    np.testing.assert_allclose(padded.transition[2], [1.0, 0.0, 0.0])
+
+
+def test_by_place_fixed_lengths_are_the_rollouts_own():
+    """Acceptance that rises along a streak: pooled, the model promises too much of the first tokens."""
+    rng = np.random.default_rng(0)
+    ease = rng.beta(0.6, 0.6, 4000)[:, None]  # texts of unlike ease
+    chance = np.clip(ease + rng.normal(0, 0.1, (4000, 6)), 0, 1)
+    entropy = np.clip(1.5 - chance + rng.normal(0, 0.3, chance.shape), 0, None)
+    survival = np.append(1.0, np.cumprod(chance, axis=1).mean(axis=0))
+    edges = np.quantile(entropy, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(fit(entropy, chance, edges, by_place=True).survival(6), survival, rtol=1e-9)
+    assert fit(entropy, chance, edges).survival(1)[1] > 1.05 * survival[1]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +70,8 @@ def test_fit_counts_acceptance_while_alive_and_transitions_always():
         (lambda: EntropyModel([0.9], [[1.0]], [0.5]), "initial"),
         (lambda: fit([[0.0, 1.0]], [[0.5, 2.0]], [0.5]), "chance"),
         (lambda: fit([[0.0, 1.0]], [[0.5, 0.5]], [0.5, 0.5]), "increase"),
+        (lambda: fit([[0.0, np.nan]], [[0.5, 0.5]], [0.5]), "finite"),
+        (lambda: fit([[0.0, 1.0]], [[0.5, 0.5]], [0.5], weight=[0.0]), "weight"),
         (lambda: RoundCosts([0.0], [0.0], [[0.1]], [[0.1]], *([0.0] for _ in range(4))), "no time"),
         (lambda: RoundCosts([1.0], [0.0, 1.0], [[0.1]], [[0.1]], *([0.0] for _ in range(4))), "base_j"),
     ],

@@ -10,10 +10,10 @@ import pytest
 
 from gelato_experiments.inputs import SHIPPED, read_recording
 from gelato_experiments.methods import METHODS, Scenario, Share, compare
-from gelato_experiments.methods.compare import lead, mean_and_half
+from gelato_experiments.methods.compare import lead, mean_and_half, measure
+from gelato_experiments.methods.mixture import best_mixture
 from gelato_experiments.oracles import EntropyModel
 from gelato_experiments.studies.frontier.claims import claims as claims_of
-from gelato_experiments.studies.frontier.mixture import best_mixture
 from gelato_experiments.studies.frontier.oracles import class_edges
 from gelato_experiments.studies.frontier.played import lookup
 from gelato_experiments.studies.frontier.settings import Settings
@@ -34,7 +34,7 @@ EFFORT = Share(devices=16, rounds=200, warmup=50)
 
 @pytest.fixture(scope="module")
 def texts():
-    return synthetic_recording(MODEL, texts=8, positions=48, max_draft_length=4)
+    return synthetic_recording(MODEL, texts=16, positions=48, max_draft_length=4)
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +196,36 @@ def test_frontier_on_a_small_world(texts, tmp_path):
 
 def test_two_lengths_share_the_time_where_one_alone_breaks_the_cap():
     rate, power = np.array([10.0, 14.0, 15.0]), np.array([0.5, 1.5, 2.5])
-    np.testing.assert_allclose(best_mixture(rate, power, 1.0), [0.5, 0.5, 0.0])
-    np.testing.assert_allclose(best_mixture(rate, power, 2.0), [0.0, 0.5, 0.5])
-    np.testing.assert_allclose(best_mixture(rate, power, 9.0), [0.0, 0.0, 1.0])
-    np.testing.assert_allclose(best_mixture(rate, power, 0.4), [1.0, 0.0, 0.0])  # no share keeps it
-    np.testing.assert_allclose(best_mixture(np.array([10.0, 9.0]), power[:2], 1.0), [1.0, 0.0])
+    for cap, shares in ((1.0, [0.5, 0.5, 0.0]), (2.0, [0.0, 0.5, 0.5]), (9.0, [0.0, 0.0, 1.0])):
+        np.testing.assert_allclose(best_mixture(rate, (power - cap)[None]), shares)
+    np.testing.assert_allclose(best_mixture(rate, (power - 0.4)[None]), [1.0, 0.0, 0.0])  # no share keeps it
+    np.testing.assert_allclose(best_mixture(np.array([10.0, 9.0]), power[None, :2] - 1.0), [1.0, 0.0])
+    np.testing.assert_allclose(best_mixture(rate, np.zeros((0, 3))), [0.0, 0.0, 1.0])  # no limit
+
+
+def test_two_limits_are_kept_by_three_lengths():
+    rate = np.array([10.0, 14.0, 18.0])
+    excess = np.array([[-1.0, 1.0, 3.0], [1.0, -1.0, -4.0]])  # watts, passes a second
+    weights = best_mixture(rate, excess)
+    assert (excess @ weights <= 1e-9).all()
+    assert weights.sum() == pytest.approx(1.0)
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 20_000)
+    kept = shares[(shares @ excess.T <= 0).all(axis=1)]
+    assert rate @ weights >= (kept @ rate).max()
+    np.testing.assert_allclose(best_mixture(rate, excess[:1] + 2.0), [1.0, 0.0, 0.0])  # nothing keeps it
+
+
+def test_intervals_are_of_texts(scenario):
+    """Eight texts that differ, each alike all along: however long devices run, shares differ as the texts do."""
+    plain = synthetic_recording(MODEL, texts=8, positions=48, max_draft_length=4)
+    chance = np.broadcast_to(
+        np.linspace(0.1, 0.8, 8, dtype=np.float32)[:, None, None, None], plain.rollouts.chance.shape
+    )
+    recording = dataclasses.replace(plain, rollouts=dataclasses.replace(plain.rollouts, chance=chance))
+    terms = [scenario.setup(recording, METHODS["static"], math.inf, {"draft_length": 1})]
+    found = measure(recording, terms, Share(devices=8, rounds=4000, warmup=0))
+    # 4,000 drafts of each text: 5 standard errors are 0.04
+    np.testing.assert_allclose(found.acceptance[0], np.linspace(0.1, 0.8, 8), atol=0.04)
 
 
 def test_a_lead_is_that_of_the_same_shares():

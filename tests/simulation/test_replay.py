@@ -321,6 +321,16 @@ def test_endless_devices_go_on(greedy, still):
     assert len(np.unique(result.history.text)) == len(greedy.categories)
 
 
+def test_folds_share_no_text(greedy, still):
+    """Six texts in three folds of two devices: each reads texts of its own, and one fold reads them all."""
+    asked = {"devices": 6, "rounds": 80, "history": True}
+    read = simulation.simulate(greedy, [plain(greedy, still)], folds=3, **asked).history.text[0]
+    assert [sorted(set(pair.ravel())) for pair in read.reshape(3, 2, -1)] == [[0, 3], [1, 4], [2, 5]]
+    whole = simulation.simulate(greedy, [plain(greedy, still)], **asked)
+    assert_equal(whole, simulation.simulate(greedy, [plain(greedy, still)], folds=1, **asked))
+    assert set(whole.history.text.ravel()) == set(range(6))
+
+
 def test_devices_that_end_stand_still(greedy, world):
     one, longer = (
         simulation.simulate(greedy, [plain(greedy, world)], devices=6, rounds=rounds, endless=False)
@@ -466,6 +476,9 @@ def test_what_is_believed_decides_what_is_real_counts(greedy, still):
         ({"max_draft_length": G + 1}, f"max_draft_length is {G + 1}"),
         ({"texts": [0]}, "texts must name"),
         ({"texts": [0, 6]}, "texts must name"),
+        ({"folds": 0}, "folds is 0"),
+        ({"folds": 3}, "must divide the 2 devices"),
+        ({"devices": 7, "folds": 7}, "at most the 6 texts"),
     ],
 )
 def test_refusals(changes, word, greedy, world):

@@ -23,14 +23,15 @@ class Rules(NamedTuple):
     length_exit: LengthExit = length_exits.none()
     depth_exit: DepthExit = depth_exits.fixed()
 
-    def policy(self, payload: Payload) -> Policy:
-        """The rules with a payload."""
+    def policy(self, payload: Payload, stream_length: int = 1) -> Policy:
+        """The rules with a payload; where nothing is drafted, the target is asked for `stream_length` tokens."""
         return Policy(
             controller=self.controller,
             length_exit=self.length_exit,
             depth_exit=self.depth_exit,
             draft_sampling=draft_sampling.fixed(),
             payload=payload,
+            stream_length=stream_length,
         )
 
 

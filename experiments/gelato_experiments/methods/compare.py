@@ -29,18 +29,21 @@ class Scenario:
         system: device, link, edge.
         payload: what all methods send; None: what each paper sends.
         vocabularies: the sizes that messages are counted by; the recording's if None.
+        stream_length: tokens that the target is asked for at once where nothing is drafted; with 1, each costs a round
+            trip.
     """
 
     system: System
     payload: Payload | None = None
     vocabularies: Vocabularies | None = None
+    stream_length: int = 1
 
     def setup(self, recording: Recording, method: Method, cap_w: float, setting: Setting) -> Setup:
         """A method in this world, under a cap (inf: none)."""
         payload = method.payload() if self.payload is None else self.payload
         return simulation.make_setup(
             recording,
-            method.build(cap_w, **setting).policy(payload),
+            method.build(cap_w, **setting).policy(payload, self.stream_length),
             self.system,
             vocabularies=self.vocabularies,
         )
@@ -68,28 +71,39 @@ class Measured(NamedTuple):
     energy_per_token_j: np.ndarray
     draft_length: np.ndarray
     acceptance: np.ndarray
+    passes_per_token: np.ndarray  # of the target
     round_s: np.ndarray  # mean seconds of a round, prompts apart
     prompt_per_token_s: np.ndarray  # of prompts, for each token of rounds
     prompt_per_token_j: np.ndarray
 
 
 def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> Measured:
-    """Simulate settings. Shares of the devices are independent; the same share meets the same world everywhere."""
-    result = simulation.simulate(
-        recording, settings, devices=effort.devices, rounds=effort.rounds, warmup=effort.warmup, seed=effort.seed
-    )
+    """Simulate settings. No text is read by two shares of the devices, so intervals over shares are of texts.
 
+    The same share meets the same texts and channels under every setting.
+    """
+    result = simulation.simulate(
+        recording,
+        settings,
+        devices=effort.devices,
+        rounds=effort.rounds,
+        warmup=effort.warmup,
+        seed=effort.seed,
+        folds=effort.shares,
+    )
     return measured(result, effort.shares)
 
 
 def measured(result: simulation.Simulation, shares: int) -> Measured:
     """The figures of a simulation, its devices in equal shares."""
-    names = ("tokens", "rounds", "drafted", "accepted", "time_s", "prompt_s", "prompt_j")
-    tokens, rounds, drafted, accepted, time_s, prompt_s, prompt_j = simulation.by_share(result, *names, shares=shares)
+    names = ("tokens", "rounds", "drafted", "accepted", "passes", "time_s", "prompt_s", "prompt_j")
+    tokens, rounds, drafted, accepted, passes, *prompts = simulation.by_share(result, *names, shares=shares)
+    time_s, prompt_s, prompt_j = prompts
     return Measured(
         *simulation.rates(result, shares=shares),
         draft_length=drafted / rounds,
         acceptance=accepted / np.maximum(drafted, 1),
+        passes_per_token=passes / tokens,
         round_s=time_s / rounds,
         prompt_per_token_s=prompt_s / tokens,
         prompt_per_token_j=prompt_j / tokens,
@@ -97,7 +111,7 @@ def measured(result: simulation.Simulation, shares: int) -> Measured:
 
 
 def mean_and_half(values: np.ndarray) -> tuple[float, float]:
-    """Mean over independent shares, and half the width of its 95 % interval (Student's t).
+    """Mean over independent shares, each of texts of its own, and half the width of its 95 % interval (Student's t).
 
     Args:
         values: `[shares]`, 2, 4, 8 or 16 of them.

@@ -1,12 +1,20 @@
 """Ours, lengths alone: tokens per second under a cap on mean power."""
 
+import math
+
 from gelato_experiments.methods.base import Method, Rules
 from gelato_jax import control
 
 
-def _build(power_budget_w: float, penalty_weight: float, discount: float = 0.95) -> Rules:
-    estimator = control.Estimator.create(discount=discount)
-    controller = control.ratio(power_budget_w=power_budget_w, penalty_weight=penalty_weight, estimator=estimator)
+def _build(
+    power_budget_w: float, penalty_weight: float, discount: float = 0.95, pass_budget: float = math.inf
+) -> Rules:
+    controller = control.ratio(
+        power_budget_w=power_budget_w,
+        pass_budget=pass_budget,
+        penalty_weight=penalty_weight,
+        estimator=control.Estimator.create(discount=discount),
+    )
     return Rules(controller)
 
 

@@ -62,17 +62,17 @@ def best_rule(world: World, prices: Prices) -> tuple[Rule, float]:
     classes, points, states = world.shape
     survival = world.survival[:, None]
     stop = np.broadcast_to(reject + (full - reject) * survival, (classes, points, states))
-    gain = prices.token * (world.model.transition @ world.model.acceptance)[:, None, None] * survival
     value = stop
     go = np.zeros((costs.max_draft_length - 1, classes, points, states), np.bool_)
     for i in reversed(range(1, costs.max_draft_length)):
         # After token i the next one is paid for, then its class is seen.
-        ahead = (world.after @ value.reshape(-1, states)).reshape(classes, -1)
-        onward = (world.model.transition @ ahead).reshape(value.shape) + gain + token[:, i]
+        step = world.steps[i - 1]
+        gain = prices.token * step.accepted[:, None, None] * survival
+        onward = (step.either @ value.reshape(-1, states)).reshape(value.shape) + gain + token[:, i]
         np.greater(onward, stop, out=go[i - 1])
         value = np.maximum(onward, stop)
-    ahead = (world.after @ value.reshape(-1, states)).reshape(value.shape)[:, -1]
-    first = prices.token * float(world.model.initial @ world.model.acceptance)
+    ahead = np.einsum("cn,cnw->cw", world.begin, value)
+    first = prices.token * float(world.model.initial @ world.model.accepts(0))
     onward = world.model.initial @ ahead + first + token[:, 0]
     promised = prices.token + base + np.maximum(onward, full)
     return _followed(world, onward > full, go), float(world.probability @ promised)
@@ -81,26 +81,27 @@ def best_rule(world: World, prices: Prices) -> tuple[Rule, float]:
 def _followed(world: World, start: Flags, go: Flags) -> Rule:
     """What a rule does on the model, exactly.
 
-    Two measures over (class, grid point, link state) go forward: the probability of being there, and the
-    same times A, of which tokens and outcomes are linear.
+    Two measures over (class, grid point, link state) go forward: of rounds in which all is accepted, and of others.
     """
     classes, points, states = world.shape
     lengths = world.costs.max_draft_length
-    accept = world.model.acceptance[:, None, None, None]
-    flow = np.zeros((classes, points, 2, states))
-    # A round begins with A = 1, the last grid point.
-    flow[:, -1] = world.model.initial[:, None, None] * start
+    on = (world.model.initial[:, None] * world.begin)[..., None] * start
+    off = np.zeros((classes, points, states))
     tokens, unrejected = np.ones(states), (~start).astype(np.float64)
     drafted = np.zeros((states, lengths))
     for i in range(lengths):
-        flow[:, :, 1] *= accept[..., 0]
-        flow = (world.after.T @ flow.reshape(classes * points, -1)).reshape(flow.shape)
-        probability, survival = flow.sum(axis=(0, 1))
-        drafted[:, i] = probability
+        accept = world.model.accepts(i)[:, None, None]
+        on, off = on * accept, off + on * (1.0 - accept)
+        survival = on.sum(axis=(0, 1))
+        drafted[:, i] = survival + off.sum(axis=(0, 1))
         tokens += survival
-        onward = flow * go[i, :, :, None] if i < lengths - 1 else np.zeros_like(flow)
-        unrejected += survival - onward[:, :, 1].sum(axis=(0, 1))
-        flow = (world.model.transition.T @ onward.reshape(classes, -1)).reshape(flow.shape)
+        if i == lengths - 1:
+            unrejected += survival
+            break
+        on, off = on * go[i], off * go[i]
+        unrejected += survival - on.sum(axis=(0, 1))
+        flow = lambda table, mass: (table.T @ mass.reshape(-1, states)).reshape(mass.shape)  # noqa: E731
+        on, off = flow(world.steps[i].on, on), flow(world.steps[i].off, off)
     seconds, joules = world.costs.expected(drafted, unrejected)
     return Rule(start, go, tokens, drafted.sum(axis=1), seconds, joules)
 

@@ -12,6 +12,7 @@ from gelato_experiments.study import Study
 from gelato_jax.errors import GelatoError
 
 STUDIES: dict[str, str] = {
+    "where": "gelato_experiments.studies.where",
     "frontier": "gelato_experiments.studies.frontier",
     "headline": "gelato_experiments.studies.headline",
     "ablation": "gelato_experiments.studies.ablation",

@@ -155,6 +155,7 @@ def _ratio(
         rounds=effort.rounds,
         warmup=effort.warmup,
         seed=effort.seed,
+        folds=effort.shares,
         history=True,
     )
     assert found.history is not None

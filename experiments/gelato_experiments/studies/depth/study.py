@@ -163,6 +163,7 @@ def _points(recording: Recording, terms: Sequence[Setup], settings: Settings) ->
         rounds=settings.rounds,
         warmup=Share().warmup,
         seed=settings.seed,
+        folds=SHARES,
     )
     figures = measured(found, SHARES)
     exits = found.totals.exits.sum(axis=1, dtype=np.float64)

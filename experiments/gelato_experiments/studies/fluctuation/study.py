@@ -151,6 +151,7 @@ def _judge(
             devices=settings.devices,
             rounds=settings.rounds,
             seed=settings.seed,
+            folds=SHARES,
         )
         for number, (world, _) in enumerate(points):
             found.setdefault(world.name, []).append(_found(result, number, world.meter))

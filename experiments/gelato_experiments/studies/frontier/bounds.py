@@ -23,6 +23,7 @@ class Rounds(NamedTuple):
     uplink_bps: np.ndarray  # [M]
     estimate: np.ndarray  # [M] the controller's estimate: rejections relative to the calibration's
     text: np.ndarray  # [M] row of the recording
+    position: np.ndarray  # [M] of the round in the text
     accepted: np.ndarray  # [M] of G drafts, those that would be, whatever was sent
 
 
@@ -43,8 +44,9 @@ def met_rounds(recording: Recording, terms: Setup, *, devices: int, rounds: int,
     history = result.history
     assert history is not None
     seen = history.seen
+    position = recording.rollouts.limit[history.text] - seen.remaining
     flat = lambda leaf: np.asarray(leaf[0]).reshape(-1)  # noqa: E731
-    return Rounds(*map(flat, (seen.uplink_bps, seen.rejection_level, history.text, history.acceptable)))
+    return Rounds(*map(flat, (seen.uplink_bps, seen.rejection_level, history.text, position, history.acceptable)))
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
@@ -114,7 +116,7 @@ def round_costs(uplink_bps: np.ndarray, terms: Setup, max_draft_length: int) -> 
     """
     size, lengths = len(uplink_bps), np.arange(max_draft_length + 1)
     nothing = np.zeros(size)
-    rounds = Rounds(np.asarray(uplink_bps), nothing, nothing, nothing)
+    rounds = Rounds(np.asarray(uplink_bps), *[nothing] * 4)
     accepted = _costs(rounds, lengths, np.broadcast_to(lengths, (size, len(lengths))), terms)
     rejected = _costs(rounds, lengths, np.full((size, len(lengths)), -1), terms)
     seconds, joules = accepted

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gelato_experiments.methods import METHODS, Scenario, compare
 from gelato_experiments.methods.compare import measure
+from gelato_experiments.methods.mixture import measure_lengths
 from gelato_experiments.oracles import (
     EntropyModel,
     RoundLevelOptimum,
@@ -50,19 +52,21 @@ def oracle_rows(
         settings: of the study.
     """
     rows, size, first, terms_of = [], judging.max_draft_length, {}, {}
-    model = fit_model(judging, class_edges(judging, settings.entropy_classes))
+    edges = class_edges(judging, settings.entropy_classes)
     for cap, setting in chosen.items():
         terms = scenario.setup(judging, METHODS["ratio"], cap, json.loads(setting))
         met = _met(judging, terms, settings)
         chance, rates = bounds.binned_rates(met, settings.rate_bins)
         costs = bounds.round_costs(rates, terms, size)
-        lengths = np.bincount(met.accepted, minlength=size + 1) / len(met.accepted)
+        model = fit_met(judging, met, edges)
+        tables = fixed_length_tables(model, costs)
         first[cap], terms_of[cap] = _round_level(met, terms, size, cap, settings), terms
         found = {
             "round-level": first[cap].best,
             "round-level, true acceptance": round_level.solve(*_informed(judging, met, terms), power_cap_w=cap),
+            "round-level, rate alone": round_level.solve(chance, *tables, power_cap_w=cap),
             "entropy-stopping, fitted model": entropy_stopping.solve(chance, model, costs, power_cap_w=cap),
-            "clairvoyant": clairvoyant.solve(chance, lengths, costs, power_cap_w=cap),
+            "clairvoyant": clairvoyant.solve(chance, model.accepted_lengths(size), costs, power_cap_w=cap),
         }
         rows += [_row("oracle", link, name, cap, **_figures(best)) for name, best in found.items()]
     return rows + _played_rows(link, judging, terms_of, first, settings)
@@ -162,6 +166,21 @@ def _inside(recording: Recording) -> np.ndarray:
     return np.arange(recording.rollouts.entropy.shape[1]) < recording.rollouts.positions[:, None]
 
 
+def fit_met(recording: Recording, met: bounds.Rounds, edges: np.ndarray) -> EntropyModel:
+    """The Markov model of the rounds that a policy met, at the deepest exit, by place.
+
+    Any fixed length would have given those rounds the tokens that it gives the model.
+    """
+    places = recording.rollouts.entropy.shape[1]
+    counts = np.bincount(met.text * places + met.position, minlength=len(recording.categories) * places)
+    seen = np.flatnonzero(counts)
+    entropy, chance = (
+        leaf[:, :, -1].reshape(-1, recording.max_draft_length)[seen]
+        for leaf in (recording.rollouts.entropy, recording.rollouts.chance)
+    )
+    return fit(entropy, chance, edges, weight=counts[seen], by_place=True)
+
+
 def fit_model(recording: Recording, edges: np.ndarray) -> EntropyModel:
     """The Markov model of a recording's deepest exit, its classes' acceptance made to descend strictly."""
     inside = _inside(recording)
@@ -169,7 +188,22 @@ def fit_model(recording: Recording, edges: np.ndarray) -> EntropyModel:
     # Classes of like acceptance keep their order: by a thousandth each.
     falling = np.minimum.accumulate(np.clip(model.acceptance, 0.02, 0.999))
     falling = falling - 1e-3 * np.arange(len(falling)) / len(falling)
-    return EntropyModel(initial=model.initial, transition=model.transition, acceptance=falling)
+    return dataclasses.replace(model, acceptance=falling)
+
+
+def fixed_row(link: str, judging: Recording, scenario: Scenario, settings: Settings) -> Row:
+    """The best fixed length on the texts, and its rate in the model of the rounds that it meets; no cap."""
+    lengths = measure_lengths(judging, scenario, settings.effort).tokens_per_s.mean(axis=1)
+    best = int(lengths.argmax())
+    terms = scenario.setup(judging, METHODS["static"], math.inf, {"draft_length": best})
+    met = _met(judging, terms, settings)
+    chance, rates = bounds.binned_rates(met, settings.rate_bins)
+    model = fit_met(judging, met, class_edges(judging, settings.entropy_classes))
+    tokens, seconds, _ = fixed_length_tables(model, bounds.round_costs(rates, terms, judging.max_draft_length))
+    rate = float(chance @ tokens[:, best] / (chance @ seconds[:, best]))
+    row = {"kind": "fixed", "link": link, "method": "static", "cap_w": math.inf, "feasible": True}
+    row["setting"] = json.dumps({"draft_length": best})
+    return {**row, "tokens_per_s": float(lengths[best]), "model_tokens_per_s": rate}
 
 
 def model_rows(
@@ -190,8 +224,10 @@ def model_rows(
         costs = bounds.round_costs(rates, terms, drawn.max_draft_length)
         best = entropy_stopping.solve(chance, model, costs, power_cap_w=cap)
         rows.append(_row("model", link, "entropy-stopping", cap, **_figures(best)))
-        tables = fixed_length_tables(model, costs)
-        rows.append(
-            _row("model", link, "round-level", cap, **_figures(round_level.solve(chance, *tables, power_cap_w=cap)))
-        )
+        tables, lengths = fixed_length_tables(model, costs), model.accepted_lengths(drawn.max_draft_length)
+        for name, found in (
+            ("round-level", round_level.solve(chance, *tables, power_cap_w=cap)),
+            ("clairvoyant", clairvoyant.solve(chance, lengths, costs, power_cap_w=cap)),
+        ):
+            rows.append(_row("model", link, name, cap, **_figures(found)))
     return rows

@@ -5,8 +5,8 @@ import math
 
 from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Scenario, compare
-from gelato_experiments.studies.frontier.mixture import mixture_rows
-from gelato_experiments.studies.frontier.oracles import model_rows, oracle_rows
+from gelato_experiments.methods.mixture import measure_lengths, mixture_row
+from gelato_experiments.studies.frontier.oracles import fixed_row, model_rows, oracle_rows
 from gelato_experiments.studies.frontier.settings import Settings
 from gelato_experiments.study import Progress, Row
 from gelato_jax import control, payloads, system
@@ -18,7 +18,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
 
     Returns:
         Rows of `kind` method, mixture and device, prompts counted; infeasible; free: ours where catching up costs
-        nothing and texts have no prompts, as for the oracles; oracle; model. See `_method_rows`, `mixture_rows`,
+        nothing and texts have no prompts, as for the oracles; oracle; fixed; model. See `_method_rows`, `mixture_row`,
         `oracle_rows` and `model_rows`.
     """
     tuning, judging = read_recording(settings.recording).halves()
@@ -38,7 +38,8 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
             rows += _method_rows(name, link, tuning, judging, scenario, feasible, settings)
             done += 1
         rows.append(_device_only(link, world, judging))
-        rows += mixture_rows(link, judging, scenario, feasible, settings)
+        lengths = measure_lengths(judging, scenario, settings.effort)
+        rows += [{"kind": "mixture", "link": link, **mixture_row(lengths, cap), "feasible": True} for cap in feasible]
         progress("asking oracles", done, total)
         free = dataclasses.replace(scenario, system=_catching_up_free(world))
         halves = tuning.without_prompts(), judging.without_prompts()
@@ -49,6 +50,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
         ]
         chosen = {row["cap_w"]: row["setting"] for row in ours if row["method"] == "ratio"}
         rows += ours + oracle_rows(link, halves[1], free, chosen, settings)
+        rows.append(fixed_row(link, halves[1], free, settings))
         progress("asking oracles inside their model", done + 1, total)
         rows += model_rows(link, halves[0], free, feasible, settings)
         done += 2
