@@ -8,10 +8,10 @@ place of a round without drafts once `probe_after` tokens in a row have come wit
 while the last probe's first draft stood; evidence that a draft is better than believed so comes in one piece.
 A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
 before the next, so a cap that holds without probes holds with them. What drafts lose at present prices, catching up
-included, has a queue of its own, from which each token without drafts takes `PROBE_SHARE`; no probe is sent before it is
-empty: finding out, and drafts that a lucky probe led to, cost that share of the tokens where not drafting is right. Where
-catching up takes more than `CATCH_UP_TOKENS` tokens in `probe_after` none is sent either, for a text would stand still.
-Exits may end a probe after its first draft.
+included, has a queue of its own, from which each token without drafts takes `PROBE_SHARE`; no probe is sent before it
+is empty: finding out, and drafts that a lucky probe led to, cost that share of the tokens where not drafting is right.
+Where catching up takes more than `CATCH_UP_TOKENS` tokens in `probe_after` none is sent either, for a text would stand
+still. Exits may end a probe after its first draft.
 """
 
 import dataclasses

@@ -217,7 +217,7 @@ def stopping_rules(model, costs, w):
     def after(drafted, on, off, coming):
         """Every continuation of rounds of which `on` have all drafts accepted and `off` not.
 
-        To end them here, or to draft and choose again in each class; `coming`: chances of classes, on the track and off.
+        To end them here, or to draft and choose again in each class; `coming`: chances of classes, on track and off.
         """
         rows = [
             [0.0, *(reject * off + full * on for reject, full in ((r_s, f_s), (r_j, f_j)))],

@@ -16,7 +16,7 @@ from gelato_experiments.synthetic import synthetic_recording
 from gelato_jax import simulation
 
 EFFORT = {"devices": 8, "rounds": 200}
-TINY = {"texts": 8, "positions": 32, "max_draft_length": 6}
+TINY = {"texts": 16, "positions": 32, "max_draft_length": 6}
 SHALLOW_WORK = 0.5
 METHODS = ("target-only", "static", "ratio_priced")
 
@@ -81,7 +81,7 @@ def of(rows, **wanted):
 
 def test_longer_delays_deserve_longer_drafts(files, concluded):
     settings = delay.study.Settings(
-        recording=files["good"], edges=("rtx3090-7b",), rtts_s=(1e-3, 0.1, 1.0, 2.0), **EFFORT
+        recording=files["good"], edges=("rtx3090-7b",), rtts_s=(1e-3, 0.1, 1.0, 2.0), devices=8, rounds=600
     )
     rows, claims = concluded(delay.STUDY, settings)
     free, dear = of(rows, kind="length", cap_w=math.inf), of(rows, kind="length", cap_w=settings.cap_w)

@@ -20,21 +20,26 @@ _MOST_PCT = 15.0
 
 
 def draw(settings: Settings, rows: list[Row]) -> "Figure":
-    """Gain of the default over the best mixture of lengths, at the first waiting power; a cell says the rate too."""
+    """Gain of the default over the best mixture of lengths, at the first waiting power; a cell says the rate too.
+
+    Where the default breaks a limit, the cell says whether others keep it.
+    """
     figure, axes = figures.new_figure(len(settings.recordings), len(settings.spare_w), panel_height=2.6)
     waiting = settings.waiting_w[0]
     colours = ScalarMappable(Normalize(-_MOST_PCT, _MOST_PCT), "RdBu")
     shape = (len(settings.rtts_s), len(settings.pass_budgets))
     for panels, recording in zip(axes, settings.recordings, strict=True):
         for ax, spare in zip(panels, settings.spare_w, strict=True):
-            gains, texts = np.full(shape, np.nan), np.empty(shape, object)
+            gains, texts = np.full(shape, np.nan), np.full(shape, "none keeps it", object)
             for row in rows:
                 if (row["recording"], row["waiting_w"], row["spare_w"]) != (recording, waiting, spare):
                     continue
                 at = (settings.rtts_s.index(row["rtt_s"]), settings.pass_budgets.index(row["pass_budget"]))
-                if row["method"] == DEFAULT:
-                    gains[at] = row["gain_pct"] if row["keeps"] else np.nan
-                    texts[at] = f"{row['gain_pct']:+.0f} %\n{row['tokens_per_s']:.0f}/s" if row["keeps"] else "not kept"
+                if row["method"] == DEFAULT and row["keeps"]:
+                    gains[at] = row["gain_pct"]
+                    texts[at] = f"{row['gain_pct']:+.1f} %\n{row['tokens_per_s']:.0f} tokens/s"
+                elif row["method"] != DEFAULT and row["keeps"] and math.isnan(gains[at]):
+                    texts[at] = "others keep it"
             ax.imshow(gains, cmap=colours.cmap, norm=colours.norm, aspect="auto", origin="lower")
             for (y, x), text in np.ndenumerate(texts):
                 ax.text(x, y, text, ha="center", va="center", fontsize=8)
