@@ -8,10 +8,10 @@ place of a round without drafts once `probe_after` tokens in a row have come wit
 while the last probe's first draft stood; evidence that a draft is better than believed so comes in one piece.
 A probe is sent only with an empty queue: it can raise the queue to one round's joules at most and it is paid for
 before the next, so a cap that holds without probes holds with them. What drafts lose at present prices, catching up
-included, has a queue of its own, from which each token without drafts takes `PROBE_SHARE`; no probe is sent before it
-is empty: finding out, and drafts that a lucky probe led to, cost that share of the tokens where not drafting is right.
-Where catching up takes more than `CATCH_UP_TOKENS` tokens in `probe_after` none is sent either, for a text would stand
-still. Exits may end a probe after its first draft.
+included, has a queue of its own, from which each token without drafts takes `PROBE_SHARE`; no probe is sent while it is
+over 0: finding out, and drafts that a lucky probe led to, cost that share of the tokens where not drafting is right,
+and `PROBE_CREDIT` tokens at first. Where catching up takes more than `CATCH_UP_TOKENS` tokens in `probe_after` none is
+sent either, for a text would stand still. Exits may end a probe after its first draft.
 """
 
 import dataclasses
@@ -32,6 +32,8 @@ CATCH_UP_TOKENS = 2.0
 """Tokens without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
 PROBE_SHARE = 0.005
 """Of the tokens without drafts, what drafts may lose for probes to go on; assumed."""
+PROBE_CREDIT = 10.0
+"""Tokens that they may lose beside that at first, and whenever so many have been saved up; assumed."""
 PROBE_LENGTH = 1
 """Drafts of a probe: what the bound on its price is for; assumed."""
 PASSES_A_TOKEN = 30.0
@@ -60,7 +62,7 @@ class LyapunovState:
     seconds: Compensated  # [] sum(T), less the draft's reading of prompts
     ahead: Array  # [] J of the queue that went into reading this request's prompt, the share of tokens to come
     idle: Array  # [] int32 tokens without drafts since the last drafts; kept while probes stand
-    lost: Array  # [] tokens that drafts lost beyond the share of those without that they may, >= 0
+    lost: Array  # [] tokens that drafts lost beyond what they may, >= -PROBE_CREDIT
 
 
 def ratio(
@@ -225,7 +227,9 @@ def _init(params: LyapunovParams) -> LyapunovState:
     zero = Compensated.zero()
     nothing = jnp.zeros((), jnp.float32)
     count = jnp.zeros((), jnp.int32)
-    return LyapunovState(queue=zero, passes=zero, tokens=zero, seconds=zero, ahead=nothing, idle=count, lost=nothing)
+    return LyapunovState(
+        queue=zero, passes=zero, tokens=zero, seconds=zero, ahead=nothing, idle=count, lost=nothing - PROBE_CREDIT
+    )
 
 
 def _probed(params: LyapunovParams, state: LyapunovState, cost_table: CostTable, best: Array) -> Array:
@@ -245,11 +249,10 @@ def _plan_ratio(
 ) -> RoundPlan:
     tokens, time_s = cost_table.tokens(forecast), cost_table.time_s
     value, queue = params.penalty_weight, _price(params, state, cost_table)
-    seconds = state.seconds.value
     pass_price = value * state.passes.value / PASSES_A_TOKEN
     owed = queue * _overspent(params, cost_table.energy_j, time_s)
     owed = owed + pass_price * _passes_over(params, cost_table.passes, tokens)
-    theta = jnp.where(seconds > 0, state.tokens.value / jnp.where(seconds > 0, seconds, 1.0), jnp.max(tokens / time_s))
+    theta = jnp.where(state.seconds.value > 0, _theta(state), jnp.max(tokens / time_s))
     # Rounds that bear a prompt cannot keep up with a theta of rounds that do not: they are held against one another.
     own = jnp.max((tokens - owed / jnp.where(value > 0, value, 1.0)) / time_s)
     theta = jnp.where(cost_table.unread & (value > 0), jnp.minimum(theta, own), theta)
@@ -299,6 +302,18 @@ def _charge(params: LyapunovParams, state: LyapunovState, outcome: Observation) 
     )
 
 
+def _charge_ratio(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
+    """What the draft's reading of a prompt takes is lost until its drafts have earned it."""
+    read = jnp.where(outcome.read_prompt, outcome.cost.catch_up_s, 0.0)
+    return dataclasses.replace(_charge(params, state, outcome), lost=state.lost + _theta(state) * read)
+
+
+def _theta(state: LyapunovState) -> Array:
+    """Tokens a second so far; 0 before the first round."""
+    seconds = state.seconds.value
+    return state.tokens.value / jnp.where(seconds > 0, seconds, 1.0)
+
+
 def _outside(params: LyapunovParams) -> LyapunovParams:
     """What is allowed outside rounds: a budget of joules a round allows nothing there."""
     return dataclasses.replace(params, energy_budget_j=jnp.where(jnp.isinf(params.energy_budget_j), jnp.inf, 0.0))
@@ -345,9 +360,7 @@ def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation, 
     """The state after a round, which cost `owed` tokens beside its time."""
     drafted, waited = outcome.drafted > 0, state.idle >= params.probe_after
     stands = waited & (outcome.accepted > 0)
-    seconds = state.seconds.value
-    theta = state.tokens.value / jnp.where(seconds > 0, seconds, 1.0)
-    lost = theta * outcome.time_s + owed - outcome.tokens
+    lost = _theta(state) * outcome.time_s + owed - outcome.tokens
     lost = jnp.where(drafted, lost, -PROBE_SHARE * outcome.tokens)
     share = jnp.minimum(outcome.tokens / jnp.maximum(outcome.remaining, 1), 1.0)
     read, cost = outcome.read_prompt, outcome.cost
@@ -359,7 +372,7 @@ def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation, 
         seconds=state.seconds.add(outcome.time_s - jnp.where(read, cost.catch_up_s, 0.0)),
         ahead=ahead * (1.0 - share),
         idle=jnp.where(drafted, stands * state.idle, state.idle + outcome.tokens).astype(jnp.int32),
-        lost=jnp.maximum(state.lost + lost, 0.0),
+        lost=jnp.maximum(state.lost + lost, -PROBE_CREDIT),
     )
 
 
@@ -373,6 +386,6 @@ def _queue(params: LyapunovParams, state: LyapunovState) -> Array:
     return state.queue.value
 
 
-_CAPPED = {"queue": _queue, "charge": _charge, "power_budget": _power_budget}
-_RATIO = ControllerRule(init=_init, plan=_plan_ratio, update=_update_ratio, **_CAPPED)
-_GELATO = ControllerRule(init=_init, plan=_plan_gelato, update=_update_gelato, **_CAPPED)
+_CAPPED = {"init": _init, "queue": _queue, "power_budget": _power_budget}
+_RATIO = ControllerRule(plan=_plan_ratio, update=_update_ratio, charge=_charge_ratio, **_CAPPED)
+_GELATO = ControllerRule(plan=_plan_gelato, update=_update_gelato, charge=_charge, **_CAPPED)

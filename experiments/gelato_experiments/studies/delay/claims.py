@@ -90,7 +90,7 @@ def _dear(settings: Settings, dear: list[Row]) -> Claim:
     fixed, planned = max(row["static"] for row in dear), max(dear, key=lambda row: row["ratio"])
     short = [row["rtt_s"] for row in dear if max(row["static"], row["ratio"]) <= DEAR_LENGTH]
     longer = [row["rtt_s"] for row in dear if max(row["static"], row["ratio"]) > DEAR_LENGTH]
-    reach = f"; it holds below {_ms(min(longer))}: a cap in watts allows more joules, the longer the wait"
+    reach = f"; it holds below {_ms(min(longer, default=0.0))}: a cap in watts allows more joules, the longer the wait"
     return Claim(
         claim="Where energy is dear, drafts shrink to 0 to 2 tokens at every delay (arXiv 2604.09722)",
         required=f"at most {DEAR_LENGTH:g} tokens under a cap of {settings.cap_w:g} W, fixed and `ratio`",
