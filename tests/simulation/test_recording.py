@@ -15,6 +15,7 @@ from gelato_jax.decoding import encode_prompts, job, make_job
 from gelato_jax.decoding.draft import roll_out as draft
 from gelato_jax.decoding.plan import plan as decide
 from gelato_jax.decoding.programs import advance, start, unpack
+from gelato_jax.models import quantize
 from gelato_jax.simulation import recorder, rollouts
 from gelato_jax.simulation import recording as files
 from gelato_jax.simulation.recorder import make_recording
@@ -182,6 +183,15 @@ def test_what_is_no_recording_is_refused(spoil, word, small, tmp_path):
 
 def test_greedy_text_is_the_targets(greedy, pair, prompts, settings):
     assert greedy[1] == gelato.autoregressive(pair, prompts, settings=settings)
+
+
+def test_a_pair_in_blocks_records_its_own_text(pair, prompts, settings):
+    """Its caches have the layers in one array."""
+    draft = dataclasses.replace(pair.draft, model=quantize(pair.draft.model, "q8"))
+    blocks = dataclasses.replace(pair, target=quantize(pair.target, "q8"), draft=draft)
+    recorded, texts = roll_out(blocks, prompts, settings=settings)
+    assert texts == gelato.autoregressive(blocks, prompts, settings=settings)
+    assert (recorded.accepted[:, :, -1] > 0).any()
 
 
 @pytest.mark.parametrize("exit", range(EXITS))
