@@ -50,7 +50,7 @@ def test_the_contributed_method_is_judged(monkeypatch):
     monkeypatch.setitem(sys.modules, "gelato_jax.control.aimd", SimpleNamespace(aimd=contributed(0)["aimd"]))
     method = contributed(1)["METHOD"]
     model = EntropyModel(initial=[0.5, 0.5], transition=[[0.5, 0.5], [0.5, 0.5]], acceptance=[0.9, 0.3])
-    texts = synthetic_recording(model, texts=4, positions=16, max_draft_length=4)
+    texts = synthetic_recording(model, texts=8, positions=16, max_draft_length=4)
     scenario = Scenario(system=system.preset(), payload=payloads.candidates(8))
     (row,) = compare(method, texts, texts, scenario, [math.inf], Share(devices=8, rounds=20, warmup=5))
     assert row["keeps_cap"]
