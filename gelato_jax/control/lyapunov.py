@@ -27,7 +27,7 @@ from gelato_jax.errors import GelatoError
 from gelato_jax.types import AcceptanceForecast, Compensated, CostTable, Observation, RoundPlan, number, record
 
 PROBE_AFTER = 100
-"""Tokens without drafts before a probe: at most one per cent of the rate; assumed."""
+"""Tokens without drafts before a probe; assumed."""
 CATCH_UP_TOKENS = 2.0
 """Tokens without drafts that catching up for a probe may take for every `probe_after` of them; assumed."""
 PROBE_SHARE = 0.005
@@ -35,7 +35,7 @@ PROBE_SHARE = 0.005
 PROBE_CREDIT = 10.0
 """Tokens that they may lose beside that at first, and whenever so many have been saved up; assumed."""
 PROBE_LENGTH = 1
-"""Drafts of a probe: what the bound on its price is for; assumed."""
+"""Drafts of a probe; assumed."""
 PASSES_A_TOKEN = 30.0
 """Passes in the queue of passes at which one more costs what a token is worth; assumed."""
 
@@ -350,13 +350,12 @@ def _update_ratio(params: LyapunovParams, state: LyapunovState, outcome: Observa
 
 def _update_gelato(params: LyapunovParams, state: LyapunovState, outcome: Observation) -> LyapunovState:
     """Its prices are none of tokens: only what probes took longer than their tokens is lost."""
-    nothing = jnp.zeros(())
-    after = _update(params, state, outcome, nothing)
+    after = _update(params, state, outcome, owed=0.0)
     meant = (outcome.drafted > 0) & (state.idle < params.probe_after)
     return dataclasses.replace(after, lost=jnp.where(meant, state.lost, after.lost))
 
 
-def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation, owed: Array) -> LyapunovState:
+def _update(params: LyapunovParams, state: LyapunovState, outcome: Observation, owed: Array | float) -> LyapunovState:
     """The state after a round, which cost `owed` tokens beside its time."""
     drafted, waited = outcome.drafted > 0, state.idle >= params.probe_after
     stands = waited & (outcome.accepted > 0)

@@ -97,16 +97,15 @@ def measure(recording: Recording, settings: Sequence[Setup], effort: Share) -> M
 def measured(result: simulation.Simulation, shares: int) -> Measured:
     """The figures of a simulation, its devices in equal shares."""
     names = ("tokens", "rounds", "drafted", "accepted", "passes", "time_s", "prompt_s", "prompt_j")
-    tokens, rounds, drafted, accepted, passes, *prompts = simulation.by_share(result, *names, shares=shares)
-    time_s, prompt_s, prompt_j = prompts
+    sums = dict(zip(names, simulation.by_share(result, *names, shares=shares), strict=True))
     return Measured(
         *simulation.rates(result, shares=shares),
-        draft_length=drafted / rounds,
-        acceptance=accepted / np.maximum(drafted, 1),
-        passes_per_token=passes / tokens,
-        round_s=time_s / rounds,
-        prompt_per_token_s=prompt_s / tokens,
-        prompt_per_token_j=prompt_j / tokens,
+        draft_length=sums["drafted"] / sums["rounds"],
+        acceptance=sums["accepted"] / np.maximum(sums["drafted"], 1),
+        passes_per_token=sums["passes"] / sums["tokens"],
+        round_s=sums["time_s"] / sums["rounds"],
+        prompt_per_token_s=sums["prompt_s"] / sums["tokens"],
+        prompt_per_token_j=sums["prompt_j"] / sums["tokens"],
     )
 
 
@@ -128,10 +127,24 @@ def lead(theirs: Row, ours: Row) -> tuple[float, float]:
     return mean_and_half(next(rates) / next(rates) - 1.0)
 
 
-def best_setting(rate: np.ndarray, power: np.ndarray, cap_w: float) -> int:
-    """The setting of most tokens per second that keeps the cap, or else the one of least power: an index."""
-    keeps = power <= cap_w * (1 + CAP_TOLERANCE)
-    return int(np.where(keeps, rate, -np.inf).argmax() if keeps.any() else power.argmin())
+def best_setting(rate: np.ndarray, over: np.ndarray) -> int:
+    """The setting of most tokens per second that keeps its limits, or else the one that is nearest to it: an index.
+
+    Args:
+        rate: `[S]` tokens per second.
+        over: `[S]` by what share each breaks the limit that it breaks most; negative where it keeps them all.
+    """
+    keeps = over <= CAP_TOLERANCE
+    return int(np.where(keeps, rate, -np.inf).argmax() if keeps.any() else over.argmin())
+
+
+def figures(found: Measured, number: int) -> Row:
+    """Tokens per second, watts and joules a token of a setting, each with its `_half`; the first also by share, JSON."""
+    row: Row = {}
+    for name in ("tokens_per_s", "power_w", "energy_per_token_j"):
+        row[name], row[f"{name}_half"] = mean_and_half(getattr(found, name)[number])
+    row["tokens_per_s_shares"] = json.dumps(found.tokens_per_s[number].tolist())
+    return row
 
 
 def compare(
@@ -165,7 +178,7 @@ def compare(
     chosen = []
     for number, cap in enumerate(caps_w):
         own = slice(number * len(method.grid), (number + 1) * len(method.grid))
-        chosen.append(method.grid[best_setting(rate[own], power[own], cap)])
+        chosen.append(method.grid[best_setting(rate[own], power[own] / cap - 1.0)])
     settings = [scenario.setup(judging, method, cap, s) for cap, s in zip(caps_w, chosen, strict=True)]
     judged = measure(judging, settings, effort)
     return [
@@ -176,9 +189,7 @@ def compare(
 
 def _row(method: Method, cap_w: float, setting: Setting, judged: Measured, number: int) -> Row:
     row: Row = {"method": method.name, "cap_w": cap_w, "setting": json.dumps(dict(setting))}
-    for name in ("tokens_per_s", "power_w", "energy_per_token_j"):
-        row[name], row[f"{name}_half"] = mean_and_half(getattr(judged, name)[number])
-    row["tokens_per_s_shares"] = json.dumps(judged.tokens_per_s[number].tolist())
+    row |= figures(judged, number)
     row["draft_length"] = float(judged.draft_length[number].mean())
     row["acceptance"] = float(judged.acceptance[number].mean())
     row["keeps_cap"] = row["power_w"] <= cap_w * (1 + CAP_TOLERANCE)

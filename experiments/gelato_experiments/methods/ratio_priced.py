@@ -1,30 +1,12 @@
 """Ours, with priced exits: the queue's prices end a round's drafting token by token."""
 
-import math
-
+from gelato_experiments.methods import ratio
 from gelato_experiments.methods.base import Method, Rules
 from gelato_jax import control
 
 
-def _build(
-    power_budget_w: float, penalty_weight: float, discount: float = 0.95, pass_budget: float = math.inf
-) -> Rules:
-    controller = control.ratio(
-        power_budget_w=power_budget_w,
-        pass_budget=pass_budget,
-        penalty_weight=penalty_weight,
-        estimator=control.Estimator.create(discount=discount),
-    )
-    return Rules(controller, control.length_exits.priced())
+def _build(power_budget_w: float, **setting: float) -> Rules:
+    return Rules(ratio.controller(power_budget_w, **setting), control.length_exits.priced())
 
 
-METHOD = Method(
-    name="ratio_priced",
-    source="ours",
-    build=_build,
-    grid=tuple(
-        {"penalty_weight": weight, "discount": discount}
-        for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-        for discount in (0.8, 0.95)
-    ),
-)
+METHOD = Method(name="ratio_priced", source="ours", build=_build, grid=ratio.METHOD.grid)

@@ -82,7 +82,7 @@ def judge(cells: Mapping[Any, Cell], tuning: Recording, judging: Recording, effo
     for key, cell in cells.items():
         own = [index for index, (other, _) in enumerate(trials) if other == key]
         rate, power = tuned.tokens_per_s[own].mean(axis=1), tuned.power_w[own].mean(axis=1)
-        chosen[key] = cell.method.grid[best_setting(rate, power, cell.cap_w)]
+        chosen[key] = cell.method.grid[best_setting(rate, power / cell.cap_w - 1.0)]
     judged = _measure_by_structure(judging, [(cell, chosen[key]) for key, cell in cells.items()], effort)
     return {
         key: Judged(chosen[key], cell.cap_w, Measured(*(values[index] for values in judged)))

@@ -16,7 +16,14 @@ import numpy as np
 
 from gelato_experiments.inputs import read_recording
 from gelato_experiments.methods import METHODS, Method, Scenario, Share
-from gelato_experiments.methods.compare import CAP_TOLERANCE, Measured, mean_and_half, measure
+from gelato_experiments.methods.compare import (
+    CAP_TOLERANCE,
+    Measured,
+    best_setting,
+    figures,
+    mean_and_half,
+    measure,
+)
 from gelato_experiments.methods.mixture import NAME as MIXTURE
 from gelato_experiments.methods.mixture import measure_lengths, mixture_row
 from gelato_experiments.study import Progress, Row
@@ -138,14 +145,14 @@ def _fixed(tuning: Recording, judging: Recording, cells: list[Cell], settings: S
         scenario = _scenario(settings, *place)
         tuned, judged = (measure_lengths(half, scenario, settings.effort) for half in (tuning, judging))
         for cell in members:
-            keeping = np.flatnonzero(_keeps(tuned, cell))
-            best = None if len(keeping) == 0 else int(keeping[tuned.tokens_per_s[keeping].mean(axis=1).argmax()])
+            best = best_setting(tuned.tokens_per_s.mean(axis=1), _over(tuned, cell))
             mixed = mixture_row(judged, cell.cap_w, cell.pass_budget)
             mixed["keeps"] = mixed.pop("keeps_cap")
             stream = _row(STREAM, judged, 0, cell, {}) if _keeps(judged, cell)[0] else _none(STREAM)
             stream["free_tokens_per_s"] = float(judged.tokens_per_s[0].mean())
             stream["free_energy_per_token_j"] = float(judged.energy_per_token_j[0].mean())
-            fixed = _none(FIXED) if best is None else _row(FIXED, judged, best, cell, {"draft_length": best})
+            kept = _keeps(tuned, cell)[best]
+            fixed = _row(FIXED, judged, best, cell, {"draft_length": best}) if kept else _none(FIXED)
             found[cell] = [stream, fixed, mixed]
     return found
 
@@ -168,10 +175,7 @@ def _tuned(
     for number, cell in enumerate(cells):
         own = slice(number * len(method.grid), (number + 1) * len(method.grid))
         part = Measured(*(values[own] for values in tuned))
-        rate, over = part.tokens_per_s.mean(axis=1), _over(part, cell)
-        kept = over <= CAP_TOLERANCE
-        best = np.where(kept, rate, -np.inf).argmax() if kept.any() else over.argmin()
-        chosen.append(tried[own][int(best)])
+        chosen.append(tried[own][best_setting(part.tokens_per_s.mean(axis=1), _over(part, cell))])
     judged = found(judging, chosen)
     return {cell: _row(method.name, judged, number, cell, setting) for number, (cell, setting) in enumerate(chosen)}
 
@@ -187,10 +191,7 @@ def _keeps(found: Measured, cell: Cell) -> np.ndarray:
 
 
 def _row(method: str, found: Measured, number: int, cell: Cell, setting: dict) -> Row:
-    row: Row = {"method": method, "setting": json.dumps(setting)}
-    for name in ("tokens_per_s", "power_w", "energy_per_token_j"):
-        row[name], row[f"{name}_half"] = mean_and_half(getattr(found, name)[number])
-    row["tokens_per_s_shares"] = json.dumps(found.tokens_per_s[number].tolist())
+    row: Row = {"method": method, "setting": json.dumps(setting), **figures(found, number)}
     row["passes_per_token"] = float(found.passes_per_token[number].mean())
     row["keeps"] = bool(_keeps(found, cell)[number])
     return row

@@ -192,7 +192,7 @@ inline float nucleus(const float* x, int64_t n, float most, float level, float* 
       count += under[lane] > limit;
     }
   }
-  return threshold(candidates, count, wanted);
+  return count ? threshold(candidates, count, wanted) : most;  // None where `most` is infinite.
 }
 
 void warp(const Warp& w, int64_t row) {
