@@ -139,7 +139,7 @@ def best_setting(rate: np.ndarray, over: np.ndarray) -> int:
 
 
 def figures(found: Measured, number: int) -> Row:
-    """Tokens per second, watts and joules a token of a setting, each with its `_half`; the first also by share, JSON."""
+    """Tokens per second, watts, joules a token of a setting, each with its `_half`; the first also by share, JSON."""
     row: Row = {}
     for name in ("tokens_per_s", "power_w", "energy_per_token_j"):
         row[name], row[f"{name}_half"] = mean_and_half(getattr(found, name)[number])
