@@ -9,9 +9,9 @@ from typing import Literal
 
 from gelato_jax.errors import GelatoError
 
-BlockFormat = Literal["q8", "q4"]
+BlockFormat = Literal["q8", "q4", "bfloat16"]
 """Of matrices that are `gelato_kernels.BlockWeights`."""
-WeightFormat = Literal["float", "int8", "q8", "q4"]
+WeightFormat = Literal["float", "int8", "q8", "q4", "bfloat16"]
 """How a model's matrices are kept; see `ModelConfig.weight_format`."""
 CacheType = Literal["auto", "float32", "bfloat16"]
 """Of keys and values. bfloat16 is half of float32's memory, and half of what a long text costs a step; auto is the
@@ -63,7 +63,9 @@ class ModelConfig:
             them; padding logits are left out. None: no padding.
         weight_format: `float`; `int8`: every matrix but the embedding has 8-bit weights and a float32 scale per
             output; `q8` and `q4`: matrices have 8 or 4 bits and a scale for every 32 inputs, embedding and head
-            always 8 (`models.quantize`, `gelato_kernels.BlockWeights`).
+            always 8; `bfloat16`: in that type (`models.quantize`, `gelato_kernels.BlockWeights`).
+        embedding_format: of the input embedding where it is another model's, as a draft's is its target's; None: that
+            of the head.
         cache_type: of keys and values behind a text.
     """
 
@@ -87,6 +89,7 @@ class ModelConfig:
     head_vocab_size: int | None = None
     known_vocab_size: int | None = None
     weight_format: WeightFormat = "float"
+    embedding_format: BlockFormat | None = None
     cache_type: CacheType = "auto"
 
     def __post_init__(self) -> None:
@@ -110,7 +113,12 @@ class ModelConfig:
     @property
     def block_format(self) -> BlockFormat | None:
         """Of the layers' matrices where these are `gelato_kernels.BlockWeights`, else None."""
-        return self.weight_format if self.weight_format in ("q8", "q4") else None
+        return self.weight_format if self.weight_format in ("q8", "q4", "bfloat16") else None
+
+    @property
+    def head_format(self) -> BlockFormat | None:
+        """Of head and embedding, whose errors are the logits' own: never 4 bits."""
+        return "q8" if self.block_format == "q4" else self.block_format
 
     @property
     def is_stacked(self) -> bool:

@@ -114,7 +114,7 @@ def load_draft(
     """Load a draft onto the default device, its input embedding the target's own array.
 
     8-bit weights stay 8-bit, with everything else of such a draft in float32; a draft of floats becomes
-    float32 on a CPU and bfloat16 elsewhere. For a target in blocks its weights are brought to blocks of 8 bits.
+    float32 on a CPU and bfloat16 elsewhere. For a target in blocks, of any format, it is brought to blocks of 8 bits.
 
     Args:
         folder: written by `save_draft`.
@@ -144,7 +144,9 @@ def load_draft(
     vocabulary = params.pop(_VOCABULARY, None)
     model = Model(config=config, params=params)
     if target_model.config.block_format:
-        model = quantize(model, "q8")  # a draft without its embedding, in the blocks that its target's products read
+        model = quantize(model, "q8")  # a draft without its embedding, which stays in the target's format
+        shared_format = dataclasses.replace(model.config, embedding_format=target_model.config.head_format)
+        model = dataclasses.replace(model, config=shared_format)
     shared = {path: array for path, array in target_model.params.items() if path.startswith("embed.")}
     return make_draft(dataclasses.replace(model, params={**model.params, **shared}), calibration, vocabulary, repeats)
 

@@ -12,7 +12,7 @@ from gelato_checkpoints.base import CheckpointError, OnProgress, silent
 from gelato_checkpoints.fields import read_json
 from gelato_checkpoints.placing import weight_dtype
 from gelato_checkpoints.tokenizer import Tokenizer
-from gelato_checkpoints.weights import FLOATS, Weights, in_blocks, settle
+from gelato_checkpoints.weights import FLOATS, Weights, are_blocks, in_blocks, settle
 from gelato_jax.config import ModelConfig
 from gelato_kernels import native
 
@@ -51,18 +51,18 @@ def load_checkpoint(name: str | Path, *, weights: Weights = "float", progress: O
     """
     from gelato_checkpoints.catalog import cache_directory, resolve
 
-    if weights not in FLOATS:
+    if weights not in ("float", "float32"):
         native.prepare()  # a first start downloads and converts meanwhile
     folder = resolve(name, progress=progress)
     if store.is_draft(folder):
         raise CheckpointError(f"{folder}: is a draft, not a model; name its target as the model and this as the draft")
     store.check_complete(folder)
     chosen = settle(weights, folder, progress)
-    if chosen not in FLOATS:
+    if are_blocks(chosen):
         folder = in_blocks(folder, chosen, cache_directory() / "weights", progress)
         store.check_complete(folder)
     config = store.read_config(folder)
-    if weights in ("float32", "bfloat16") and config.block_format:
+    if weights in ("float32", "bfloat16") and config.block_format not in (None, weights):
         raise CheckpointError(
             f"{folder}: its weights are {config.weight_format!r}, not {weights}; "
             "leave --weights out, or name a checkpoint in floats"

@@ -1,4 +1,4 @@
-"""How a checkpoint's weights are kept in memory: in floats as they were converted, or in blocks of few bits.
+"""How a checkpoint's weights are kept in memory: in floats as they were converted, or in blocks.
 
 Blocks are made once, beside the models that were fetched, and read from there afterwards.
 """
@@ -18,8 +18,9 @@ from gelato_kernels import native
 
 Weights = Literal["auto", "float", "float32", "bfloat16", "q8", "q4", "source"]
 """`float`: float32 on a CPU, bfloat16 on an accelerator. `q8`, `q4`: 8 or 4 bits and a scale for every 32 inputs.
-`source`: the blocks of the GGUF file that was converted, bit for bit where these are Q4_1 or Q8_0, else `q8`. `auto`:
-`source` for such a file on a CPU that has the compiled kernels, else `float`."""
+`source`: the blocks of the GGUF file that was converted, bit for bit where they are Q4_1 or Q8_0, else `q8`. `auto`: on
+a CPU with the compiled kernels `source` for such a file, `bfloat16` for a checkpoint stored so; else `float`. There
+`bfloat16` lies in blocks too."""
 
 _FORMAT = b"2"
 """Of what is kept: layers in stacks."""
@@ -38,18 +39,30 @@ def settle(weights: Weights, folder: Path, progress: OnProgress = silent) -> Wei
     """
     if weights != "auto":
         return weights
-    if jax.default_backend() != "cpu" or not _has_blocks(folder):
+    chosen = _of_source(folder)
+    if jax.default_backend() != "cpu" or chosen == "float":
         return "float"
     if native.available():
-        return "source"
+        return chosen
     progress("uncompiled", 0, 0)
     return "float"
 
 
-def _has_blocks(folder: Path) -> bool:
-    """Whether a float checkpoint was converted from a quantised file."""
-    types = read_json(folder / "provenance.json").get("source_types", [])
-    return any(str(kind).startswith("Q") for kind in types) and store.read_config(folder).weight_format == "float"
+def _of_source(folder: Path) -> Weights:
+    """What loses nothing of what a float checkpoint was converted from."""
+    provenance = read_json(folder / "provenance.json")
+    if store.read_config(folder).weight_format != "float":
+        return "float"
+    if any(str(kind).startswith("Q") for kind in provenance.get("source_types", [])):
+        return "source"
+    return "bfloat16" if provenance.get("dtype") == "bfloat16" else "float"
+
+
+def are_blocks(weights: Weights) -> bool:
+    """Whether a choice, other than `auto`, is kept in blocks on this machine."""
+    if weights == "bfloat16":
+        return jax.default_backend() == "cpu" and native.available()
+    return weights not in FLOATS
 
 
 def in_blocks(folder: Path, weights: Weights, cache: Path, progress: OnProgress = silent) -> Path:
@@ -57,7 +70,7 @@ def in_blocks(folder: Path, weights: Weights, cache: Path, progress: OnProgress 
 
     Args:
         folder: the checkpoint in floats.
-        weights: `q8`, `q4` or `source`.
+        weights: `q8`, `q4`, `bfloat16` or `source`.
         cache: folder that keeps what is made.
         progress: told of reading, `pack` (one step) and writing.
 
@@ -93,7 +106,7 @@ def _pack(folder: Path, weights: Weights, destination: Path, progress: OnProgres
     progress("pack", 0, 0)
     floats = {path: jnp.asarray(array, jnp.float32) for path, array in parameters.items()}
     model = Model(config=store.read_config(folder), params=floats)
-    packed = quantize(model, weights) if weights in ("q8", "q4") else restore_blocks(model)
+    packed = quantize(model, weights) if weights in ("q8", "q4", "bfloat16") else restore_blocks(model)
     store.save_checkpoint(
         destination,
         config=packed.config,

@@ -109,7 +109,8 @@ class PairOptions:
     layers, or lookup for no weights at all: what stood behind the last tokens before is proposed again."""
     weights: WeightsName = "auto"
     """How weights are kept: float (float32 on a CPU, else bfloat16), float32, bfloat16, q8 or q4 (8 or 4 bits, a scale
-    for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto is source for such a file on a CPU, else float.
+    for every 32), source (a GGUF file's own 4- or 8-bit blocks); auto on a CPU is source for such a file and bfloat16
+    for a checkpoint in it, else float.
     """
     cache: CacheType = "auto"
     """Type of keys and values, float32 or bfloat16: the latter takes half the memory, and makes long texts faster. auto

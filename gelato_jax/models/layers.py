@@ -1,8 +1,8 @@
 """The pieces of a decoder: RMS norm, linear, head, embedding, gated MLP, rotary embedding.
 
 Numbers: the residual stream, norms and sums are float32 whatever the weights are; a product takes
-its input in the weights' dtype (float32 for 8-bit weights, whole numbers of 15 bits for those in blocks) and
-accumulates in float32.
+its input in the weights' dtype (float32 for 8-bit weights; for those in blocks whole numbers of 15 bits, float32 where
+they are bfloat16) and accumulates in float32.
 """
 
 from functools import cache, partial
@@ -15,8 +15,6 @@ from jax import Array, lax
 
 import gelato_kernels
 from gelato_jax.config import BlockFormat, ModelConfig, RopeScaling, WeightFormat
-
-_HEAD_BLOCKS: BlockFormat = "q8"  # the logits' errors are the text's: heads and embeddings never have 4 bits
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -71,7 +69,7 @@ class Linear(nnx.Module):
     """`x @ kernel (+ bias)`, kernel `[in, out]`: the layout that float32 windows want on a CPU.
 
     With 8-bit weights the kernel is int8 `[out, in]`, with a `kernel_scale [out]`; in blocks it is what
-    `gelato_kernels.BlockWeights` packs, with a `kernel_scale` and, of 4 bits, a `kernel_minimum`.
+    `gelato_kernels.BlockWeights` packs, of few bits with a `kernel_scale` and, of 4, a `kernel_minimum`.
     """
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig, *, bias: bool = False, rngs: nnx.Rngs | None):
@@ -119,8 +117,8 @@ class Head(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         shape = (config.output_size, config.hidden_size)
-        self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
-        kept = _matrices(rngs, config.hidden_size, shape[0], _HEAD_BLOCKS if self.blocks else config.weight_format)
+        self.blocks = (config.head_format, shape) if config.head_format else None
+        kept = _matrices(rngs, config.hidden_size, shape[0], config.head_format or config.weight_format)
         self.kernel, self.kernel_scale, _ = kept
 
     def __call__(self, x: Array, *, norm: RMSNorm | None = None, valid: Array | None = None) -> Array:
@@ -135,8 +133,9 @@ class Embedding(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None):
         shape = (config.vocab_size, config.hidden_size)
-        self.blocks = (_HEAD_BLOCKS, shape) if config.block_format else None
-        kept = _matrices(rngs, config.hidden_size, shape[0], _HEAD_BLOCKS if self.blocks else "float")
+        format = config.embedding_format or config.head_format
+        self.blocks = (format, shape) if format else None
+        kept = _matrices(rngs, config.hidden_size, shape[0], format or "float")
         self.embedding, self.embedding_scale, _ = kept
 
     def __call__(self, tokens: Array) -> Array:
@@ -195,10 +194,9 @@ def _blocks(
     shape: tuple[int, int],
     layer: Array | None = None,
 ) -> gelato_kernels.BlockWeights:
-    assert scale is not None
     return gelato_kernels.BlockWeights(
         packed=packed[...],
-        scales=scale[...],
+        scales=None if scale is None else scale[...],
         minimums=None if minimum is None else minimum[...],
         format=kind,
         shape=shape,

@@ -1,4 +1,4 @@
-"""From a model with floating weights to one with weights of 8 or 4 bits."""
+"""From a model with floating weights to one with weights of 8 or 4 bits, or of bfloat16 in blocks."""
 
 import dataclasses
 
@@ -23,14 +23,14 @@ _OUTPUTS_FIRST = ("head.kernel", "embed.embedding")  # kept as [out, in] in ever
 
 
 def quantize(model: Model, weight_format: WeightFormat = "int8") -> Model:
-    """Keep every matrix in few bits: of `int8` all but the embedding, of `q8` and `q4` all.
+    """Keep every matrix in few bits: of `int8` all but the embedding, of formats in blocks all.
 
     Weights that were read from a GGUF file in blocks come back as they are there: a group's range gives its scale.
 
     Args:
         model: `weight_format` `float`; for `q8` also `int8`, whose whole numbers are kept. A matrix that it lacks, as
             a stored draft lacks its embedding, is left out.
-        weight_format: `int8` (the head must be no embedding), `q8` or `q4`.
+        weight_format: `int8` (the head must be no embedding), or in blocks: `q8`, `q4`, `bfloat16`.
 
     Returns:
         The same decoder; norms, biases and probes are shared, and of `int8` the embedding.
@@ -76,6 +76,6 @@ def _kept(name: str, matrix: Array, scale: Array | None, config: ModelConfig) ->
     if scale is not None:
         blocks = _pack(rows, scale[:, None])
     else:
-        blocks = _round(rows, "q8" if outputs_first else config.block_format)
-    minimums = {} if blocks.minimums is None else {f"{name}{MINIMUM}": blocks.minimums}
-    return {name: blocks.packed, f"{name}{SCALE}": blocks.scales, **minimums}
+        blocks = _round(rows, config.head_format if outputs_first else config.block_format)
+    numbers = {f"{name}{SCALE}": blocks.scales, f"{name}{MINIMUM}": blocks.minimums}
+    return {name: blocks.packed, **{path: array for path, array in numbers.items() if array is not None}}

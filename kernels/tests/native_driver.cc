@@ -47,9 +47,17 @@ std::vector<float> normal(std::mt19937& random, int64_t n) {
   return v;
 }
 
+float bfloat16(const uint8_t* at) {
+  const uint32_t bits = static_cast<uint32_t>(at[0] | at[1] << 8) << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
 struct Setting {
   int64_t in, outputs, window;
-  bool q4, norm, gated, extras;
+  Format format;
+  bool norm, gated, extras;
   int threads;
 };
 
@@ -57,16 +65,20 @@ void product(unsigned seed, const Setting& s) {
   std::mt19937 random(seed);
   Product p{};
   p.in = s.in, p.outputs = s.outputs, p.window = s.window, p.batch = 1, p.gated = s.gated, p.epsilon = 1e-5f;
-  p.groups = (s.in + kGroup - 1) / kGroup, p.panels = (s.outputs + kLanes - 1) / kLanes;
+  p.groups = (s.in + kGroup - 1) / kGroup, p.panels = (s.outputs + kLanes - 1) / kLanes, p.format = s.format;
+  const bool q4 = s.format == Format::kQ4, whole = s.format != Format::kBfloat16;
   const int64_t width = s.in * (s.gated ? 2 : 1);
-  std::vector<uint8_t> packed(p.panels * p.groups * kLanes * kGroup / (s.q4 ? 2 : 1));
+  std::vector<uint8_t> packed(p.panels * p.groups * bytes_of(s.format));
   for (uint8_t& byte : packed) byte = static_cast<uint8_t>(random());
+  if (!whole)
+    for (size_t i = 1; i < packed.size(); i += 2) packed[i] = packed[i] % 2 ? 0x3f : 0xbf;  // 0.5 to 2, of either sign
   std::vector<uint16_t> scale(p.panels * p.groups * kLanes, 0x3800), minimum(scale.size(), 0xC400);  // 0.5 and -4
   const auto x = normal(random, s.window * width), norm = normal(random, s.in), bias = normal(random, s.outputs);
   const auto residual = normal(random, s.window * s.outputs);
   std::vector<float> out(s.window * s.outputs, NAN), alone(s.outputs, NAN);
-  p.x = x.data(), p.packed = packed.data(), p.scale = scale.data(), p.out = out.data();
-  if (s.q4) p.minimum = minimum.data();
+  p.x = x.data(), p.packed = packed.data(), p.out = out.data();
+  if (whole) p.scale = scale.data();
+  if (q4) p.minimum = minimum.data();
   if (s.norm) p.norm = norm.data();
   const int32_t some = static_cast<int32_t>(s.window > 1 ? s.window - 1 : 1);
   if (s.extras) p.bias = bias.data(), p.residual = residual.data(), p.counts = &some;
@@ -84,10 +96,11 @@ void product(unsigned seed, const Setting& s) {
       double y = s.extras ? bias[o] + residual[o] : 0.0, size = 1.0;
       for (int64_t k = 0; k < s.in; ++k) {
         const int64_t block = (o / kLanes * p.groups + k / kGroup) * kLanes, lane = o % kLanes, i = k % kGroup;
-        const uint8_t* group = packed.data() + block * kGroup / (s.q4 ? 2 : 1);
-        const uint8_t nibbles = s.q4 ? group[i / 8 * 64 + lane * 4 + i % 2 * 2 + i % 8 / 4] : 0;
-        const double q = s.q4 ? (i / 2 % 2 ? nibbles >> 4 : nibbles & 15) * 0.5 - 4
-                              : static_cast<int8_t>(group[i / 2 * 32 + lane * 2 + i % 2]) * 0.5;
+        const uint8_t* group = packed.data() + block / kLanes * bytes_of(s.format);
+        const uint8_t nibbles = q4 ? group[i / 8 * 64 + lane * 4 + i % 2 * 2 + i % 8 / 4] : 0;
+        const double q = q4      ? (i / 2 % 2 ? nibbles >> 4 : nibbles & 15) * 0.5 - 4
+                         : whole ? static_cast<int8_t>(group[i / 2 * 32 + lane * 2 + i % 2]) * 0.5
+                                 : bfloat16(group + (i * kLanes + lane) * 2);
         y += x[k] * q, size += std::fabs(x[k] * q);
       }
       expect(std::fabs(y - out[o]) < 2e-4 * size, "a product is wrong", o, s.in);
@@ -248,12 +261,12 @@ void everything(unsigned seed) {
   for (int64_t size : {2, 22, 64})
     for (int64_t window : {1, 3, 17})
       for (bool normed : {false, true}) rotation(seed++, size, window, normed);
-  for (bool q4 : {true, false})
+  for (Format format : {Format::kQ4, Format::kQ8, Format::kBfloat16})
     for (int64_t window : {1, 2, 5, 9, 19}) {
-      product(seed++, {64, 48, window, q4, false, false, true, 3});
-      product(seed++, {47, 33, window, q4, true, false, false, 1});
-      product(seed++, {70, 17, window, q4, false, true, true, 2});
-      product(seed++, {544, 976, window, q4, false, false, false, 3});
+      product(seed++, {64, 48, window, format, false, false, true, 3});
+      product(seed++, {47, 33, window, format, true, false, false, 1});
+      product(seed++, {70, 17, window, format, false, true, true, 2});
+      product(seed++, {544, 976, window, format, false, false, false, 3});
     }
   for (int64_t size : {8, 20, 64, 80})
     for (int64_t window : {1, 3, 17})

@@ -140,6 +140,7 @@ def rows_of_logits(vocab):
 
 products("q4", norm=True)
 products("q8", gated=True)
+products("bfloat16", norm=True)
 attention(jnp.float32, 64, (9, 3), 300)  # of several chunks
 attention(jnp.bfloat16, 40, (4, 4), 70)
 rotary((6, 2), 64, 40)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gelato_kernels as gk
-from gelato_kernels.block_weights.api import BACKENDS
+from gelato_kernels.block_weights.api import BACKENDS, FORMATS
 from gelato_kernels.block_weights.cases import CASES, around, matrix
 from gelato_kernels.dispatch import runnable
 
@@ -27,7 +27,9 @@ def product64(x, weights, norm=None, gated=False, bias=None, residual=None, rows
     if norm is not None:
         x = x / np.sqrt((x**2).mean(-1, keepdims=True) + norm[1]) * norm[0]
     largest = np.abs(x).max(-1, keepdims=True, initial=0.0)
-    moved = largest * STEP / 2 + np.abs(x) * EPSILON * 8 + (largest < 1e-30) * largest
+    moved = np.abs(x) * EPSILON * 8
+    if weights.format != "bfloat16":
+        moved = moved + largest * STEP / 2 + (largest < 1e-30) * largest
     # A product is added as scale * sum and minimum * sum, which may cancel: each is as large as its own magnitudes.
     spread = np.abs(matrix) + (15 * 0.1 + 1.0 if weights.format == "q4" else 0.0)
     out, allowed = x @ matrix.T, moved @ np.abs(matrix).T + np.abs(x) @ spread.T * EPSILON * 16
@@ -94,13 +96,20 @@ def test_weights_are_rounded_to_half_a_step(format, inputs):
     assert np.all(np.abs(rounded - weights) <= allowed)
 
 
+def test_bfloat16_is_the_nearest():
+    weights = np.random.default_rng(1).standard_normal((20, 47), np.float32)
+    rounded = gk.unpack_blocks(gk.quantize_blocks(weights, "bfloat16"))
+    np.testing.assert_array_equal(rounded, weights.astype(jnp.bfloat16).astype(np.float32))
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_number_that_is_none_stays_in_its_row(implementation):
     x = np.ones((2, 3, 64), np.float32)
     x[0, 1, 4], x[1, 2, 5] = np.nan, np.inf
-    out = gk.block_matmul(x, matrix(0, 40, 64), implementation=implementation)
-    np.testing.assert_array_equal(np.isnan(out).all(-1), ~np.isfinite(x).all(-1))
-    np.testing.assert_array_equal(np.isnan(out).any(-1), ~np.isfinite(x).all(-1))
+    for format in ("q4", "bfloat16"):
+        out = gk.block_matmul(x, matrix(0, 40, 64, format), implementation=implementation)
+        np.testing.assert_array_equal(np.isnan(out).all(-1), ~np.isfinite(x).all(-1))
+        np.testing.assert_array_equal(np.isnan(out).any(-1), ~np.isfinite(x).all(-1))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -137,7 +146,7 @@ FAULTS = {
     "norm": (lambda: gk.block_matmul(X, WEIGHTS, norm=(X, 1.0)), "(2, 64), expected (64,)"),
     "wide": (lambda: gk.pack_blocks(X.astype(jnp.int32), X[:, :2]), "int32 and there is no minimum, expected int8"),
     "scales": (lambda: gk.pack_blocks(X.astype(jnp.int8), X[:, :3]), "(2, 3), expected (2, 2) or (2, 1)"),
-    "format": (lambda: gk.quantize_blocks(X, "q5"), "no format 'q5', there are ['q4', 'q8']"),
+    "format": (lambda: gk.quantize_blocks(X, "q5"), "no format 'q5', there are q4, q8, bfloat16"),
 }
 
 
@@ -148,8 +157,9 @@ def test_faults_name_both_values(fault):
         jax.eval_shape(call)
 
 
+@pytest.mark.parametrize("format", ["q4", "bfloat16"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_loop_keeps_no_other_weights(implementation):
+def test_a_loop_keeps_no_other_weights(implementation, format):
     """XLA would widen, or copy, what does not change ahead of a loop."""
     out, inputs, layers = 256, 512, 4
 
@@ -164,13 +174,13 @@ def test_a_loop_keeps_no_other_weights(implementation):
 
         return jax.lax.while_loop(lambda state: state[0] < 3, body, (0, x))[1]
 
-    compiled = loop.lower(jnp.zeros((2, inputs)), [matrix(i, out, inputs) for i in range(layers)]).compile()
+    compiled = loop.lower(jnp.zeros((2, inputs)), [matrix(i, out, inputs, format) for i in range(layers)]).compile()
     widened = 4 * out * inputs
     allowed = {"native": widened / 8, "reference": (layers - 1) * widened}
     assert compiled.memory_analysis().temp_size_in_bytes < allowed[implementation]
 
 
-@pytest.mark.parametrize("format", ["q4", "q8"])
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("shape", [(50, 70), (16, 32), (3, 5)])
 def test_rows_are_those_of_the_matrix(format, shape):
     weights = gk.quantize_blocks(jax.random.normal(jax.random.key(0), shape), format)
@@ -192,7 +202,7 @@ def stacked(cases):
     return weights, around
 
 
-@pytest.mark.parametrize("format", ["q4", "q8"])
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_layer_of_a_stack_is_as_it_is_alone(implementation, format):
     cases = [around(seed, 50, 2, 3, 70, format=format, norm=True) for seed in (20, 21, 22)]

@@ -71,6 +71,7 @@ def test_sums_that_know_their_window_are_caught():
     for fault in (
         "q4 window 1;",
         "q8 window 1;",
+        "bfloat16 window 1;",
         "attention float32 64 token 0",
         "attention bfloat16 40 token 0",
         "rotary token",

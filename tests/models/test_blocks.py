@@ -59,7 +59,7 @@ def _unpacked(model: Model) -> Model:
         of_layer = re.fullmatch(r"layers\.(\d+)\.(.+)", path)
         name, layer = (f"layers.{of_layer[2]}", jnp.int32(of_layer[1])) if of_layer else (path, None)
         scale = model.params.get(f"{name}_scale")
-        if scale is None:
+        if scale is None and model.params[name].dtype != jnp.uint16:
             params[path] = model.params[name] if layer is None else model.params[name][layer]
             continue
         first = path in ("head.kernel", "embed.embedding")
@@ -68,7 +68,7 @@ def _unpacked(model: Model) -> Model:
             packed=model.params[name],
             scales=scale,
             minimums=minimums,
-            format="q8" if minimums is None else "q4",
+            format="bfloat16" if scale is None else "q8" if minimums is None else "q4",
             shape=like.shape if first else like.shape[::-1],
             layer=layer,
         )
@@ -77,7 +77,7 @@ def _unpacked(model: Model) -> Model:
     return Model(config=config, params=params)
 
 
-@pytest.mark.parametrize("kind", ["q4", "q8"])
+@pytest.mark.parametrize("kind", ["q4", "q8", "bfloat16"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_decoder_in_blocks_is_the_float_decoder_of_its_weights(name, kind, tokens):
     model = quantize(random_model(SHAPES[name]), kind)
@@ -86,7 +86,9 @@ def test_a_decoder_in_blocks_is_the_float_decoder_of_its_weights(name, kind, tok
 
 
 @needs_compiler
-@pytest.mark.parametrize(("kind", "cache_type"), [("q4", "auto"), ("q8", "auto"), ("q4", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "cache_type"), [("q4", "auto"), ("q8", "auto"), ("bfloat16", "auto"), ("q4", "bfloat16")]
+)
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_tokens_logits_do_not_depend_on_its_window(name, kind, cache_type, tokens):
     model = quantize(random_model(SHAPES[name]), kind).with_cache(cache_type)
@@ -116,7 +118,7 @@ def test_weights_of_one_scale_an_output_become_blocks_without_another_rounding()
 
 
 @needs_compiler
-@pytest.mark.parametrize(("kind", "cache_type"), [("q4", "auto"), ("q8", "auto"), ("q4", "bfloat16")])
+@pytest.mark.parametrize(("kind", "cache_type"), [("q4", "auto"), ("bfloat16", "auto"), ("q8", "bfloat16")])
 def test_greedy_text_of_drafts_is_the_targets_own_without_ties(kind, cache_type):
     """No near-tie is excused: a token's logits have the same bits in every window."""
     target = quantize(random_model(SHAPES["llama"], 1), kind).with_cache(cache_type)

@@ -50,7 +50,7 @@ def _forms(count: int) -> dict[str, tuple[Callable[..., Array], list[Any], int]]
     rows = [gk.quantize_rows(w) for w in floats]
     forms["int8 rows XLA"] = (_chain(lambda x, w: gk.quantized_matmul(x, *w)), rows)
     if native.available():
-        for kind in ("q4", "q8"):
+        for kind in ("q4", "q8", "bfloat16"):
             call = lambda x, w: gk.block_matmul(x, w, implementation="native")  # noqa: E731
             forms[f"{kind} native"] = (_chain(call), [quantize(w, kind) for w in floats])
     return {

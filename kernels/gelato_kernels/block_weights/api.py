@@ -1,6 +1,7 @@
-"""`block_matmul` and the weights that it reads: 4 or 8 bits, groups of 32 with a scale."""
+"""`block_matmul` and the weights that it reads: 4 or 8 bits, groups of 32 with a scale, or bfloat16."""
 
 import dataclasses
+from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ BACKENDS = (
     Backend("reference", reference.block_matmul, narrow=True),
 )
 
+FORMATS: tuple[Format, ...] = get_args(Format)
 LARGEST = {"q4": 15, "q8": 127}
 """Of the whole numbers; q4's begin at 0, q8's at the negative."""
 
@@ -44,6 +46,7 @@ def pack_blocks(q: ArrayLike, scale: ArrayLike, minimum: ArrayLike | None = None
         raise ValueError(f"{op}: q has dtype {q.dtype} and there is no minimum, expected int8")
     out, inputs = q.shape
     groups = -(-inputs // GROUP)
+    format: Format = "q8" if minimum is None else "q4"
 
     def grouped(name: str, numbers: ArrayLike) -> Array:
         numbers = expect(op, name, numbers, "floating", (out, None), "[out, in / 32] or [out, 1]")
@@ -52,10 +55,10 @@ def pack_blocks(q: ArrayLike, scale: ArrayLike, minimum: ArrayLike | None = None
         return layout.group_numbers(jnp.broadcast_to(numbers, (out, groups)))
 
     return BlockWeights(
-        packed=layout.to_panels(q, 8 if minimum is None else 4),
+        packed=layout.to_panels(q, format),
         scales=grouped("scale", scale),
         minimums=None if minimum is None else grouped("minimum", minimum),
-        format="q8" if minimum is None else "q4",
+        format=format,
         shape=(out, inputs),
     )
 
@@ -65,7 +68,7 @@ def quantize_blocks(weights: ArrayLike, format: Format = "q4") -> BlockWeights:
 
     Args:
         weights: [out, in] finite floating, below 65,504 in magnitude.
-        format: `q4` or `q8`.
+        format: `q4`, `q8`, or `bfloat16`: each weight is the nearest of that type.
 
     Returns:
         Weights within half a step of the given, up to the rounding of scales and minimums to float16.
@@ -75,10 +78,13 @@ def quantize_blocks(weights: ArrayLike, format: Format = "q4") -> BlockWeights:
         NotImplementedError: if differentiated.
     """
     op = "quantize_blocks"
-    if format not in LARGEST:
-        raise ValueError(f"{op}: no format {format!r}, there are {sorted(LARGEST)}")
+    if format not in FORMATS:
+        raise ValueError(f"{op}: no format {format!r}, there are {', '.join(FORMATS)}")
     weights = expect(op, "weights", weights, "floating", (None, None), "[out, in]").astype(jnp.float32)
     out, inputs = weights.shape
+    if format == "bfloat16":
+        packed = layout.to_panels(weights, format)
+        return BlockWeights(packed=packed, scales=None, minimums=None, format=format, shape=(out, inputs))
     # A last group that is cut short takes its range from what is there.
     groups = jnp.pad(weights, ((0, 0), (0, -inputs % GROUP)), mode="edge" if inputs else "constant")
     groups = groups.reshape(out, -(-inputs // GROUP), GROUP)
@@ -147,8 +153,9 @@ def block_matmul(
 ) -> Array:
     """`x @ unpack_blocks(weights).T`, with what a decoder has ahead of the product and behind it in the same call.
 
-    Rows are rounded to 15-bit whole numbers, each with its own step. By `native` the sums of a group are exact, and
-    those of a row's groups in one order: a row's result has the same bits alone, in any window and in any batch.
+    Rows are rounded to 15-bit whole numbers, each with its own step, or stay float32 for bfloat16 weights. By `native`
+    the sums of a group are exact, and those of a row's groups (its products, of bfloat16) in one order: a row's result
+    has the same bits alone, in any window and in any batch.
 
     Args:
         x: [..., in] floating, or [..., 2 * in] if gated; used as float32. A row that holds nan or infinity becomes nan.

@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelato_kernels.block_weights.api import pack_blocks
+from gelato_kernels.block_weights.api import pack_blocks, quantize_blocks
 from gelato_kernels.block_weights.records import GROUP, BlockWeights, Format
 
 Inputs = dict[str, Any]
 
 _pack = jax.jit(pack_blocks)
+_round = jax.jit(quantize_blocks, static_argnums=1)
 
 
 def matrix(seed: int, out: int, inputs: int, format: Format = "q4") -> BlockWeights:
     """Weights of every whole number, with scales and minimums as a file of float16 holds them."""
     rng = np.random.default_rng(seed)
+    if format == "bfloat16":
+        return _round(rng.standard_normal((out, inputs)).astype(np.float32), format)
     groups = -(-inputs // GROUP)
     scale = rng.uniform(0.01, 0.1, (out, groups)).astype(np.float16)
     if format == "q8":
@@ -71,6 +74,9 @@ CASES: dict[str, Callable[[], Inputs]] = {
     "one_vector": lambda: case(2, 33, 47),
     "window": lambda: case(3, 96, 1, 5, 1536),
     "window_q8": lambda: case(4, 112, 1, 5, 1536, format="q8"),
+    "one_row_bfloat16": lambda: case(15, 960, 1, 1, 576, format="bfloat16"),
+    "window_bfloat16": lambda: around(16, 112, 1, 5, 1536, format="bfloat16", norm=True),
+    "ragged_bfloat16": lambda: around(17, 1003, 7, 47, format="bfloat16", gated=True),
     "ragged": lambda: case(8, 5003, 3, 47),
     "ragged_q8": lambda: case(8, 1003, 7, 47, format="q8"),
     "many_rows": lambda: case(10, 48, 2, 70, 96),

@@ -1,16 +1,20 @@
 """Between a matrix [out, in] and the panels and groups of `BlockWeights`."""
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from gelato_kernels.block_weights.records import GROUP, PANEL, BlockWeights
+from gelato_kernels.block_weights.records import GROUP, PANEL, BlockWeights, Format
 
 
-def to_panels(numbers: Array, bits: int) -> Array:
-    """Pack whole numbers [out, in] of 4 or 8 bits."""
+def to_panels(numbers: Array, format: Format) -> Array:
+    """Pack a matrix [out, in] of whole numbers, or of bfloat16."""
     numbers = jnp.pad(numbers, ((0, -numbers.shape[0] % PANEL), (0, -numbers.shape[1] % GROUP)))
     panels, groups = numbers.shape[0] // PANEL, numbers.shape[1] // GROUP
-    if bits == 8:
+    if format == "bfloat16":
+        columns = numbers.reshape(panels, PANEL, groups, GROUP).transpose(0, 2, 3, 1)
+        bits = lax.bitcast_convert_type(columns.astype(jnp.bfloat16), jnp.uint16)
+        return bits.reshape(panels, groups, PANEL * GROUP)
+    if format == "q8":
         pairs = numbers.reshape(panels, PANEL, groups, GROUP // 2, 2).transpose(0, 2, 3, 1, 4)
         return pairs.astype(jnp.int8).reshape(panels, groups, PANEL * GROUP)
     # Input 8 * part + 4 * byte + 2 * high + odd: its half of a byte is `high`, its byte `byte` of the 16 bits of `odd`.
@@ -19,9 +23,12 @@ def to_panels(numbers: Array, bits: int) -> Array:
 
 
 def from_panels(weights: BlockWeights) -> Array:
-    """The whole numbers [panels * 16, groups * 32], uint8 or int8, that `to_panels` packed."""
+    """The numbers [panels * 16, groups * 32], uint8, int8 or bfloat16, that `to_panels` packed."""
     panels, groups, _ = weights.packed.shape
-    if weights.format == "q8":
+    if weights.format == "bfloat16":
+        bits = weights.packed.reshape(panels, groups, GROUP, PANEL).transpose(0, 3, 1, 2)
+        parts = lax.bitcast_convert_type(bits, jnp.bfloat16)
+    elif weights.format == "q8":
         parts = weights.packed.reshape(panels, groups, GROUP // 2, PANEL, 2).transpose(0, 3, 1, 2, 4)
     else:
         packed = weights.packed
@@ -31,8 +38,11 @@ def from_panels(weights: BlockWeights) -> Array:
 
 
 def lane_numbers(weights: BlockWeights, panel: Array, lane: Array) -> Array:
-    """The whole numbers [..., groups, 32] of outputs `16 * panel + lane` [...]; as `from_panels`."""
+    """The numbers [..., groups, 32] of outputs `16 * panel + lane` [...]; as `from_panels`."""
     panels, groups, _ = weights.packed.shape
+    if weights.format == "bfloat16":
+        bits = weights.packed.reshape(panels, groups, GROUP, PANEL)[panel, :, :, lane]
+        return lax.bitcast_convert_type(bits, jnp.bfloat16)
     if weights.format == "q8":
         pairs = weights.packed.reshape(panels, groups, GROUP // 2, PANEL, 2)
         return pairs[panel, :, :, lane].reshape(*panel.shape, groups, GROUP)

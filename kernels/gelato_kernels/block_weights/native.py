@@ -19,8 +19,7 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
     return call(
         x,
         weights.packed,
-        weights.scales,
-        jnp.zeros(0, jnp.float16) if weights.minimums is None else weights.minimums,
+        *(jnp.zeros(0, jnp.float16) if given is None else given for given in (weights.scales, weights.minimums)),
         jnp.zeros(0, jnp.int32) if around.rows is None else around.rows.reshape(-1),
         *optional,
         jnp.zeros(0, jnp.int32) if weights.layer is None else weights.layer,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gelato_kernels.block_weights import layout
-from gelato_kernels.block_weights.records import GROUP, PANEL, Around, BlockWeights
+from gelato_kernels.block_weights.records import GROUP, PANEL, Around, BlockWeights, Format
 
 LARGEST_DIGIT = 16_383
 """Of a rounded row: 15 bits with the sign. The compiled kernel has the same."""
@@ -30,8 +30,9 @@ def unpack_blocks(weights: BlockWeights) -> Array:
     """The float32 matrix [out, in]."""
     (weights,) = one_layer(weights)
     groups = weights.packed.shape[1]
-    numbers = layout.from_panels(weights).astype(jnp.float32).reshape(-1, groups, GROUP)
-    matrix = numbers * layout.of_outputs(weights.scales)[..., None]
+    matrix = layout.from_panels(weights).astype(jnp.float32).reshape(-1, groups, GROUP)
+    if weights.scales is not None:
+        matrix = matrix * layout.of_outputs(weights.scales)[..., None]
     if weights.minimums is not None:
         matrix = matrix + layout.of_outputs(weights.minimums)[..., None]
     return matrix.reshape(-1, groups * GROUP)[: weights.shape[0], : weights.shape[1]]
@@ -41,8 +42,9 @@ def unpack_rows(weights: BlockWeights, rows: Array) -> Array:
     """Rows [..., in] float32 of the matrix."""
     (weights,) = one_layer(weights)
     panel, lane = rows // PANEL, rows % PANEL
-    numbers = layout.lane_numbers(weights, panel, lane).astype(jnp.float32)
-    matrix = numbers * weights.scales[panel, :, lane].astype(jnp.float32)[..., None]
+    matrix = layout.lane_numbers(weights, panel, lane).astype(jnp.float32)
+    if weights.scales is not None:
+        matrix = matrix * weights.scales[panel, :, lane].astype(jnp.float32)[..., None]
     if weights.minimums is not None:
         matrix = matrix + weights.minimums[panel, :, lane].astype(jnp.float32)[..., None]
     return matrix.reshape(*rows.shape, -1)[..., : weights.shape[1]]
@@ -52,8 +54,8 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
     """Product [..., out] of x [..., in], or of what stands ahead of it, with what stands behind."""
     weights, norm, bias = one_layer(weights, around.norm, around.bias)
     around = dataclasses.replace(around, norm=norm, bias=bias)
-    digits, step = _digits(_ahead(x, around))
-    out = jnp.matmul(digits, unpack_blocks(_behind(weights, digits)).T, precision="highest") * step
+    rows, step = _rows(_ahead(x, around), weights.format)
+    out = jnp.matmul(rows, unpack_blocks(_behind(weights, rows)).T, precision="highest") * step
     if around.bias is not None:
         out = out + around.bias
     if around.residual is not None:
@@ -63,9 +65,9 @@ def block_matmul(x: Array, weights: BlockWeights, around: Around) -> Array:
     return out
 
 
-def _behind(weights: BlockWeights, digits: Array) -> BlockWeights:
-    """The weights, as if the digits changed them: XLA would widen what does not change ahead of a loop, all at once."""
-    never = jnp.any(digits[..., :1] > 2 * LARGEST_DIGIT)
+def _behind(weights: BlockWeights, rows: Array) -> BlockWeights:
+    """The weights, as if the rows changed them: XLA would widen what does not change ahead of a loop, all at once."""
+    never = jnp.any(jnp.isinf(rows[..., :1]))  # `_rows` leaves none
     return dataclasses.replace(weights, packed=weights.packed + never.astype(weights.packed.dtype))
 
 
@@ -79,10 +81,15 @@ def _ahead(x: Array, around: Around) -> Array:
     return x
 
 
-def _digits(x: Array) -> tuple[Array, Array]:
-    """Whole numbers [..., in] in float32, and what 1 of them stands for [..., 1]; nan where a row is not finite."""
+def _rows(x: Array, format: Format) -> tuple[Array, Array]:
+    """Numbers [..., in] in float32, whole where weights are, and what 1 of them stands for [..., 1].
+
+    That is nan where a row is not finite.
+    """
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0)
     finite = jnp.isfinite(largest)
+    if format == "bfloat16":
+        return jnp.where(finite, x, 0.0), jnp.where(finite, 1.0, jnp.nan)
     none = ~finite | (largest < SMALLEST_ROW)
     digits = jnp.round(x * jnp.where(none, 0.0, LARGEST_DIGIT / largest))
     step = jnp.where(finite, jnp.where(none, 0.0, largest / LARGEST_DIGIT), jnp.nan)

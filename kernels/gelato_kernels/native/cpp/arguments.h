@@ -17,12 +17,15 @@ inline int64_t counted(const int32_t* counts, int64_t index, int64_t window) {
   return !counts || counts[index] > window ? window : counts[index] < 0 ? 0 : counts[index];
 }
 
+enum class Format { kQ4, kQ8, kBfloat16 };
+
 // out = epilogue(prologue(x) times weights), of the rows that count.
 struct Product {
+  Format format;            // Of the weights.
   const float* x;           // [batch * window, in], or [.., 2 * in] if gated
-  const uint8_t* packed;    // [panels, groups, 256 (4 bits) or 512 (8 bits)]
-  const uint16_t* scale;    // float16 [panels, groups, 16]
-  const uint16_t* minimum;  // The same; null is 8 bits.
+  const uint8_t* packed;    // [panels, groups, bytes of a group]
+  const uint16_t* scale;    // float16 [panels, groups, 16]; of kBfloat16 null
+  const uint16_t* minimum;  // The same, of kQ4.
   const float* norm;        // [in] or null
   const float* bias;        // [outputs] or null
   const float* residual;    // [batch * window, outputs] or null
@@ -37,9 +40,14 @@ struct Product {
   float* prepared;   // [rows, groups * 32]
   int32_t* digits;   // Of tile t, behind those of the rows ahead of it: [groups * 16 words, rows of the tile]
   float* sums;       // Likewise: [groups, rows of the tile], each the sum of a group's digits
-  float* steps;      // [rows] what a digit of 1 stands for
+  float* steps;      // [rows] what a digit of 1 stands for; of kBfloat16, which takes rows as they are, 1
   int32_t* position;  // [rows] where each stands in x and out
 };
+
+// Of a group of a panel.
+constexpr int64_t bytes_of(Format format) {
+  return kLanes * kGroup * (format == Format::kQ4 ? 1 : format == Format::kQ8 ? 2 : 4) / 2;
+}
 
 struct Tile {
   int64_t first;

@@ -24,7 +24,7 @@ const T* data(const ffi::AnyBuffer& stack, const ffi::AnyBuffer& layer) {
   const T* first = data<T>(stack);
   if (!first || !layer.element_count()) return first;
   const int64_t layers = stack.dimensions()[0];
-  return first + layer_of(layer, layers) * (static_cast<int64_t>(stack.element_count()) / layers);
+  return first + layer_of(layer, layers) * (static_cast<int64_t>(stack.size_bytes() / sizeof(T)) / layers);
 }
 
 template <class T>
@@ -40,6 +40,9 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
                         int64_t window, bool gated, float epsilon) {
   Product p{};
   p.x = data<float>(x);
+  p.format = packed.element_type() == ffi::DataType::U16 ? Format::kBfloat16
+             : minimum.element_count()                    ? Format::kQ4
+                                                          : Format::kQ8;
   p.packed = data<uint8_t>(packed, layer);
   p.scale = data<uint16_t>(scale, layer);
   p.minimum = data<uint16_t>(minimum, layer);
@@ -49,8 +52,8 @@ ffi::Error block_matmul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer p
   p.out = static_cast<float*>(out->untyped_data());
   p.in = inputs;
   p.outputs = out->dimensions().back();
-  p.panels = scale.dimensions()[scale.dimensions().size() - 3];
-  p.groups = scale.dimensions()[scale.dimensions().size() - 2];
+  p.panels = packed.dimensions()[packed.dimensions().size() - 3];
+  p.groups = packed.dimensions()[packed.dimensions().size() - 2];
   p.window = window;
   p.gated = gated;
   p.epsilon = epsilon;

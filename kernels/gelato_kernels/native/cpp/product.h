@@ -1,8 +1,9 @@
 // Products of a few rows with block weights, and of many rows a few at a time.
 //
-// A row is rounded to 15-bit digits with one step. Its sums with a group of 32 weights are whole numbers, and exact; the
-// groups of a row are then added in float32, first to last, whatever stands in the other rows of its tile. So a row's
-// result is the same bits alone and in any window.
+// For weights of 4 or 8 bits a row is rounded to 15-bit digits with one step. Its sums with a group of 32 weights are whole
+// numbers, and exact; the groups of a row are then added in float32, first to last, whatever stands in the other rows of its
+// tile. With bfloat16 weights a row stays float32, and its products are added one by one, first to last. So a row's result
+// is the same bits alone and in any window.
 #pragma once
 
 #include <cmath>
@@ -58,6 +59,10 @@ void prepare(const Product& p, int64_t index) {
     const float largest = largest_magnitude(y, padded);
     const bool finite = largest <= std::numeric_limits<float>::max(), none = !finite || largest < kSmallestRow;
     p.steps[row] = !finite ? std::numeric_limits<float>::quiet_NaN() : none ? 0.0f : largest / kLargestDigit;
+    if (p.format == Format::kBfloat16) {
+      if (finite) p.steps[row] = 1.0f;
+      continue;
+    }
     const Floats inverse = set(none ? 0.0f : kLargestDigit / largest);
     int32_t* digits = p.digits + tile.first * p.groups * kWords + r;
     float* sums = p.sums + tile.first * p.groups + r;
@@ -94,11 +99,55 @@ inline void add_words(Dots (&dots)[P][R], const Eight (&eight)[P], const int32_t
   add_word<3>(dots, eight, words);
 }
 
-template <bool Q4, int P, int R>
+// Adds what group g gives with each panel, of a row's digits.
+template <Format F, int P, int R>
+inline void add_group(const Product& a, int64_t panel, int64_t g, Tile tile, Floats (&total)[P][R]) {
+  constexpr bool Q4 = F == Format::kQ4;
+  constexpr int64_t kBytes = bytes_of(F);
+  const int32_t* words = a.digits + (tile.first * a.groups + g * R) * kWords;
+  Dots dots[P][R];
+  GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_dots();
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    std::conditional_t<Q4, Packed, const uint8_t*> eight[P];
+    GELATO_UNROLL for (int p = 0; p < P; ++p) {
+      const uint8_t* at = a.packed + ((panel + p) * a.groups + g) * kBytes + quarter * kBytes / 4;
+      if constexpr (Q4) eight[p] = load_packed(at);
+      else eight[p] = at;
+    }
+    add_words(dots, eight, words + quarter * 4 * R);
+  }
+  GELATO_UNROLL for (int p = 0; p < P; ++p) {
+    const int64_t at = ((panel + p) * a.groups + g) * kLanes;
+    const Floats scale = halves(a.scale + at);
+    __builtin_prefetch(a.scale + at + P * a.groups * kLanes, 0, 2);
+    GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(scale, to_floats(dots[p][r]), total[p][r]);
+    if constexpr (Q4) {
+      const Floats minimum = halves(a.minimum + at);
+      const float* sums = a.sums + tile.first * a.groups + g * R;
+      __builtin_prefetch(a.minimum + at + P * a.groups * kLanes, 0, 2);
+      GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(minimum, set(sums[r]), total[p][r]);
+    }
+  }
+}
+
+// The same of rows as they are.
+template <int P, int R>
+inline void add_bfloats(const Product& a, int64_t panel, int64_t g, Tile tile, Floats (&total)[P][R]) {
+  const int64_t padded = a.groups * kGroup;
+  const float* x = a.prepared + tile.first * padded + g * kGroup;
+  const auto* weights = reinterpret_cast<const uint16_t*>(a.packed) + (panel * a.groups + g) * kLanes * kGroup;
+  for (int k = 0; k < kGroup; ++k) {
+    Floats w[P];
+    GELATO_UNROLL for (int p = 0; p < P; ++p) w[p] = bfloats(weights + (p * a.groups * kGroup + k) * kLanes);
+    GELATO_UNROLL for (int r = 0; r < R; ++r) {
+      const Floats one = set(x[r * padded + k]);
+      GELATO_UNROLL for (int p = 0; p < P; ++p) total[p][r] = madd(w[p], one, total[p][r]);
+    }
+  }
+}
+
+template <Format F, int P, int R>
 void multiply_tile(const Product& a, int64_t panel, Tile tile) {
-  constexpr int kBytes = Q4 ? kLanes * kGroup / 2 : kLanes * kGroup;
-  const int32_t* all_digits = a.digits + tile.first * a.groups * kWords;
-  const float* all_sums = a.sums + tile.first * a.groups;
   Floats total[P][R];
   GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = set(0.0f);
   for (int64_t step = 0; step < a.groups; ++step) {
@@ -107,32 +156,12 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
 #else
     const int64_t g = step;
 #endif
-    const int32_t* words = all_digits + g * kWords * R;
     // The panels behind these are asked for while these are multiplied: a core's own prefetching stops at a page's end.
-    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int line = 0; line < kBytes; line += 64)
+    constexpr int64_t kBytes = bytes_of(F);
+    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int64_t line = 0; line < kBytes; line += 64)
       __builtin_prefetch(a.packed + ((panel + P + p) * a.groups + g) * kBytes + line, 0, 2);
-    Dots dots[P][R];
-    GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) dots[p][r] = no_dots();
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      std::conditional_t<Q4, Packed, const uint8_t*> eight[P];
-      GELATO_UNROLL for (int p = 0; p < P; ++p) {
-        const uint8_t* at = a.packed + ((panel + p) * a.groups + g) * kBytes + quarter * kBytes / 4;
-        if constexpr (Q4) eight[p] = load_packed(at);
-        else eight[p] = at;
-      }
-      add_words(dots, eight, words + quarter * 4 * R);
-    }
-    GELATO_UNROLL for (int p = 0; p < P; ++p) {
-      const int64_t at = ((panel + p) * a.groups + g) * kLanes;
-      const Floats scale = halves(a.scale + at);
-      __builtin_prefetch(a.scale + at + P * a.groups * kLanes, 0, 2);
-      GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(scale, to_floats(dots[p][r]), total[p][r]);
-      if constexpr (Q4) {
-        const Floats minimum = halves(a.minimum + at);
-        __builtin_prefetch(a.minimum + at + P * a.groups * kLanes, 0, 2);
-        GELATO_UNROLL for (int r = 0; r < R; ++r) total[p][r] = madd(minimum, set(all_sums[g * R + r]), total[p][r]);
-      }
-    }
+    if constexpr (F == Format::kBfloat16) add_bfloats(a, panel, g, tile, total);
+    else add_group<F>(a, panel, g, tile, total);
   }
   GELATO_UNROLL for (int p = 0; p < P; ++p) GELATO_UNROLL for (int r = 0; r < R; ++r) {
     const int64_t output = (panel + p) * kLanes, left = a.outputs - output;
@@ -144,26 +173,29 @@ void multiply_tile(const Product& a, int64_t panel, Tile tile) {
   }
 }
 
-template <bool Q4, int P, int R = kMostRows>
+template <Format F, int P, int R = kMostRows>
 inline void multiply_rows(const Product& a, int64_t panel, Tile tile) {
   if constexpr (R > 0) {
-    if (tile.count == R) return multiply_tile<Q4, P, R>(a, panel, tile);
-    multiply_rows<Q4, P, R - 1>(a, panel, tile);
+    if (tile.count == R) return multiply_tile<F, P, R>(a, panel, tile);
+    multiply_rows<F, P, R - 1>(a, panel, tile);
   }
 }
 
-template <bool Q4>
+template <Format F>
 void multiply_panels(const Product& a, int64_t panel, int64_t last) {
   // A few panels stay in the first cache while all rows pass by.
   for (; panel + kPanels <= last; panel += kPanels)
-    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<Q4, kPanels>(a, panel, tile_of(a, t));
+    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<F, kPanels>(a, panel, tile_of(a, t));
   for (; panel < last; ++panel)
-    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<Q4, 1>(a, panel, tile_of(a, t));
+    for (int64_t t = 0; t < a.tiles; ++t) multiply_rows<F, 1>(a, panel, tile_of(a, t));
 }
 
 void multiply(const Product& a, int64_t first_panel, int64_t last_panel) {
-  if (a.minimum) return multiply_panels<true>(a, first_panel, last_panel);
-  multiply_panels<false>(a, first_panel, last_panel);
+  switch (a.format) {
+    case Format::kQ4: return multiply_panels<Format::kQ4>(a, first_panel, last_panel);
+    case Format::kQ8: return multiply_panels<Format::kQ8>(a, first_panel, last_panel);
+    case Format::kBfloat16: return multiply_panels<Format::kBfloat16>(a, first_panel, last_panel);
+  }
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ bool run(Product p, int64_t threads, const Schedule& schedule) {
     for (int64_t tile = first; tile < last; ++tile) k.prepare(p, tile);
   });
   // In steps of two panels, which share broadcasts where the kernels hold two.
-  const int64_t bytes = p.panels * kLanes * padded / (p.minimum ? 2 : 1);
+  const int64_t bytes = p.panels * p.groups * bytes_of(p.format);
   share((p.panels + 1) / 2, bytes * p.rows < kWorthSharing, threads, schedule, [&](int64_t first, int64_t last) {
     k.multiply(p, 2 * first, 2 * last < p.panels ? 2 * last : p.panels);
   });
