@@ -227,15 +227,21 @@ def _lossless(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
 def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
     from gelato_experiments.benchmarks import speed
     from gelato_experiments.prompts import read_prompts
+    from gelato_jax import control
     from gelato_jax.cli.progress import Progress
-    from gelato_jax.decoding import DecodeSettings
+    from gelato_jax.decoding import LOCAL_STREAM, DecodeSettings
+    from gelato_jax.decoding.local import PROBE_AFTER
 
     prompts = read_prompts(options.prompts, checked_limit(options.limit, _LIMIT))
     lengths = (0, 1, 2, 3, 4, 6, 8)
-    settings = DecodeSettings(
-        max_draft_length=lengths[-1], max_new_tokens=_new_tokens(options), temperature=options.temperature
-    )
     world = _modelled(options.system)
+    settings = DecodeSettings(
+        max_draft_length=lengths[-1],
+        max_new_tokens=_new_tokens(options),
+        temperature=options.temperature,
+        stream_length=LOCAL_STREAM if world is None else 1,
+    )
+    adaptive = control.ratio(probe_after=PROBE_AFTER) if world is None else control.ratio()
     pair = _pair(options)
     world = _measured(pair, settings) if world is None else world
     with Progress() as progress:
@@ -245,13 +251,15 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
             settings=settings,
             system=world,
             lengths=lengths,
+            adaptive=adaptive,
             progress=partial(progress.stage, "decode"),
         )
     figures = [row.figures(rows[0]) for row in rows]
     lines = [
         f"{len(prompts)} prompts, {settings.max_new_tokens} tokens each, temperature {options.temperature:g}; "
         f"times and joules modelled for {options.system}",
-        "policy        tokens/s by the clock    modelled tokens/s   J/token   tokens/round   accepted   text differs",
+        "policy        tokens/s by the clock   (worst)    modelled tokens/s   J/token   tokens/round   accepted   "
+        "text differs",
     ]
     for row in figures:
         modelled = "-" if row["modelled_tokens_per_s"] is None else f"{row['modelled_tokens_per_s']:.1f}"
@@ -259,8 +267,8 @@ def _speed(options: Bench) -> tuple[list[str], dict[str, Any], bool]:
         a_round = "-" if row["tokens_per_round"] is None else f"{row['tokens_per_round']:.2f}"
         accepted = "-" if row["acceptance_rate"] is None else f"{row['acceptance_rate']:.1%}"
         lines.append(
-            f"{row['policy']:13s} {row['tokens_per_s']:8.1f} {row['speed_up']:8.3f} x {modelled:>16s} "
-            f"{joules:>11s} {a_round:>12s} {accepted:>12s} {row['different']:>10d}"
+            f"{row['policy']:13s} {row['tokens_per_s']:8.1f} {row['speed_up']:8.3f} x ({row['lowest']:.3f}) "
+            f"{modelled:>18s} {joules:>11s} {a_round:>12s} {accepted:>12s} {row['different']:>10d}"
         )
     return lines, {"system": options.system, "rows": figures}, True
 

@@ -139,8 +139,12 @@ def _score(
         bucket = jnp.searchsorted(jnp.asarray(shapes.windows), valid.max())
         return lax.switch(bucket, [partial(branch, window) for window in shapes.windows])
 
-    # Layers that save tokens pay for those that are there in one program; other programs are as wide as they must be.
-    x, fresh, after = run(widest) if decoder.config.saves_tokens else by_window(run)
+    # Layers that save tokens pay for those that are there in one program, but clear the places of the others: for one
+    # token of nine that is a tenth of the pass. Other programs are as wide as they must be.
+    if decoder.config.saves_tokens:
+        x, fresh, after = lax.cond(valid.max() > 1, lambda: run(widest), lambda: run(1))
+    else:
+        x, fresh, after = by_window(run)
     downlink, row = by_window(score)
     moved = EdgeState(
         last=jnp.where(uplink.active, downlink.next_token, state.last),

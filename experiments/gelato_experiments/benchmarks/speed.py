@@ -2,7 +2,8 @@
 
 Every prompt is decoded by the target alone, with each fixed draft length, and by the adaptive
 controller, one after the other, so that a machine that slows down slows them all. A figure is a sum
-over prompts; a ratio compares sums of one run. One program serves all draft lengths: budgets are data.
+over prompts; a ratio compares sums of one run. One program serves all draft lengths, for budgets are data, and another
+the adaptive controller: each pays for its own decisions alone.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ class PolicySums:
     drafted: int = 0
     accepted: int = 0
     different: int = 0  # prompts whose text is not the target's own (greedy decoding)
+    rates: list[float] = dataclasses.field(default_factory=list)  # tokens/s of each prompt, by the clock
 
     @property
     def tokens_per_s(self) -> float:
@@ -40,11 +42,12 @@ class PolicySums:
         return self.tokens / self.clock_s
 
     def figures(self, alone: "PolicySums") -> dict[str, Any]:
-        """The row as plain numbers, its clock also against the target alone."""
+        """The row as plain numbers, its clock also against the target alone: of all prompts, and of the worst."""
         return {
             **dataclasses.asdict(self),
             "tokens_per_s": self.tokens_per_s,
             "speed_up": self.tokens_per_s / alone.tokens_per_s,
+            "lowest": min(rate / own for rate, own in zip(self.rates, alone.rates, strict=True)),
             "modelled_tokens_per_s": _ratio(self.modelled_tokens, self.modelled_s),
             "energy_per_token_j": _ratio(self.energy_j, self.modelled_tokens),
             "tokens_per_round": _ratio(self.modelled_tokens, self.rounds),
@@ -83,7 +86,6 @@ def run(
     """
     rows = [PolicySums(ALONE), *(PolicySums(f"static {length}") for length in lengths), PolicySums(ADAPTIVE)]
     controllers = (*map(control.static, lengths), control.ratio() if adaptive is None else adaptive)
-    exits = (control.length_exits.none(), control.length_exits.priced())
     sessions: list[Any] = [None] * len(controllers)
     encoded = [pair.tokenizer.chat_prompt(prompt) for prompt in prompts]
     warming = _one_of_each_size(encoded, settings)
@@ -91,13 +93,12 @@ def run(
         ids, counts = [prompt], number >= len(warming)
         (expected,), seconds = _timed(lambda: autoregressive(pair, ids, settings=settings))  # noqa: B023
         if counts:
-            rows[0].tokens += len(expected)
-            rows[0].clock_s += seconds
+            _clock(rows[0], len(expected), seconds)
         for index, row in enumerate(rows[1:]):
-            # Chosen by traced indices: one program serves every policy.
+            priced = row.policy == ADAPTIVE
             policy = {
-                "controller": control.select_controller(controllers, index),
-                "length_exit": control.select_length_exit(exits, int(row.policy == ADAPTIVE)),
+                "controller": controllers[index],
+                "length_exit": control.length_exits.priced() if priced else control.length_exits.none(),
                 "system": system,
             }
             result, seconds = _timed(
@@ -123,10 +124,15 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return call(), time.perf_counter() - start
 
 
+def _clock(row: PolicySums, tokens: int, seconds: float) -> None:
+    row.tokens += tokens
+    row.clock_s += seconds
+    row.rates.append(tokens / seconds)
+
+
 def _add(row: PolicySums, figures: dict[str, Any], seconds: float, different: bool) -> None:
     """Add one decode."""
-    row.tokens += figures["new_tokens"]
-    row.clock_s += seconds
+    _clock(row, figures["new_tokens"], seconds)
     row.modelled_tokens += figures["new_tokens"] - 1
     row.modelled_s += figures["modelled_s"]
     row.energy_j += figures["energy_j"]
