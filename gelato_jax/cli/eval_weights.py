@@ -56,7 +56,7 @@ def _measure(options: EvalWeights, stage: Any) -> dict[str, Any]:
     texts = [ids[start * options.tokens : (start + 1) * options.tokens] for start in range(count)]
     models = {
         name: load_model(load_checkpoint(options.model, weights=name, progress=stage))
-        for name in ("source", "q8", "q4")
+        for name in ("source", "q8", "q4", "bfloat16")
     }
     models["source, bfloat16 cache"] = models["source"].with_cache("bfloat16")
     return {

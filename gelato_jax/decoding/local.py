@@ -38,15 +38,16 @@ as long as some four: one per cent of the time (measured: two cores, the default
 _FEW, _MANY = 2, 10
 """Steps of two timed calls. Their difference is what the steps take: calls and empty caches cost both alike."""
 _CALLS = 5
-_POSITION = 128
-"""Where the timed windows stand in the text; assumed typical of a short conversation."""
-_PROMPT = tuple(range(1, 40))
+_POSITION = 256
+"""Where the timed windows and rounds stand in the text; assumed typical. Attention costs a window of drafts more than a
+pass for one token: rounds that were timed behind 40 tokens made drafts look up to a tenth too cheap behind hundreds."""
+_PROMPT = 7 * tuple(range(1, 40))
 """Ids of the timed rounds' prompt; what they say does not matter to a clock."""
-_SLOTS = 256
+_SLOTS = 512
 """Of their caches: attention pays for the prefix that it reads, and each timed call for the memory that it is given."""
 _SIZES = (1, 2, 3, 4, 5, 6, 9, 13, 17, 25)
 """Tokens of the windows that are timed, and the widest, where a window costs its tokens; lines lie between them."""
-_FORMAT = 3
+_FORMAT = 4
 """Of kept times: what they are has changed when this does."""
 
 
