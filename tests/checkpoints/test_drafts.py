@@ -249,9 +249,11 @@ def test_refuses_files_that_are_cut_short(cut, save, target):
     assert message.endswith("train the draft again")
 
 
-def test_a_pair_from_a_draft_folder_decodes_as_its_target(save, target):
+@pytest.mark.parametrize("weights", ["float", "q4", "bfloat16"])
+def test_a_pair_from_a_draft_folder_decodes_as_its_target(weights, save, target, tmp_path, monkeypatch):
+    monkeypatch.setenv("GELATO_CACHE", str(tmp_path / "cache"))
     folder, name = save(), target[0].path
-    pair = load_pair(name, folder)
+    pair = load_pair(name, folder, weights=weights)
     assert pair.draft.model.params["embed.embedding"] is pair.target.params["embed.embedding"]
     settings = gelato_jax.DecodeSettings(max_draft_length=2, max_new_tokens=12, prefill_chunk=16)
     found = gelato_jax.generate(pair, ["tea 12"], settings=settings)

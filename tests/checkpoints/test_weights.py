@@ -79,6 +79,29 @@ def test_auto_leaves_floats_alone(foreign, tmp_path):
     assert weights.settle("auto", folder) == "float"
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_auto_keeps_bfloat16_as_it_is(compiled, foreign, tmp_path, monkeypatch):
+    monkeypatch.setenv("GELATO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "available", lambda: compiled)
+    folder = convert(foreign("qwen3").write(tmp_path / "hf"), tmp_path / "ours", dtype="bfloat16")
+    stored, loaded = load_checkpoint(folder), load_checkpoint(folder, weights="auto")
+    if not compiled:
+        assert (loaded.path, loaded.config.weight_format) == (folder, "float")
+        return
+    assert loaded.config.weight_format == "bfloat16"
+    embedding = gelato_kernels.BlockWeights(
+        packed=loaded.parameters["embed.embedding"],
+        scales=None,
+        minimums=None,
+        format="bfloat16",
+        shape=stored.parameters["embed.embedding"].shape,
+    )
+    np.testing.assert_array_equal(
+        gelato_kernels.unpack_blocks(embedding), stored.parameters["embed.embedding"].astype(np.float32)
+    )
+    assert load_checkpoint(folder, weights="bfloat16").path == loaded.path
+
+
 def test_a_full_disk_leaves_no_blocks(quantised, tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.raises(CheckpointError, match=r"needs .* KiB, the disk has 0 KiB free"):
