@@ -145,10 +145,9 @@ def load_draft(
     model = Model(config=config, params=params)
     if target_model.config.block_format:
         model = quantize(model, "q8")  # a draft without its embedding, which stays in the target's format
-        shared_format = dataclasses.replace(model.config, embedding_format=target_model.config.head_format)
-        model = dataclasses.replace(model, config=shared_format)
+    config = dataclasses.replace(model.config, embedding_format=target_model.config.head_format)
     shared = {path: array for path, array in target_model.params.items() if path.startswith("embed.")}
-    return make_draft(dataclasses.replace(model, params={**model.params, **shared}), calibration, vocabulary, repeats)
+    return make_draft(Model(config=config, params={**model.params, **shared}), calibration, vocabulary, repeats)
 
 
 def shipped_drafts() -> dict[str, Path]:
